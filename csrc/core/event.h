@@ -12,27 +12,32 @@
 
 #include <stdint.h>
 
-#define AIF_KEY_MAX 1024          /* bytes; a key has at least 1 */
-#define AIF_NAME_MAX 255          /* namespace, type, sender */
+#define AIF_KEY_MAX 1024 /* bytes; a key has at least 1 */
+#define AIF_NAME_MAX 255 /* namespace, type, sender */
 #define AIF_CONTEXT_MAX 1024
 #define AIF_VALUE_MAX (1u << 20)
-#define AIF_PRODUCER_MAX 64       /* producer has at least 1 */
-#define AIF_BATCH_MAX 10000       /* events in one append or publish */
+#define AIF_PRODUCER_MAX 64        /* producer has at least 1 */
+#define AIF_BATCH_MAX 10000        /* events in one append or publish */
+#define AIF_SEQUENCE_MAX INT64_MAX /* what an SQL bigint holds */
 
 typedef struct {
-    uint64_t offset;      /* place in the log, from 1; 0: not in it yet */
-    int64_t create_time;  /* ms since the epoch, set by the broker */
-    aif_str ns;           /* namespace, "default" */
+    uint64_t offset;     /* place in the log, from 1; 0: not in it yet */
+    int64_t create_time; /* ms since the epoch, set by the broker */
+    aif_str ns;          /* namespace, "default" */
     aif_str key;
     aif_str value;
-    aif_str type;         /* "UNDEFINED" */
-    aif_str sender;       /* may be empty */
-    aif_str context;      /* empty: no context */
-    aif_str producer;     /* (producer, sequence) is the event's identity */
+    aif_str type;     /* "UNDEFINED" */
+    aif_str sender;   /* may be empty */
+    aif_str context;  /* empty: no context */
+    aif_str producer; /* (producer, sequence) is the event's identity */
     uint64_t sequence;
 } aif_event;
 
-/* Limits, UTF-8 and NUL bytes.  EINVAL names the field and what was wrong. */
+/* One text: min to max bytes, UTF-8, no NUL.  EINVAL names it by what. */
+AIF_MUST_CHECK aif_err aif_text_check(const char *what, aif_str s, size_t min,
+                                      size_t max, aif_error *e);
+
+/* Every field: limits, UTF-8, NUL.  EINVAL names it and what was wrong. */
 AIF_MUST_CHECK aif_err aif_event_check(const aif_event *ev, aif_error *e);
 
 /* Append ev's bytes to out. */
