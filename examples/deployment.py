@@ -1,0 +1,420 @@
+"""A real Airflow in a folder, for the tests, the demo and the bench.
+
+In:  a home folder, a folder of Dags, a kind of database, stock or event mode.
+Out: running `airflow api-server`, `scheduler` and `dag-processor`, each with its own log file.
+It imports no Airflow: it starts the one installed beside this Python, and ends exactly what it started.
+Linux only (/proc).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import rest
+from rest import Rest, RestError
+
+T = TypeVar("T")
+COMMANDS = {
+    "api-server": ["api-server", "--host", "127.0.0.1"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+}
+JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+
+
+class Deployment:
+    """One Airflow.  `database` is "sqlite", or the URI of a PostgreSQL server: then a database of its
+    own is made there, and dropped by `close`.  `config` maps "section.key" to a value."""
+
+    def __init__(
+        self,
+        home: Path,
+        dags: Path,
+        *,
+        database: str = "sqlite",
+        event_mode: bool = False,
+        triggerer: bool = False,
+        config: dict[str, str] | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.home = Path(home).resolve()
+        self.dags = Path(dags).resolve()
+        self.event_mode = event_mode
+        self.names = ["api-server", "dag-processor", "scheduler"] + ["triggerer"] * triggerer
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.rest = Rest(self.url, "admin", secrets.token_urlsafe(9))
+        self._server = None if database == "sqlite" else database
+        self._name = f"aif_{uuid.uuid4().hex[:12]}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._connection: Any = None
+        self.env = self._environment(config or {}) | (env or {})
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Make the database, start every service, and return when each really works."""
+        self._write_folders()
+        if self._server is not None:
+            _on_server(self._server, f'CREATE DATABASE "{self._name}"')
+        try:
+            self._migrate()
+            waits = [self._launch(name) for name in self.names]
+            for ready in waits:
+                ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End every service, and every task below it; the database stays."""
+        for name in self.names:
+            self._signal(name, signal.SIGTERM)
+        for name in list(self._processes):
+            self._reap(name, 10.0)
+        self._save()
+
+    def close(self) -> None:
+        """Stop, and drop the database that `start` made."""
+        self.stop()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._server is not None:
+            _on_server(self._server, f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def kill(self, name: str, *, tree: bool = True) -> None:
+        """SIGKILL, as a crash would: the whole tree of the service, or only its main process."""
+        process = self._processes[name]
+        process.kill()
+        process.wait()
+        if tree:
+            self._reap(name, 0.0)
+
+    def launch(self, name: str) -> None:
+        """Start one service again; returns when it works."""
+        self._launch(name)()
+
+    def restart(self, name: str) -> None:
+        self._signal(name, signal.SIGTERM)
+        self._reap(name, 10.0)
+        self.launch(name)
+
+    def alive(self, name: str) -> bool:
+        process = self._processes.get(name)
+        return process is not None and process.poll() is None
+
+    def run_airflow(self, *args: str) -> str:
+        """Run an `airflow` command to its end; its output.  A failure raises, with the output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *args],
+            env=self.env,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"airflow {' '.join(args)}: exit {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    # --- what can be seen -----------------------------------------------------------------------
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    def log(self, name: str) -> str:
+        path = self.home / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def task_log(self, dag_id: str, task_id: str = "") -> str:
+        """The text of every log of a Dag's tasks, or of one task."""
+        part = f"task_id={task_id}" if task_id else ""
+        logs = sorted((self.home / "logs" / "tasks" / f"dag_id={dag_id}").rglob("*.log"))
+        return "\n".join(p.read_text(errors="replace") for p in logs if part in p.parts or not part)
+
+    def tails(self, lines: int = 15) -> str:
+        """The end of every log: what to show when something did not happen."""
+        parts = []
+        for path in sorted((self.home / "logs").rglob("*.log")):
+            text = path.read_text(errors="replace").splitlines()[-lines:]
+            parts.append(f"--- {path.relative_to(self.home)}\n" + "\n".join(text))
+        return "\n".join(parts)
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement in Airflow's database (`?` marks a value); its rows."""
+        if self._connection is None:
+            self._connection = self._connect()
+        cursor = self._connection.cursor()
+        if self._server is not None:
+            statement = statement.replace("?", "%s")
+        cursor.execute(statement, values)
+        return list(cursor.fetchall()) if cursor.description else []
+
+    def cpu_seconds(self, name: str) -> float:
+        """CPU time that a service and everything below it has used so far."""
+        ticks = sum(sum(s.cpu) for s in _stats() if s.session == self.pid(name))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def wait_until(
+        self, predicate: Callable[[], T], timeout: float = 60.0, what: str = "", *, poll: float = 0.1
+    ) -> T:
+        return rest.wait_until(predicate, timeout, what, poll=poll, blame=self.tails)
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
+        """Until the Dag has been parsed; an import error ends the waiting."""
+
+        def parsed() -> bool:
+            if self.rest.has_dag(dag_id):
+                return True
+            errors = self.rest.import_errors()
+            if errors:
+                raise RuntimeError(errors[0]["stack_trace"])
+            return False
+
+        self.wait_until(parsed, timeout, f"Dag {dag_id} is parsed", poll=0.3)
+
+    def wait_for_run(self, dag_id: str, run_id: str, state: str = "success", timeout: float = 120.0) -> None:
+        """Until the run is in `state`; a run that ended otherwise ends the waiting."""
+
+        def reached() -> bool:
+            now = self.rest.run_state(dag_id, run_id)
+            if now in rest.FINISHED and now != state:
+                states = self.rest.states(dag_id, run_id)
+                raise RuntimeError(f"{dag_id} {run_id} ended in {now}: {states}\n{self.tails()}")
+            return now == state
+
+        self.wait_until(reached, timeout, f"{dag_id} {run_id} is {state}", poll=0.2)
+
+    def run_dag(self, dag_id: str, conf: dict[str, Any] | None = None, timeout: float = 120.0) -> str:
+        """Wait for the Dag, unpause it, run it to success; the run id."""
+        self.wait_for_dag(dag_id)
+        self.rest.unpause(dag_id)
+        run_id = self.rest.trigger(dag_id, conf)
+        self.wait_for_run(dag_id, run_id, timeout=timeout)
+        return run_id
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _environment(self, config: dict[str, str]) -> dict[str, str]:
+        secret = secrets.token_urlsafe(32)
+        settings = {
+            "core.dags_folder": str(self.dags),
+            "core.executor": "LocalExecutor",
+            "core.parallelism": "8",
+            "core.load_examples": "False",
+            "core.simple_auth_manager_users": "admin:admin",
+            "core.simple_auth_manager_passwords_file": str(self.home / "passwords.json"),
+            "core.execution_api_server_url": f"{self.url}/execution/",
+            "api.port": str(self.port),
+            "api.workers": "1",
+            "api.secret_key": secret,
+            "api_auth.jwt_secret": secret,
+            "database.sql_alchemy_conn": self._airflow_uri(),
+            "logging.base_log_folder": str(self.home / "logs" / "tasks"),
+            "dag_processor.refresh_interval": "2",
+            "usage_data_collection.enabled": "False",
+            "aiflow.event_mode": str(self.event_mode),
+            **config,
+        }
+        own = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+        own |= {f"AIRFLOW__{k.replace('.', '__').upper()}": v for k, v in settings.items()}
+        own["AIRFLOW_HOME"] = str(self.home)
+        own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', '')}"
+        own["PYTHONUNBUFFERED"] = "1"
+        return own | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+    def _airflow_uri(self) -> str:
+        if self._server is None:
+            return f"sqlite:///{self.home}/airflow.db"
+        u = urlsplit(self._server)
+        return f"postgresql+psycopg2://{u.netloc}/{self._name}"
+
+    def _write_folders(self) -> None:
+        (self.home / "logs").mkdir(parents=True, exist_ok=True)
+        passwords = {self.rest.user: self.rest.password}
+        (self.home / "passwords.json").write_text(json.dumps(passwords))
+
+    def _migrate(self) -> None:
+        text = self.run_airflow("db", "migrate")
+        (self.home / "logs" / "migrate.log").write_text(text)
+
+    def _launch(self, name: str) -> Callable[[], None]:
+        """Start a service; returns what waits until it works."""
+        last = 0
+        if name in JOBS:
+            last = self.sql("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", JOBS[name])[0][0]
+        # A killed api-server leaves its pid file, and the next one would refuse to start.
+        (self.home / f"airflow-{name}.pid").unlink(missing_ok=True)
+        with (self.home / "logs" / f"{name}.log").open("ab") as out:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", *COMMANDS[name]],
+                env=self.env,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,  # its session id finds everything below it, always
+            )
+        self._save()
+        check = (lambda: self._job_runs(name, last)) if name in JOBS else self._server_answers
+        return lambda: self._wait_ready(name, check)
+
+    def _wait_ready(self, name: str, check: Callable[[], bool]) -> None:
+        def ready() -> bool:
+            if not self.alive(name):
+                raise RuntimeError(f"{name} ended at once\n{self.tails(40)}")
+            return check()
+
+        self.wait_until(ready, 90.0, f"{name} works")
+
+    def _job_runs(self, name: str, last: int) -> bool:
+        statement = "SELECT 1 FROM job WHERE job_type = ? AND id > ? AND state = 'running'"
+        return bool(self.sql(statement, JOBS[name], last))
+
+    def _server_answers(self) -> bool:
+        try:
+            self.rest.login()
+            # The Execution API is built at its first request, which takes seconds: have it done now.
+            rest.send("GET", f"{self.url}/execution/health")
+            return True
+        except (OSError, RestError):
+            return False
+
+    def _signal(self, name: str, number: int) -> None:
+        if self.alive(name):
+            self._processes[name].send_signal(number)
+
+    def _reap(self, name: str, patience: float) -> None:
+        """Wait for a service to end, then end what is left of its session."""
+        process = self._processes.pop(name, None)
+        if process is None:
+            return
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        kill_session(process.pid)
+
+    def _save(self) -> None:
+        """Leave behind what `stop_recorded` needs to end this deployment from another process."""
+        state = {
+            "url": self.url,
+            "user": self.rest.user,
+            "password": self.rest.password,
+            "services": {n: [p.pid, _started(p.pid)] for n, p in self._processes.items()},
+        }
+        (self.home / "deployment.json").write_text(json.dumps(state, indent=1))
+
+    def _connect(self) -> Any:
+        if self._server is None:
+            return sqlite3.connect(self.home / "airflow.db", isolation_level=None, timeout=30)
+        return _connect_server(self._server, self._name)
+
+
+def stop_recorded(home: Path) -> list[str]:
+    """End the services another process left running in `home`; their names."""
+    path = Path(home) / "deployment.json"
+    if not path.exists():
+        return []
+    state = json.loads(path.read_text())
+    # A pid that began at another moment is somebody else's by now.
+    mine = {n: pid for n, (pid, begin) in state["services"].items() if _started(pid) == begin}
+    for pid in mine.values():
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 10
+    while any(_started(p) for p in mine.values()) and time.monotonic() < end:
+        time.sleep(0.1)
+    for pid in mine.values():
+        kill_session(pid)
+    path.unlink()
+    return list(mine)
+
+
+def kill_session(session: int) -> None:
+    """SIGKILL every process of a session, until there is none: tasks have groups of their own in it."""
+    while pids := [s.pid for s in _stats() if s.session == session and s.state != "Z"]:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.01)
+
+
+class _Stat:
+    """What /proc/<pid>/stat says; proc(5) numbers its fields."""
+
+    def __init__(self, text: str) -> None:
+        fields = text[text.rindex(")") + 2 :].split()
+        self.pid = int(text.split(None, 1)[0])
+        self.state = fields[0]
+        self.session = int(fields[3])
+        self.cpu = [int(f) for f in fields[11:15]]  # utime stime, and those of reaped children
+        self.began = int(fields[19])
+
+
+def _stats() -> list[_Stat]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            found.append(_Stat(path.read_text()))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _started(pid: int) -> int:
+    """When a process began (clock ticks since boot); 0 if there is none."""
+    try:
+        stat = _Stat(Path(f"/proc/{pid}/stat").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if stat.state == "Z" else stat.began
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def _connect_server(uri: str, name: str) -> Any:
+    import psycopg2  # only there when Airflow runs on PostgreSQL
+
+    u = urlsplit(uri)
+    connection = psycopg2.connect(f"{u.scheme.split('+')[0]}://{u.netloc}/{name}")
+    connection.autocommit = True
+    return connection
+
+
+def _on_server(uri: str, statement: str) -> None:
+    connection = _connect_server(uri, urlsplit(uri).path.strip("/") or "postgres")
+    try:
+        connection.cursor().execute(statement)
+    finally:
+        connection.close()
