@@ -86,8 +86,7 @@ copy(aif_chunk *c, aif_str s)
 aif_err
 aif_batch_add(aif_batch *b, const aif_event *ev, aif_error *e)
 {
-    size_t n = ev->ns.n + ev->key.n + ev->value.n + ev->type.n + ev->sender.n +
-               ev->context.n + ev->producer.n;
+    size_t n = aif_event_bytes(ev);
     aif_event own = *ev;
     aif_chunk *c;
     aif_err err = grow(b, e);

@@ -126,6 +126,13 @@ aif_event_check(const aif_event *ev, aif_error *e)
     return err;
 }
 
+size_t
+aif_event_bytes(const aif_event *ev)
+{
+    return ev->ns.n + ev->key.n + ev->value.n + ev->type.n + ev->sender.n +
+           ev->context.n + ev->producer.n;
+}
+
 static aif_err
 encode(const aif_event *ev, aif_buf *out, aif_error *e)
 {

@@ -16,9 +16,10 @@
 #define AIF_NAME_MAX 255 /* namespace, type, sender */
 #define AIF_CONTEXT_MAX 1024
 #define AIF_VALUE_MAX (1u << 20)
-#define AIF_PRODUCER_MAX 64        /* producer has at least 1 */
-#define AIF_BATCH_MAX 10000        /* events in one append or publish */
-#define AIF_SEQUENCE_MAX INT64_MAX /* what an SQL bigint holds */
+#define AIF_PRODUCER_MAX 64         /* producer has at least 1 */
+#define AIF_BATCH_MAX 10000         /* events in one append or publish */
+#define AIF_BATCH_BYTES (64u << 20) /* of their strings, together */
+#define AIF_SEQUENCE_MAX INT64_MAX  /* what an SQL bigint holds */
 
 typedef struct {
     uint64_t offset;     /* place in the log, from 1; 0: not in it yet */
@@ -39,6 +40,9 @@ AIF_MUST_CHECK aif_err aif_text_check(const char *what, aif_str s, size_t min,
 
 /* Every field: limits, UTF-8, NUL.  EINVAL names it and what was wrong. */
 AIF_MUST_CHECK aif_err aif_event_check(const aif_event *ev, aif_error *e);
+
+/* Of all its strings. */
+size_t aif_event_bytes(const aif_event *ev);
 
 /* Append ev's bytes to out. */
 AIF_MUST_CHECK aif_err aif_event_encode(const aif_event *ev, aif_buf *out,
