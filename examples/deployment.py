@@ -354,9 +354,14 @@ def stop_recorded(home: Path) -> list[str]:
     return list(mine)
 
 
+def sessions(session: int) -> list[int]:
+    """The living processes of a session."""
+    return [s.pid for s in _stats() if s.session == session and s.state != "Z"]
+
+
 def kill_session(session: int) -> None:
     """SIGKILL every process of a session, until there is none: tasks have groups of their own in it."""
-    while pids := [s.pid for s in _stats() if s.session == session and s.state != "Z"]:
+    while pids := sessions(session):
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)

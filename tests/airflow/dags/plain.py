@@ -1,0 +1,46 @@
+"""Dags without a word about events, for tests of what must stay as it was."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from airflow.sdk import dag, task
+
+
+@dag(schedule=None, catchup=False)
+def plain():
+    @task
+    def numbers() -> list[int]:
+        return [1, 2, 3]
+
+    @task
+    def square(n: int) -> int:
+        return n * n
+
+    @task
+    def total(squares: list[int]) -> int:
+        return sum(squares)
+
+    total(square.expand(n=numbers()))
+
+
+@dag(schedule=None, catchup=False)
+def gate():
+    """Runs until the file named in its conf is there."""
+
+    @task
+    def wait(params: dict | None = None, dag_run=None) -> None:
+        path = Path(dag_run.conf["file"])
+        while not path.exists():
+            time.sleep(0.05)
+
+    @task
+    def after() -> None:
+        pass
+
+    wait() >> after()
+
+
+plain()
+gate()

@@ -1,0 +1,47 @@
+"""The Airflow that the other tests stand on: it runs, survives a kill, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import DATABASES, Deploy
+from deployment import Deployment, sessions
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def stock(request: pytest.FixtureRequest, deploy: Deploy) -> Deployment:
+    return deploy(request.param)
+
+
+def test_native_dag_runs(stock: Deployment) -> None:
+    run_id = stock.run_dag("plain")
+    assert set(stock.rest.states("plain", run_id)) == {"numbers", "square[0]", "square[1]", "square[2]", "total"}
+    value = stock.sql("SELECT value FROM xcom WHERE dag_id = 'plain' AND task_id = 'total' AND run_id = ?", run_id)
+    assert json.loads(value[0][0]) == 14 if isinstance(value[0][0], str) else value[0][0] == 14
+
+
+def test_scheduler_killed_while_a_task_runs(stock: Deployment) -> None:
+    stock.wait_for_dag("gate")
+    stock.rest.unpause("gate")
+    go = stock.home / "go"
+    run_id = stock.rest.trigger("gate", {"file": str(go)})
+    stock.wait_until(lambda: stock.rest.states("gate", run_id).get("wait") == "running", 30)
+    stock.kill("scheduler", tree=False)
+    go.touch()
+    stock.wait_until(lambda: stock.rest.states("gate", run_id)["wait"] == "success", 30)
+    assert stock.rest.states("gate", run_id)["after"] is None
+    stock.launch("scheduler")
+    stock.wait_for_run("gate", run_id, timeout=60)
+
+
+def test_failure_shows_the_logs(stock: Deployment) -> None:
+    with pytest.raises(TimeoutError, match=r"never comes[\s\S]*--- logs/scheduler.log"):
+        stock.wait_until(lambda: False, 0, "what never comes")
+
+
+def test_stop_ends_every_process(stock: Deployment) -> None:
+    pids = [stock.pid(name) for name in stock.names]
+    assert all(sessions(pid) for pid in pids)
+    stock.stop()
+    assert not any(sessions(pid) for pid in pids)
