@@ -1,0 +1,55 @@
+"""Events that start, stop and restart tasks inside a running Airflow Dag run.
+
+The public names.  Each is loaded at its first use: importing this package opens nothing, reads no configuration and
+imports neither Airflow nor the C core, because Airflow imports plug-ins in every one of its processes.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._core import EventLog as EventLog
+    from ._event import Event as Event
+    from .errors import ClosedError as ClosedError
+    from .errors import ConflictError as ConflictError
+    from .errors import CorruptError as CorruptError
+    from .errors import Error as Error
+    from .errors import ForkError as ForkError
+    from .errors import ProtocolError as ProtocolError
+    from .errors import StoreError as StoreError
+    from .events import EventClient as EventClient
+    from .events import Subscription as Subscription
+    from .provider.task import stop_requested as stop_requested
+    from .provider.task import triggering_events as triggering_events
+    from .rules import all_of as all_of
+    from .rules import any_of as any_of
+    from .rules import event as event
+    from .rules import every as every
+    from .rules import restart_on as restart_on
+    from .rules import start_on as start_on
+    from .rules import status as status
+    from .rules import stop_on as stop_on
+
+_MODULES = {
+    "_core": ("EventLog",),
+    "_event": ("Event",),
+    "errors": ("ClosedError", "ConflictError", "CorruptError", "Error", "ForkError", "ProtocolError", "StoreError"),
+    "events": ("EventClient", "Subscription"),
+    "provider.task": ("stop_requested", "triggering_events"),
+    "rules": ("all_of", "any_of", "event", "every", "restart_on", "start_on", "status", "stop_on"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_HOME)  # type: ignore[assignment]  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,42 @@
+"""The exceptions aiflow_ext raises, and nothing else.
+
+Bad arguments are ``ValueError`` or ``TypeError``; no answer in time is ``TimeoutError``.
+"""
+
+
+class Error(Exception):
+    """Base of them all."""
+
+
+class StoreError(Error):
+    """The database of the log failed; the operation may be tried again.
+
+    ``sqlstate`` is PostgreSQL's five letters for what went wrong, else "".
+    """
+
+    def __init__(self, text: str = "", sqlstate: str = "") -> None:
+        super().__init__(text, sqlstate)
+        self.sqlstate = sqlstate
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConflictError(Error):
+    """Somebody else holds it: another process serves this address."""
+
+
+class CorruptError(Error):
+    """Stored bytes are not what we wrote, or another version's; trying again does not help."""
+
+
+class ProtocolError(Error):
+    """A peer sent something that is not our protocol."""
+
+
+class ClosedError(Error):
+    """The object was closed."""
+
+
+class ForkError(Error):
+    """The object was opened in another process; open a new one in this one."""

@@ -1,0 +1,254 @@
+/* broker.c - aiflow_ext._core.Broker: the server, in a thread of its own.
+ *
+ * start() makes a plain pthread that runs aif_broker_run: no Python in it, no
+ * GIL, no signals.  stop() ends and joins it with the GIL released, and frees
+ * what the broker holds (socket, lock file, log); address, error and the last
+ * statistics stay readable.
+ */
+#include "convert.h"
+
+#include "broker.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+typedef struct {
+    handle base; /* core is an aif_broker */
+    pthread_t thread;
+    bool started;
+    atomic_bool ended; /* set by the thread, after err and e */
+    aif_err err;
+    aif_error e;
+    PyObject *uri;
+    aif_broker_stats stats; /* the last ones read */
+} Broker;
+
+static void
+broker_drop(void *broker)
+{
+    aif_broker_free(broker);
+}
+
+static PyObject *
+Broker_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"bind", "log", NULL};
+    const char *bind;
+    const char *log;
+    aif_broker *broker;
+    Broker *self;
+    aif_error e;
+    aif_err err;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss:Broker", names, &bind,
+                                     &log)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    err = aif_broker_open(bind, log, &broker, &e);
+    Py_END_ALLOW_THREADS
+    if (err != AIF_OK) {
+        return raise_error(PyType_GetModuleState(type), &e);
+    }
+    self = (Broker *)handle_new(type, broker, broker_drop);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->uri = PyUnicode_FromString(aif_broker_uri(broker));
+    if (self->uri == NULL) {
+        Py_CLEAR(self);
+    }
+    return (PyObject *)self;
+}
+
+static void *
+serve(void *arg)
+{
+    Broker *self = arg;
+
+    self->err = aif_broker_run(self->base.core, &self->e);
+    atomic_store(&self->ended, true);
+    return NULL;
+}
+
+/* Signals are for Python's main thread: block all of them in the new one. */
+static int
+start_thread(Broker *self)
+{
+    sigset_t all;
+    sigset_t before;
+    int rc;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    rc = pthread_create(&self->thread, NULL, serve, self);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+PyDoc_STRVAR(start__doc__, "start($self, /)\n--\n\n"
+                           "Serve, in a thread of the core's own.");
+
+static PyObject *
+Broker_start(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Broker *self = (Broker *)op;
+    int rc = 0;
+
+    if (handle_enter(op) == NULL) {
+        return NULL;
+    }
+    if (self->started) {
+        PyErr_SetString(PyExc_RuntimeError, "this Broker was started already");
+    } else {
+        rc = start_thread(self);
+        self->started = rc == 0;
+    }
+    handle_leave(op);
+    if (rc != 0) {
+        errno = rc;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+static void
+end_thread(Broker *self)
+{
+    if (self->started) {
+        aif_broker_stop(self->base.core);
+        Py_BEGIN_ALLOW_THREADS
+        pthread_join(self->thread, NULL);
+        Py_END_ALLOW_THREADS
+    }
+    aif_broker_get_stats(self->base.core, &self->stats);
+}
+
+PyDoc_STRVAR(stop__doc__, "stop($self, /)\n--\n\n"
+                          "End the thread and give socket and log back.");
+
+static PyObject *
+Broker_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Broker *self = (Broker *)op;
+
+    if (self->base.closing) {
+        Py_RETURN_NONE;
+    }
+    if (handle_enter(op) == NULL) {
+        return NULL;
+    }
+    self->base.closing = true; /* calls that come now see it closed */
+    end_thread(self);
+    handle_leave(op);
+    Py_RETURN_NONE;
+}
+
+/* In a forked child there is no thread to join: all of it leaks there. */
+static void
+Broker_dealloc(PyObject *op)
+{
+    Broker *self = (Broker *)op;
+
+    if (self->base.core != NULL && self->base.owner == getpid()) {
+        end_thread(self);
+    }
+    Py_CLEAR(self->uri);
+    handle_dealloc(op);
+}
+
+PyDoc_STRVAR(error__doc__,
+             "error($self, /)\n--\n\n"
+             "What ended the thread; None while it runs or was stopped.");
+
+static PyObject *
+Broker_error(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Broker *self = (Broker *)op;
+
+    if (!atomic_load(&self->ended) || self->err == AIF_OK) {
+        Py_RETURN_NONE;
+    }
+    return PyUnicode_DecodeUTF8(self->e.text, (Py_ssize_t)strlen(self->e.text),
+                                "replace");
+}
+
+PyDoc_STRVAR(stats__doc__,
+             "stats($self, /)\n--\n\n"
+             "Counters: appended, pushed, turns, rejected, retries, "
+             "subscribers.");
+
+static PyObject *
+Broker_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Broker *self = (Broker *)op;
+    aif_broker_stats *s = &self->stats;
+
+    if (!self->base.closing) {
+        aif_broker *broker = handle_enter(op);
+        if (broker == NULL) {
+            return NULL;
+        }
+        aif_broker_get_stats(broker, s);
+        handle_leave(op);
+    }
+    return Py_BuildValue("{sKsKsKsKsKsK}", "appended",
+                         (unsigned long long)s->appended, "pushed",
+                         (unsigned long long)s->pushed, "turns",
+                         (unsigned long long)s->turns, "rejected",
+                         (unsigned long long)s->rejected, "retries",
+                         (unsigned long long)s->retries, "subscribers",
+                         (unsigned long long)s->subscribers);
+}
+
+static PyObject *
+Broker_uri(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((Broker *)op)->uri);
+}
+
+PyDoc_STRVAR(close__doc__, "close($self, /)\n--\n\nThe same as stop().");
+
+static PyMethodDef Broker_methods[] = {
+    {"start", Broker_start, METH_NOARGS, start__doc__},
+    {"stop", Broker_stop, METH_NOARGS, stop__doc__},
+    {"close", Broker_stop, METH_NOARGS, close__doc__},
+    {"error", Broker_error, METH_NOARGS, error__doc__},
+    {"stats", Broker_stats, METH_NOARGS, stats__doc__},
+    {"__enter__", handle_with, METH_NOARGS, handle_with__doc__},
+    {"__exit__", METHOD(handle_exit), METH_FASTCALL, handle_exit__doc__},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef Broker_getset[] = {
+    {"uri", Broker_uri, NULL, "The address clients connect to.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(Broker__doc__, "Broker(bind, log)\n--\n\n"
+                            "The server over a log; bind is \"ipc://PATH\" or "
+                            "\"tcp://127.0.0.1:PORT\".");
+
+static PyType_Slot Broker_slots[] = {
+    {Py_tp_new, Broker_new},
+    {Py_tp_dealloc, Broker_dealloc},
+    {Py_tp_methods, Broker_methods},
+    {Py_tp_getset, Broker_getset},
+    {Py_tp_doc, (void *)Broker__doc__},
+    {0, NULL},
+};
+
+static PyType_Spec Broker_spec = {
+    .name = "aiflow_ext._core.Broker",
+    .basicsize = sizeof(Broker),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = Broker_slots,
+};
+
+int
+broker_init(PyObject *module, module_state *st)
+{
+    return type_init(module, &Broker_spec, &st->Broker_type);
+}
