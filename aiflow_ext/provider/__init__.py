@@ -1,0 +1,1 @@
+"""Everything that knows Airflow, and the only place that imports it."""

@@ -1,0 +1,53 @@
+"""``airflow event-scheduler``, and ``--event-mode`` on ``airflow scheduler``."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from typing import cast
+
+from airflow.cli.cli_config import ActionCommand, Arg, CLICommand
+
+from aiflow_ext.provider.config import EVENT_MODE_ENV
+
+ARG_EVENT_MODE = Arg(
+    ("--event-mode",),
+    action="store_true",
+    help="Run the event scheduler of aiflow-ext, as [aiflow] event_mode = True does",
+)
+
+
+def get_cli_commands() -> list[CLICommand]:
+    """Add our flag to ``scheduler`` and return our own command.
+
+    Airflow calls this while it builds its parser; a failure here is logged by Airflow and leaves its commands alone.
+    """
+    from airflow.cli import cli_parser
+
+    commands = cli_parser.airflow_commands
+    index = next(i for i, c in enumerate(commands) if c.name == "scheduler")
+    stock = cast("ActionCommand", commands[index])
+    commands[index] = stock._replace(func=_scheduler, args=(*stock.args, ARG_EVENT_MODE))
+    return [
+        stock._replace(
+            name="event-scheduler",
+            help="Start a scheduler that reacts to events (airflow scheduler --event-mode)",
+            func=_event_scheduler,
+        )
+    ]
+
+
+def _scheduler(args: Namespace) -> None:
+    from airflow.cli.commands.scheduler_command import scheduler
+
+    from aiflow_ext.provider.plugin import choose_runner
+
+    if args.event_mode:
+        os.environ[EVENT_MODE_ENV] = "True"
+    choose_runner()
+    scheduler(args)
+
+
+def _event_scheduler(args: Namespace) -> None:
+    args.event_mode = True
+    _scheduler(args)

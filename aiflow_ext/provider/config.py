@@ -1,0 +1,89 @@
+"""The [aiflow] section of Airflow's configuration, read once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow.configuration import AIRFLOW_HOME, conf
+
+EVENT_MODE_ENV = "AIRFLOW__AIFLOW__EVENT_MODE"
+SOURCES = frozenset({"broker", "database", "executor", "api"})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What event mode runs with.
+
+    :param broker: address clients connect to, ``ipc://PATH`` or ``tcp://HOST:PORT``.
+    :param embedded: the scheduler process serves that address itself.
+    :param log: URI of the event log, ``sqlite:PATH`` or ``postgresql://...``.
+    :param database: URI to watch for commits of others, as libpq or ``sqlite:`` takes it; "" for none.
+    :param safety_pass_sec: seconds between two full stock passes.
+    :param stop_grace_sec: seconds a stopped task has to end by itself, before SIGTERM; as long again before its row.
+    :param wake_sources: which hints are listened to.
+    """
+
+    broker: str
+    embedded: bool
+    log: str
+    database: str
+    safety_pass_sec: float
+    stop_grace_sec: float
+    wake_sources: frozenset[str]
+
+    @classmethod
+    def from_airflow(cls) -> Config:
+        """Read it.
+
+        :raises ValueError: a key has a value it cannot have.
+        """
+        from aiflow_ext.address import broker_uri
+
+        database = native_uri(conf.get("database", "sql_alchemy_conn"))
+        broker = conf.get("aiflow", "broker", fallback="embedded").strip()
+        sources = {
+            s.strip() for s in conf.get("aiflow", "wake_sources", fallback=",".join(SOURCES)).split(",") if s.strip()
+        }
+        if unknown := sources - SOURCES:
+            raise ValueError(f"[aiflow] wake_sources has {sorted(unknown)}; it may have {sorted(SOURCES)}")
+        return cls(
+            broker=broker_uri() if broker == "embedded" else broker,
+            embedded=broker == "embedded",
+            log=conf.get("aiflow", "log", fallback="").strip() or _default_log(database),
+            database=database,
+            safety_pass_sec=_positive("safety_pass_sec", 2.0),
+            stop_grace_sec=_positive("stop_grace_sec", 2.0),
+            wake_sources=frozenset(sources),
+        )
+
+
+def event_mode() -> bool:
+    """Return whether the configuration (or ``--event-mode``) asks for event mode."""
+    if EVENT_MODE_ENV in os.environ:  # before providers' defaults are loaded, conf does not know the section
+        return os.environ[EVENT_MODE_ENV].strip().lower() in {"true", "t", "1", "yes", "on"}
+    return bool(conf.getboolean("aiflow", "event_mode", fallback=False))
+
+
+def native_uri(sqlalchemy_uri: str) -> str:
+    """Turn Airflow's database URL into what libpq and SQLite take; "" where there is no watch for it."""
+    scheme, _, rest = sqlalchemy_uri.partition("://")
+    if scheme.split("+")[0] in {"postgresql", "postgres"}:
+        return f"postgresql://{rest}"
+    if scheme.split("+")[0] == "sqlite" and rest.startswith("/"):
+        return f"sqlite:{rest[1:].split('?')[0]}"
+    return ""
+
+
+def _default_log(database: str) -> str:
+    if database.startswith("postgresql://"):
+        return database
+    return f"sqlite:{Path(AIRFLOW_HOME) / 'aiflow' / 'events.db'}"
+
+
+def _positive(key: str, default: float) -> float:
+    value = float(conf.getfloat("aiflow", key, fallback=default))
+    if value <= 0:
+        raise ValueError(f"[aiflow] {key} is {value}; it is a number of seconds above 0")
+    return value

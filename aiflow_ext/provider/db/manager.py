@@ -1,0 +1,41 @@
+"""Our part of ``airflow db migrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from airflow.utils.db_manager import BaseDBManager
+from airflow.utils.sqlalchemy import get_dialect_name
+from alembic import command
+from sqlalchemy import text
+
+from aiflow_ext.provider.db import models, notify
+
+HERE = Path(__file__).parent
+
+
+class AiflowDBManager(BaseDBManager):
+    """Makes, upgrades and drops the aiflow_* tables and, on PostgreSQL, the NOTIFY triggers."""
+
+    metadata = models.metadata
+    version_table_name = "aiflow_alembic_version"
+    migration_dir = str(HERE)
+    alembic_file = str(HERE / "alembic.ini")
+    supports_table_dropping = True
+    revision_heads_map = {"0.1.0": "0001"}
+
+    def create_db_from_orm(self) -> None:
+        """Run the migrations: they are the one place that says what a fresh database looks like."""
+        command.upgrade(self.get_alembic_config(), "heads")
+
+    def drop_tables(self, connection: Any) -> None:
+        """Drop triggers and tables."""
+        if get_dialect_name(self.session) == "postgresql":
+            for statement in notify.drop_statements():
+                connection.execute(text(statement))
+        super().drop_tables(connection)
+
+    def downgrade(self, to_revision: str, from_revision: str | None = None, show_sql_only: bool = False) -> None:
+        """Go back to a revision of ours; "base" removes everything."""
+        command.downgrade(self.get_alembic_config(), to_revision, sql=show_sql_only)

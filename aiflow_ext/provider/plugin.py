@@ -1,0 +1,62 @@
+"""The Airflow plug-in.  Loaded in every process, so it imports nothing heavy and opens nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from aiflow_ext.provider.api import WakeMiddleware
+from aiflow_ext.provider.task import triggering_events_macro
+
+log = logging.getLogger(__name__)
+
+RUNNER_MODULE = "airflow.jobs.scheduler_job_runner"
+
+
+class AiflowPlugin(AirflowPlugin):
+    """Chooses the scheduler's runner, wakes it from the API server, and adds a macro."""
+
+    name = "aiflow"
+    macros = [triggering_events_macro]
+    fastapi_root_middlewares = [{"middleware": WakeMiddleware, "args": [], "kwargs": {}, "name": "aiflow wake-up"}]
+
+    @classmethod
+    def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        """Let ``SchedulerJobRunner(...)`` make our runner, in the one process where that class is imported."""
+        if RUNNER_MODULE in sys.modules:
+            choose_runner()
+
+
+def choose_runner() -> None:
+    """Patch ``SchedulerJobRunner.__new__``: at the call it decides, and says, which runner runs.  Twice is once."""
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    if "__new__" in vars(SchedulerJobRunner):
+        return
+
+    def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return object.__new__(_runner_class() if cls is SchedulerJobRunner else cls)
+
+    SchedulerJobRunner.__new__ = __new__  # type: ignore[method-assign,assignment]
+
+
+def _runner_class() -> type:
+    import airflow
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    from aiflow_ext.provider.config import event_mode
+    from aiflow_ext.provider.version_compat import untested
+
+    if not event_mode():
+        log.info("aiflow: SchedulerJobRunner (stock) runs: [aiflow] event_mode is off")
+        return SchedulerJobRunner
+    if reason := untested(airflow.__version__):
+        log.warning("aiflow: SchedulerJobRunner (stock) runs: %s", reason)
+        return SchedulerJobRunner
+    from aiflow_ext.provider.runner import EventSchedulerJobRunner
+
+    log.info("aiflow: EventSchedulerJobRunner runs: [aiflow] event_mode is on, Airflow %s", airflow.__version__)
+    return EventSchedulerJobRunner

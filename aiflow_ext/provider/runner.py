@@ -1,0 +1,210 @@
+"""The event scheduler: Airflow's own, which waits for events instead of sleeping, and examines what changed.
+
+Overridden are the sleep, one pass of ``_do_scheduling``, and three small hooks; all else is stock code, called.  A full
+stock pass runs every ``safety_pass_sec``, so every hint may be lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import airflow.jobs.scheduler_job_runner as stock
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.sqlalchemy import is_lock_not_available_error, prohibit_commit, with_row_locks
+from airflow.utils.state import DagRunState, TaskInstanceState
+from sqlalchemy import select, tuple_
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from aiflow_ext.errors import Error
+from aiflow_ext.provider import apply
+from aiflow_ext.provider.config import Config
+from aiflow_ext.provider.db import models
+from aiflow_ext.provider.preload import preload
+from aiflow_ext.provider.react import Reaction, Reactor
+from aiflow_ext.provider.state import Key
+from aiflow_ext.provider.wake import Waker, Wake
+
+log = logging.getLogger(__name__)
+
+BUSY_RETRY_SEC = 0.005  # a lock that another scheduler holds
+
+
+class EventSchedulerJobRunner(SchedulerJobRunner):
+    """SchedulerJobRunner in event mode."""
+
+    _logger_name = "airflow.jobs.scheduler_job_runner.SchedulerJobRunner"
+
+    def _execute(self) -> int | None:
+        self._config = Config.from_airflow()
+        preload()  # before the executors fork
+        return super()._execute()
+
+    def _run_scheduler_loop(self) -> None:
+        """Open our handles, now that the executors have forked, and run the stock loop with our wait in it."""
+        self._scheduler_idle_sleep_time = self._config.safety_pass_sec
+        self._wake = Wake(full=True)
+        self._full_at = 0.0
+        self._retry = False
+        self._reaction = Reaction()
+        waker = self._waker = Waker(self._config, self.executors)
+        try:
+            self._reactor = Reactor(self._config, self.scheduler_dag_bag, self.job.id)
+            try:
+                clock = stock.time
+                stock.time = _Clock(self._sleep)  # type: ignore[assignment]
+                try:
+                    super()._run_scheduler_loop()
+                finally:
+                    stock.time = clock
+            finally:
+                self._reactor.close()
+        finally:
+            waker.close()
+
+    def _sleep(self, seconds: float) -> None:
+        """The stock loop is idle for `seconds`, unless something happens."""
+        until = min(seconds, self._until_due())
+        self._wake = self._waker.wait(BUSY_RETRY_SEC if self._retry else until)
+
+    def _until_due(self) -> float:
+        """Seconds to the next full pass, or to what a rule or a stop has to do before."""
+        due = self._full_at - time.monotonic()
+        if self._reaction.due_ms is not None:
+            due = min(due, self._reaction.due_ms / 1000 - time.time())
+        return max(0.0, due)
+
+    def _do_scheduling(self, session: Session) -> int:
+        """React to events, then examine what changed; everything, where that is unknown or it is time to."""
+        wake, self._wake, self._retry = self._wake, Wake(), False
+        full = wake.full or time.monotonic() >= self._full_at
+        self._react(wake, full)
+        dirty = wake.dirty | self._reaction.dirty | (wake.status & self._reaction.dirty)
+        if full or self._reaction.made_runs:
+            self._full_at = time.monotonic() + self._config.safety_pass_sec
+            return super()._do_scheduling(session)
+        return self._schedule_dirty(dirty, session)
+
+    def _react(self, wake: Wake, full: bool) -> None:
+        due = self._reaction.due_ms is not None and self._reaction.due_ms <= time.time() * 1000
+        if not (full or due or wake.events or wake.dirty or wake.status or self._reaction.busy):
+            self._reaction.dirty = set()
+            self._reaction.made_runs = False
+            return
+        try:
+            self._reaction = self._reactor.react()
+        except Error as e:
+            log.error("aiflow: events wait, the log cannot be read: %s", e)
+            self._reaction = Reaction()
+        self._retry |= self._reaction.busy
+
+    def _schedule_dirty(self, dirty: set[Key], session: Session) -> int:
+        """The middle of the stock pass, for the runs that changed: examine them, then the critical section."""
+        with prohibit_commit(session) as guard:
+            runs = self._lock_runs(dirty, session) if dirty else []
+            self._stamp_team_names(runs, session)
+            callbacks = self._schedule_all_dag_runs(guard, runs, session)
+        for run, callback in callbacks:
+            dag = self.scheduler_dag_bag.get_dag_for_run(dag_run=run, session=session)
+            if dag:
+                self._send_dag_callbacks_to_processor(dag, callback)
+        if any(run.state != DagRunState.RUNNING for run in runs):  # a place for a queued run is free
+            self._full_at = 0.0
+        if not self._has_scheduled(session):
+            return 0
+        with prohibit_commit(session) as guard:
+            session.expunge_all()
+            if sum(executor.slots_available for executor in self.executors) <= 0:
+                return 0
+            try:
+                queued = self._critical_section_enqueue_task_instances(session=session)
+            except OperationalError as e:
+                if not is_lock_not_available_error(error=e):
+                    raise
+                session.rollback()
+                self._retry = True
+                return 0
+            guard.commit()
+        return queued
+
+    def _lock_runs(self, dirty: set[Key], session: Session) -> list[DagRun]:
+        """Lock the running ones as the stock scheduler does; those another one holds are tried again in 5 ms."""
+        running = (
+            select(DagRun)
+            .join(DagModel, DagModel.dag_id == DagRun.dag_id)
+            .where(
+                tuple_(DagRun.dag_id, DagRun.run_id).in_(dirty),
+                DagRun.state == DagRunState.RUNNING,
+                DagModel.is_paused.is_(False),
+                DagModel.is_stale.is_(False),
+            )
+        )
+        locked = with_row_locks(running, of=DagRun, session=session, skip_locked=True)
+        runs = list(session.scalars(locked).unique())
+        if len(runs) < len(dirty):
+            there = {(run.dag_id, run.run_id) for run in runs}
+            busy = {(run.dag_id, run.run_id) for run in session.scalars(running).unique()} - there
+            self._wake.dirty |= busy
+            self._retry |= bool(busy)
+        return runs
+
+    def _has_scheduled(self, session: Session) -> bool:
+        one = select(TaskInstance.id).where(TaskInstance.state == TaskInstanceState.SCHEDULED).limit(1)
+        return session.scalar(one) is not None
+
+    def _critical_section_enqueue_task_instances(self, session: Session) -> int:
+        try:
+            return super()._critical_section_enqueue_task_instances(session)
+        except OperationalError as e:
+            self._retry |= is_lock_not_available_error(error=e)
+            raise
+
+    def _schedule_dag_run(self, dag_run: DagRun, session: Session) -> Any:
+        """Stock, but a run with rules does not end while a start is due, and its parked tasks are ours."""
+        if not self._follows_rules(dag_run, session):
+            return super()._schedule_dag_run(dag_run, session)
+        if self._start_is_due(dag_run, session):
+            self._wake.dirty.add((dag_run.dag_id, dag_run.run_id))
+            return None
+        callback = super()._schedule_dag_run(dag_run, session)
+        session.flush()
+        apply.unpark(session, dag_run.dag_id, dag_run.run_id)
+        return callback
+
+    def _follows_rules(self, dag_run: DagRun, session: Session) -> bool:
+        pinned = dag_run.created_dag_version_id if dag_run.bundle_version else None
+        return self._reactor.registry.of_run(session, dag_run.dag_id, pinned) is not None
+
+    def _start_is_due(self, dag_run: DagRun, session: Session) -> bool:
+        """A pending start of a task that has ended: the next reaction makes it, or drops it."""
+        table, TI = models.rule_state, TaskInstance
+        due = (
+            select(table.c.task_id)
+            .join(
+                TI,
+                (TI.dag_id == table.c.dag_id) & (TI.run_id == table.c.run_id) & (TI.task_id == table.c.task_id),
+            )
+            .where(
+                table.c.dag_id == dag_run.dag_id,
+                table.c.run_id == dag_run.run_id,
+                table.c.pending != "[]",
+                TI.state.in_(apply.ENDED),
+            )
+            .limit(1)
+        )
+        return session.scalar(due) is not None
+
+
+class _Clock:
+    """The stock module's ``time``, with our sleep."""
+
+    def __init__(self, sleep: Any) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
