@@ -9,20 +9,22 @@
 #include "err.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct aif_sub;
 struct aif_watch;
 
 typedef struct {
-    int fd;                  /* used when sub and watch are NULL */
+    int fd; /* used when sub and watch are NULL */
     struct aif_sub *sub;
     struct aif_watch *watch;
-    bool ready;              /* out */
+    bool ready; /* out */
 } aif_source;
 
-/* Wait until a source may have something, at most timeout_ms.  A watch
- * without an fd is looked at each aif_watch_interval_ms. EINTR ends the wait
- * early, with nothing ready. */
+/* Wait until a source may have something, at most timeout_ms (negative: for
+ * ever).  A watch without an fd is looked at each aif_watch_interval_ms.
+ * EINTR ends the wait early, with nothing ready.  EINVAL names an fd that is
+ * not open. */
 AIF_MUST_CHECK aif_err aif_loop_wait(aif_source *sources, size_t n,
                                      int timeout_ms, aif_error *e);
 
