@@ -9,8 +9,8 @@
 
 #include "hash.h"
 #include "mem.h"
+#include "uniq.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define BUCKETS_MIN 64 /* a power of two */
@@ -273,30 +273,6 @@ collect(aif_match *m, const node *x, const aif_event *ev, size_t *n,
     return AIF_OK;
 }
 
-static int
-by_number(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
-static size_t
-sorted_unique(uint64_t *ids, size_t n)
-{
-    size_t kept = 0;
-
-    if (n > 1) {
-        qsort(ids, n, sizeof *ids, by_number);
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (kept == 0 || ids[kept - 1] != ids[i]) {
-            ids[kept++] = ids[i];
-        }
-    }
-    return kept;
-}
-
 aif_err
 aif_match_find(aif_match *m, const aif_event *ev, const uint64_t **ids,
                size_t *n, aif_error *e)
@@ -312,7 +288,7 @@ aif_match_find(aif_match *m, const aif_event *ev, const uint64_t **ids,
         err = collect(m, m->scan, ev, &found, e);
     }
     if (err == AIF_OK && found > 0) {
-        *n = sorted_unique(m->found, found);
+        *n = aif_uniq(m->found, found);
         *ids = m->found;
     }
     return err;
