@@ -18,10 +18,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define AIF_RULES_MAX 64     /* rules of one task */
-#define AIF_CONDS_MAX 256    /* conditions of one rule, groups included */
-#define AIF_DEPTH_MAX 16     /* of nested groups */
-#define AIF_COUNT_MAX 1000   /* count= of one condition */
+#define AIF_RULES_MAX 64   /* rules of one task */
+#define AIF_CONDS_MAX 256  /* conditions of one rule, groups included */
+#define AIF_DEPTH_MAX 16   /* of nested groups */
+#define AIF_COUNT_MAX 1000 /* count= of one condition */
+/* Senders, keys... that hold an EQUALS condition's value at once; past that
+ * the one whose value is oldest is forgotten. */
+#define AIF_HOLDERS_MAX 10000
 
 typedef enum { AIF_NONE, AIF_START, AIF_RESTART, AIF_STOP } aif_action;
 typedef enum { AIF_EVENT, AIF_ALL, AIF_ANY, AIF_EVERY } aif_cond_kind;
@@ -34,11 +37,11 @@ typedef struct {
     bool own_run;        /* EVENT: only from the run's own tasks (status()) */
     bool equals;         /* EVENT: the value must be this one; else UPDATED */
     aif_str value;
-    bool repeated;       /* EVENT: stays met once met; else ONCE */
-    uint32_t count;      /* EVENT: this many events since the last firing, >= 1 */
-    int64_t within_ms;   /* EVENT: and those so close together; 0: any time */
-    int64_t every_ms;    /* EVERY: the period, > 0 */
-    uint32_t children;   /* ALL, ANY: >= 1 */
+    bool repeated;  /* EVENT: stays met once met; else ONCE */
+    uint32_t count; /* EVENT: this many events since the last firing, >= 1 */
+    int64_t within_ms; /* EVENT: and those so close together; 0: any time */
+    int64_t every_ms;  /* EVERY: the period, > 0 */
+    uint32_t children; /* ALL, ANY: >= 1 */
 } aif_cond;
 
 typedef struct aif_rules aif_rules;
@@ -72,9 +75,10 @@ AIF_MUST_CHECK aif_err aif_state_new(const aif_rules *r, uint64_t since,
                                      int64_t now_ms, aif_rules_state **out,
                                      aif_error *e);
 void aif_state_free(aif_rules_state *s);
-AIF_MUST_CHECK aif_err aif_state_encode(const aif_rules_state *s,
-                                        aif_buf *out, aif_error *e);
-/* ECORRUPT: not a state, or one of other rules. */
+AIF_MUST_CHECK aif_err aif_state_encode(const aif_rules_state *s, aif_buf *out,
+                                        aif_error *e);
+/* All that is left in `in` is the state.  ECORRUPT: it is none, or one of
+ * other rules. */
 AIF_MUST_CHECK aif_err aif_state_decode(const aif_rules *r, aif_reader *in,
                                         aif_rules_state **out, aif_error *e);
 
