@@ -1,0 +1,63 @@
+/* sqlite.h - a log's SQLite file, open and prepared: what store_sqlite.c and
+ * sqlite.c share, and nobody else.
+ */
+#ifndef AIF_SQLITE_H
+#define AIF_SQLITE_H
+
+#include "err.h"
+
+#include <sqlite3.h>
+#include <stdint.h>
+
+#define AIF_SQLITE_SCHEME "sqlite:"
+
+/* The statements that are kept. */
+typedef enum {
+    AIF_SQL_BEGIN,
+    AIF_SQL_COMMIT,
+    AIF_SQL_ROLLBACK,
+    AIF_SQL_HEAD,
+    AIF_SQL_BUMP,
+    AIF_SQL_INSERT,
+    AIF_SQL_KNOWN,
+    AIF_SQL_READ,
+    AIF_SQL_COUNT,
+    AIF_SQL_STMTS
+} aif_sqlite_stmt;
+
+#define AIF_SQL_COLUMNS                                                       \
+    "\"offset\", create_time, namespace, key, value, type, sender, context,"  \
+    " producer, sequence"
+/* ?1: after, ?2: max; a pattern adds its own from ?3 on. */
+#define AIF_SQL_READ_FROM                                                     \
+    "SELECT " AIF_SQL_COLUMNS " FROM aiflow_event WHERE \"offset\" > ?1"
+#define AIF_SQL_READ_TO " ORDER BY \"offset\" LIMIT ?2"
+#define AIF_SQL_COUNT_FROM                                                    \
+    "SELECT count(*) FROM aiflow_event WHERE \"offset\" > ?1"
+
+typedef struct {
+    sqlite3 *db; /* NULL: lost, to be opened again */
+    sqlite3_stmt *stmts[AIF_SQL_STMTS];
+    char path[];
+} aif_sqlite;
+
+/* aif_store_ops.open and .close */
+AIF_MUST_CHECK aif_err aif_sqlite_open(const char *uri, void **store,
+                                       aif_error *e);
+void aif_sqlite_close(void *store);
+/* Every call begins with it: opens again what was lost. */
+AIF_MUST_CHECK aif_err aif_sqlite_ready(aif_sqlite *s, aif_error *e);
+/* Close the file; the next ready opens it. */
+void aif_sqlite_shut(aif_sqlite *s);
+
+/* SQLite's rc as an error of ours. */
+aif_err aif_sqlite_fail(aif_sqlite *s, int rc, const char *what, aif_error *e);
+/* Run a statement that has no rows. */
+AIF_MUST_CHECK aif_err aif_sqlite_run(aif_sqlite *s, aif_sqlite_stmt which,
+                                      const char *what, aif_error *e);
+/* Step a query of one row and one number, and make it ready again. */
+AIF_MUST_CHECK aif_err aif_sqlite_number(aif_sqlite *s, sqlite3_stmt *q,
+                                         const char *what, uint64_t *out,
+                                         aif_error *e);
+
+#endif
