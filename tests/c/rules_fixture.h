@@ -20,7 +20,7 @@ typedef struct {
     bool own_run;
     uint64_t since;
     int64_t now;
-    char text[4096];
+    char text[16384];
 } fixture;
 
 int rules_setup(void **state);
