@@ -8,6 +8,7 @@ Linux only (/proc).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -48,6 +49,7 @@ class Deployment:
         database: str = "sqlite",
         event_mode: bool = False,
         triggerer: bool = False,
+        port: int = 0,
         config: dict[str, str] | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
@@ -55,7 +57,7 @@ class Deployment:
         self.dags = Path(dags).resolve()
         self.event_mode = event_mode
         self.names = ["api-server", "dag-processor", "scheduler"] + ["triggerer"] * triggerer
-        self.port = _free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.rest = Rest(self.url, "admin", secrets.token_urlsafe(9))
         self._server = None if database == "sqlite" else database
@@ -116,9 +118,13 @@ class Deployment:
         """Start one service again; returns when it works."""
         self._launch(name)()
 
-    def restart(self, name: str) -> None:
+    def end(self, name: str) -> None:
+        """End one service as an administrator would, and what it leaves behind."""
         self._signal(name, signal.SIGTERM)
         self._reap(name, 10.0)
+
+    def restart(self, name: str) -> None:
+        self.end(name)
         self.launch(name)
 
     def alive(self, name: str) -> bool:
@@ -178,9 +184,7 @@ class Deployment:
         ticks = sum(sum(s.cpu) for s in _stats() if s.session == self.pid(name))
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def wait_until(
-        self, predicate: Callable[[], T], timeout: float = 60.0, what: str = "", *, poll: float = 0.1
-    ) -> T:
+    def wait_until(self, predicate: Callable[[], T], timeout: float = 60.0, what: str = "", *, poll: float = 0.1) -> T:
         return rest.wait_until(predicate, timeout, what, poll=poll, blame=self.tails)
 
     def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
@@ -363,10 +367,8 @@ def kill_session(session: int) -> None:
     """SIGKILL every process of a session, until there is none: tasks have groups of their own in it."""
     while pids := sessions(session):
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         time.sleep(0.01)
 
 
@@ -401,9 +403,14 @@ def _started(pid: int) -> int:
     return 0 if stat.state == "Z" else stat.began
 
 
-def _free_port() -> int:
+def free_port(wanted: int = 0) -> int:
+    """A port nobody listens on: the wanted one if it is free."""
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", wanted))
+        except OSError:
+            s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]
         return port
 

@@ -33,9 +33,7 @@ class RestError(Exception):
 def send(method: str, url: str, body: object = None, headers: dict[str, str] | None = None) -> Any:
     """One request; the decoded JSON of its answer."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        url, data, {"Content-Type": "application/json", **(headers or {})}, method=method
-    )
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
     try:
         with _direct.open(request, timeout=30) as answer:
             return json.loads(answer.read() or b"null")
@@ -78,16 +76,18 @@ class Rest:
         self._token = send("POST", f"{self.url}/auth/token", body)["access_token"]
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        for again in (True, False):
-            if not self._token:
-                self.login()
-            try:
-                headers = {"Authorization": f"Bearer {self._token}"}
-                return send(method, f"{self.url}/api/v2/{path}", body, headers)
-            except RestError as e:
-                if e.status != 401 or not again:
-                    raise
-                self._token = ""
+        if not self._token:
+            self.login()
+        try:
+            return self._send(method, path, body)
+        except RestError as e:
+            if e.status != 401:
+                raise
+        self.login()
+        return self._send(method, path, body)
+
+    def _send(self, method: str, path: str, body: object) -> Any:
+        return send(method, f"{self.url}/api/v2/{path}", body, {"Authorization": f"Bearer {self._token}"})
 
     def get(self, path: str, **query: object) -> Any:
         text = "?" + urllib.parse.urlencode(query) if query else ""

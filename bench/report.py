@@ -1,0 +1,107 @@
+"""What every figure needs beside it: where it was measured, its distribution, a table, a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine(postgres: str | None = None) -> dict[str, Any]:
+    """Hardware, versions, and what the database does about durability."""
+    found: dict[str, Any] = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _field("/proc/cpuinfo", "model name"),
+        "cores": os.cpu_count(),
+        "memory": _field("/proc/meminfo", "MemTotal"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+        "commit": _commit(),
+        "versions": {name: _version(name) for name in ("apache-airflow-core", "aiflow-ext", "SQLAlchemy")},
+    }
+    if postgres:
+        found["postgresql"] = _settings(postgres)
+    return found
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def percentile(values: Sequence[float], p: float) -> float:
+    """The nearest-rank percentile."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))]
+
+
+def write(name: str, content: dict[str, Any]) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A markdown table: the first column to the left, the others to the right."""
+    text = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[i]) for row in text) for i in range(len(head))]
+    rule = [("-" * w if i == 0 else "-" * (w - 1) + ":") for i, w in enumerate(widths)]
+    lines = [
+        "| "
+        + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in [text[0], rule, *text[1:]]
+    ]
+    return "\n".join(line + " |" for line in lines)
+
+
+def describe(where: dict[str, Any]) -> str:
+    pg = where.get("postgresql", {})
+    database = f", PostgreSQL {pg['version']} (fsync {pg['fsync']}, commit {pg['synchronous_commit']})" if pg else ""
+    airflow = where["versions"]["apache-airflow-core"]
+    return (
+        f"{where['cores']} cores of {where['cpu']}, {where['memory']}, Linux {where['kernel']}, "
+        f"Python {where['python']}, Airflow {airflow}{database}, load before {where['load_before']:.1f}"
+    )
+
+
+def _field(path: str, name: str) -> str:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(name):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _settings(uri: str) -> dict[str, str]:
+    import psycopg2
+
+    connection = psycopg2.connect(uri)
+    cursor = connection.cursor()
+    found = {}
+    for name in ("server_version", "fsync", "synchronous_commit", "shared_buffers"):
+        cursor.execute(f"SHOW {name}")
+        found[name.removeprefix("server_")] = cursor.fetchone()[0]
+    connection.close()
+    return found
