@@ -9,12 +9,15 @@ SUB = @$(MAKE) -s --no-print-directory -j$(JOBS)
 OUT ?= build/c
 SAN ?= -O2
 CFLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L -g -fvisibility=hidden -Wall -Wextra -Wconversion -Wshadow \
-	-Wstrict-prototypes -Wmissing-prototypes -Werror -Icsrc/core -Itests/c
-LIBS = $(shell pkg-config --libs libpq libzmq sqlite3) -lpthread
+	-Wstrict-prototypes -Wmissing-prototypes -Werror -Icsrc/core -Itests/c $(INCS:-I%=-isystem %)
+LIBS := $(shell pkg-config --libs libpq libzmq sqlite3) -lpthread
+INCS := $(filter -I%,$(shell pkg-config --cflags-only-I libpq libzmq sqlite3))
 PYINC = $(shell $(PY) -c 'import sysconfig; print("-isystem", sysconfig.get_path("include"))')
+C := $(wildcard csrc/*/*.[ch] tests/*/*.[ch] bench/*.[ch])
 CORE := $(wildcard csrc/core/*.c)
 PROGS := $(wildcard tests/c/test_*.c)
 HELP := $(filter-out $(PROGS),$(wildcard tests/c/*.c))
+BENCH := $(patsubst bench/%.c,$(OUT)/%,$(wildcard bench/*.c))
 FUZZ := $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.c)))
 FUZZ_SECONDS ?= 30# for all of them together
 NOASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)# sanitizers need their addresses free
@@ -50,7 +53,7 @@ test-valgrind: ## C tests under valgrind
 	$(SUB) c-tests RUN='valgrind -q --leak-check=full --error-exitcode=9'
 c-tests: $(PROGS:tests/c/%.c=$(OUT)/%)
 	@TSAN_OPTIONS="suppressions=tests/c/tsan.supp $(TSAN_OPTIONS)" $(PG) tests/run_c $(RUN) -- $^
-c-objects: $(call object,$(CORE) $(HELP) $(PROGS) $(wildcard csrc/py/*.c tests/fuzz/*.c))
+c-objects: $(call object,$(CORE) $(HELP) $(PROGS) $(wildcard csrc/py/*.c tests/fuzz/*.c bench/*.c))
 
 $(OUT)/libaif.a: $(call object,$(CORE) $(HELP))
 	@rm -f $@ && ar rcs $@ $^
@@ -58,11 +61,13 @@ $(OUT)/test_%: $(OUT)/tests/c/test_%.o $(OUT)/libaif.a
 	@$(CC) $(SAN) $< $(OUT)/libaif.a $(LDFLAGS_test_$*) -lcmocka $(LIBS) -o $@
 $(OUT)/fuzz_%: $(OUT)/tests/fuzz/fuzz_%.o $(OUT)/libaif.a
 	@$(CC) $(SAN) $< $(OUT)/libaif.a $(LIBS) -o $@
+$(OUT)/bench_%: $(OUT)/bench/bench_%.o $(OUT)/libaif.a
+	@$(CC) $(SAN) $< $(OUT)/libaif.a -lm $(LIBS) -o $@
 $(OUT)/csrc/py/%.o: CFLAGS += $(PYINC)
 $(OUT)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) -MMD -MP -c $< -o $@
--include $(wildcard $(OUT)/*/*/*.d)
+-include $(wildcard $(OUT)/*/*.d $(OUT)/*/*/*.d)
 .SECONDARY:
 
 test-py: build ## Python tests, no Airflow
@@ -80,17 +85,17 @@ fuzz-run: $(FUZZ:%=$(OUT)/%)
 demo: build ## Online learning on real images: events, reactions, milliseconds
 	@$(PY) examples/demo.py
 up: build ## Start Airflow in event mode and leave it running
-	@$(PY) examples/deployment.py up
+	@$(PY) examples/demo.py up
 down: ## Stop what `make up` started
-	@$(PY) examples/deployment.py down
-bench: build ## Measure against stock Airflow; writes bench/results
-	@$(PG) $(PY) bench/run.py
+	@$(PY) examples/demo.py down
+bench: deps build $(BENCH) ## Measure, stock Airflow beside it; writes bench/results
+	@$(PG) sh -ec 'for b in $(filter-out bench/report.py,$(wildcard bench/*.py)); do $(PY) $$b; done'
 
 format: venv ## Rewrite every file in our style
-	$(VENV)/bin/clang-format -i csrc/*/*.[ch] tests/*/*.[ch]
+	$(VENV)/bin/clang-format -i $(C)
 	$(VENV)/bin/ruff format -q . && $(VENV)/bin/ruff check -q --fix .
 lint: build ## Style, types, warnings of two compilers, exported symbols, walls
-	$(VENV)/bin/clang-format --dry-run -Werror $(wildcard csrc/*/*.[ch] tests/*/*.[ch])
+	$(VENV)/bin/clang-format --dry-run -Werror $(C)
 	$(VENV)/bin/ruff format -q --check . && $(VENV)/bin/ruff check -q .
 	@! nm -AD --defined-only aiflow_ext/_core*.so | grep -v ' PyInit__core$$'
 	$(SUB) c-objects
