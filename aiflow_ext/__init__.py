@@ -40,8 +40,6 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)  # type: ignore[assignment]  # noqa: PLE0605
-
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
