@@ -1,0 +1,31 @@
+/* clock.h - the two clocks, in ms: one for time limits, one for people. */
+#ifndef AIF_CLOCK_H
+#define AIF_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+static inline int64_t
+aif_clock_ms(clockid_t clock)
+{
+    struct timespec t;
+
+    (void)clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Never goes back. */
+static inline int64_t
+aif_now_ms(void)
+{
+    return aif_clock_ms(CLOCK_MONOTONIC);
+}
+
+/* Since the epoch. */
+static inline int64_t
+aif_wall_ms(void)
+{
+    return aif_clock_ms(CLOCK_REALTIME);
+}
+
+#endif

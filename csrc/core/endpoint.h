@@ -1,0 +1,29 @@
+/* endpoint.h - addresses: which a broker may serve, and how it binds them.
+ *
+ * In:  "ipc://PATH" or "tcp://HOST:PORT".  Out: a bound zmq socket, private
+ * to this user (ipc) or this machine (tcp).
+ */
+#ifndef AIF_ENDPOINT_H
+#define AIF_ENDPOINT_H
+
+#include "err.h"
+#include "lockfile.h"
+
+#define AIF_URI_MAX 255
+
+typedef struct {
+    char uri[AIF_URI_MAX + 1]; /* what clients connect to */
+    aif_lockfile *lock;        /* ipc only */
+} aif_endpoint;
+
+/* May a client connect to it?  EINVAL says what would be right. */
+AIF_MUST_CHECK aif_err aif_endpoint_check(const char *uri, aif_error *e);
+
+/* Bind a zmq socket: EINVAL (docs/protocol.md, "Addresses") or ECONFLICT.
+ * On failure *ep is zeroed. */
+AIF_MUST_CHECK aif_err aif_endpoint_bind(aif_endpoint *ep, void *socket,
+                                         const char *uri, aif_error *e);
+/* After the zmq socket is closed: removes the socket file, then the lock. */
+void aif_endpoint_fini(aif_endpoint *ep);
+
+#endif
