@@ -317,8 +317,8 @@ aif_sqlite_close(void *store)
     aif_free(store);
 }
 
-/* SQLite itself would go on writing to a file that
- * nobody can open any more. */
+/* SQLite itself would go on writing to a file that nobody can open any more,
+ * and say that all is well. */
 aif_err
 aif_sqlite_ready(aif_sqlite *s, aif_error *e)
 {
