@@ -54,7 +54,7 @@ def write(name: str, content: dict[str, Any]) -> Path:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A markdown table: the first column to the left, the others to the right."""
     text = [[str(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in text) for i in range(len(head))]
+    widths = [max(3, *(len(row[i]) for row in text)) for i in range(len(head))]
     rule = [("-" * w if i == 0 else "-" * (w - 1) + ":") for i, w in enumerate(widths)]
     lines = [
         "| "

@@ -168,16 +168,18 @@ def measure(sides: list[Side], plan: dict[str, Any]) -> None:
             side.airflow.end("scheduler")
 
 
-def rows(stock: Side, event: Side) -> list[list[str]]:
-    found = []
-    for metric in dict.fromkeys([*stock.found, *event.found]):
+def rows(found: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+    """For each metric, a row: stock, event mode, and what the one is of the other."""
+    stock, event = found.get("stock", {}), found.get("event", {})
+    table = []
+    for metric in dict.fromkeys([*stock, *event]):
         unit = "ms/s" if "idle" in metric else "ms"
-        a, b = stock.found.get(metric), event.found.get(metric)
+        a, b = stock.get(metric), event.get(metric)
         ratio = report.median(b) / report.median(a) if a and b else None
-        found.append(
+        table.append(
             [f"{metric} [{unit}]", *_cells(a), *_cells(b), f"{ratio:.2f}" if ratio else "", _verdict(metric, b, ratio)]
         )
-    return found
+    return table
 
 
 def _cells(values: list[float] | None) -> list[str]:
@@ -222,7 +224,7 @@ def main(quick: bool = False, names: tuple[str, ...] = ("stock", "event")) -> st
     found = {side.name: side.found for side in sides}
     if not quick and len(sides) == 2:
         report.write("stock_vs_event", {"machine": where, "plan": plan, "ms": found})
-    return report.table(HEAD, rows(sides[0], sides[-1]))
+    return report.table(HEAD, rows(found))
 
 
 if __name__ == "__main__":

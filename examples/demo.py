@@ -174,10 +174,10 @@ Send it an event:
 End it: make down""")
 
 
-def demo(keep: bool, speed: float) -> int:
-    stop_recorded(HOME)
-    shutil.rmtree(HOME, ignore_errors=True)
-    airflow = bring_up(HOME, free_port(8080) if keep else 0)
+def demo(home: Path, keep: bool, speed: float) -> int:
+    stop_recorded(home)
+    shutil.rmtree(home, ignore_errors=True)
+    airflow = bring_up(home, free_port(8080) if keep else 0)
     story = Story()
     try:
         learn(airflow, story, speed)
@@ -196,8 +196,8 @@ def demo(keep: bool, speed: float) -> int:
             airflow.close()
 
 
-def up() -> int:
-    airflow = bring_up(HOME, free_port(8080))
+def up(home: Path) -> int:
+    airflow = bring_up(home, free_port(8080))
     for dag_id in (DAG, "native"):
         airflow.wait_for_dag(dag_id)
         airflow.rest.unpause(dag_id)
@@ -205,8 +205,8 @@ def up() -> int:
     return 0
 
 
-def down() -> int:
-    names = stop_recorded(HOME)
+def down(home: Path) -> int:
+    names = stop_recorded(home)
     print("ended: " + ", ".join(names) if names else "nothing was running")
     return 0
 
@@ -216,10 +216,11 @@ def main() -> int:
     parser.add_argument("what", nargs="?", choices=["demo", "up", "down"], default="demo")
     parser.add_argument("--keep", action="store_true", help="leave Airflow running")
     parser.add_argument("--speed", type=float, default=40.0, help="images per second")
+    parser.add_argument("--home", type=Path, default=HOME, help="AIRFLOW_HOME; the demo empties it first")
     args = parser.parse_args()
     if args.what == "demo":
-        return demo(args.keep, args.speed)
-    return up() if args.what == "up" else down()
+        return demo(args.home, args.keep, args.speed)
+    return up(args.home) if args.what == "up" else down(args.home)
 
 
 if __name__ == "__main__":
