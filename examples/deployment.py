@@ -118,6 +118,10 @@ class Deployment:
         """Start one service again; returns when it works."""
         self._launch(name)()
 
+    def begin(self, name: str) -> None:
+        """Start one service again, and do not wait for it."""
+        self._launch(name)
+
     def end(self, name: str) -> None:
         """End one service as an administrator would, and what it leaves behind."""
         self._signal(name, signal.SIGTERM)

@@ -21,7 +21,7 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from aiflow_ext.event import Event
+from aiflow_ext._event import Event
 from aiflow_ext.provider.operators import RESUME_METHOD
 from aiflow_ext.provider.state import ENDED, Run, TaskState, Try
 

@@ -13,7 +13,7 @@ from aiflow_ext.provider.config import EVENT_MODE_ENV
 ARG_EVENT_MODE = Arg(
     ("--event-mode",),
     action="store_true",
-    help="Run the event scheduler of aiflow-ext, as [aiflow] event_mode = True does",
+    help="Run the event scheduler of aiflow-ext, as event_mode = True in section aiflow does",
 )
 
 

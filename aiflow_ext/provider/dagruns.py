@@ -15,7 +15,7 @@ from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from aiflow_ext.event import Event
+from aiflow_ext._event import Event
 
 log = logging.getLogger(__name__)
 

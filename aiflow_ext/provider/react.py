@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext.errors import Error
-from aiflow_ext.event import Event
+from aiflow_ext._event import Event
 from aiflow_ext.provider import apply, dagruns, status, stop
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models

@@ -10,7 +10,7 @@ from airflow.models.taskinstancehistory import TaskInstanceHistory
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from aiflow_ext.event import Event
+from aiflow_ext._event import Event
 from aiflow_ext.provider.state import Run, Try
 
 NAMESPACE = "airflow"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import pass_context
 
 if TYPE_CHECKING:
-    from aiflow_ext.event import Event
+    from aiflow_ext._event import Event
     from aiflow_ext.events import Subscription
 
 STOP_NAMESPACE = "aiflow"
@@ -70,7 +70,7 @@ def _this_try() -> Any:
 
 
 def _events_of(ti: Any) -> list[Event]:
-    from aiflow_ext.event import Event
+    from aiflow_ext._event import Event
 
     context = getattr(ti, "_ti_context_from_server", None)
     kwargs = getattr(context, "next_kwargs", None) or {}

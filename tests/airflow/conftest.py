@@ -1,44 +1,10 @@
-"""Real Airflows for the tests: scheduler, api-server, dag-processor, LocalExecutor."""
+"""The Airflows of tests/airflows.py."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-ROOT = Path(__file__).parents[2]
-DAGS = Path(__file__).parent / "dags"
-DATABASES = ["sqlite", "postgresql"]
-sys.path.insert(0, str(ROOT / "examples"))
-
-from deployment import Deployment  # noqa: E402
-
-Deploy = Callable[..., Deployment]
-
-
-@pytest.fixture(scope="session")
-def server() -> str:
-    """The URI of a PostgreSQL server that lets us make databases."""
-    uri = os.environ.get("AIF_TEST_PG")
-    if not uri:
-        pytest.fail("AIF_TEST_PG is not set: run this by tests/with_postgres, as `make test-airflow` does")
-    return uri
-
-
-@pytest.fixture(scope="module")
-def deploy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy]:
-    """deploy("sqlite", event_mode=True, ...) makes an Airflow; all are closed after the module."""
-    made: list[Deployment] = []
-
-    def make(database: str, dags: Path = DAGS, **options: object) -> Deployment:
-        home = tmp_path_factory.mktemp("af")
-        uri = server if database == "postgresql" else database
-        made.append(Deployment(home, dags, database=uri, **options))  # type: ignore[arg-type]
-        return made[-1].start()
-
-    yield make
-    for deployment in made:
-        deployment.close()
+from airflows import deploy, server  # noqa: E402, F401

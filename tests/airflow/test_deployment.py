@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import DATABASES, Deploy
+from airflows import DATABASES, Deploy
 from deployment import Deployment, sessions
 
 

@@ -1,0 +1,90 @@
+"""kill -9 at each labelled point of the way an event takes, then count: acted on once, none lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from airflows import DATABASES, Deploy
+from deployment import Deployment
+
+from aiflow_ext import Event, EventClient
+
+DAGS = Path(__file__).parent / "dags"
+POINTS = (
+    "apply.locked",
+    "apply.acted",
+    "apply.saved",
+    "apply.committed",
+    "broker.drained",
+    "broker.appended",
+    "broker.answered",
+    "append.begin",
+    "append.before_commit",
+    "append.after_commit",
+)
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def airflow(request: pytest.FixtureRequest, deploy: Deploy) -> Iterator[Deployment]:
+    made: Deployment = deploy(request.param, DAGS, event_mode=True)
+    for dag_id in ("counted", "born"):
+        made.wait_for_dag(dag_id)
+        made.rest.unpause(dag_id)
+    yield made
+
+
+def starts(airflow: Deployment, run_id: str) -> list[list[int]]:
+    """The events of each start that our table has."""
+    rows = airflow.sql(
+        "SELECT offsets FROM aiflow_action WHERE dag_id = 'counted' AND run_id = ? AND action = 'start' ORDER BY id",
+        run_id,
+    )
+    return [json.loads(offsets) for (offsets,) in rows]
+
+
+def tries(airflow: Deployment, run_id: str) -> int:
+    """How often the task really ran to its end."""
+    states = "SELECT count(*) FROM {} WHERE dag_id = 'counted' AND run_id = ? AND state = 'success'"
+    return sum(
+        int(airflow.sql(states.format(table), run_id)[0][0]) for table in ("task_instance", "task_instance_history")
+    )
+
+
+def test_killed_at_every_point(airflow: Deployment) -> None:
+    run_id = airflow.rest.trigger("counted", run_id="r")
+    airflow.wait_until(lambda: airflow.rest.states("counted", run_id).get("count") == "deferred", 40, "parked")
+    client = EventClient(f"ipc://{airflow.home}/aiflow/broker.sock")
+    acknowledged: list[int] = []
+    born: list[int] = []
+    for point in POINTS:
+        airflow.end("scheduler")
+        airflow.env["AIF_CRASH_AT"] = point
+        airflow.begin("scheduler")
+        publisher = threading.Thread(  # it waits through the crash, and resends
+            target=lambda: (
+                acknowledged.append(client.publish(Event("n", "x"), timeout=120)),
+                born.append(client.publish(Event("birth"), timeout=120)),
+            )
+        )
+        publisher.start()
+        airflow.wait_until(lambda: not airflow.alive("scheduler"), 60, f"killed at {point}")
+        del airflow.env["AIF_CRASH_AT"]
+        airflow.kill("scheduler")  # what it left behind, too: its workers
+        airflow.launch("scheduler")
+        publisher.join(120)
+        assert not publisher.is_alive(), f"{point}: the publisher never got its answer"
+    airflow.wait_until(lambda: len(starts(airflow, run_id)) >= len(POINTS), 60, "all acted on")
+    airflow.wait_until(lambda: tries(airflow, run_id) >= len(POINTS), 90, "all run")
+
+    assert Counter(o for offsets in starts(airflow, run_id) for o in offsets) == Counter(acknowledged)
+    assert len(client.list("n")) == len(client.list("birth")) == len(POINTS)  # no resend became a second event
+    runs = airflow.sql("SELECT run_id FROM dag_run WHERE dag_id = 'born'")
+    assert sorted(run_id for (run_id,) in runs) == sorted(f"aiflow__born__{offset}" for offset in born)
+    client.publish(Event("end"))
+    airflow.wait_for_run("counted", run_id)
+    assert tries(airflow, run_id) == len(POINTS)
