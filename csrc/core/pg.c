@@ -59,12 +59,30 @@ static const char SCHEMA[] =
 static const char VERSION[] =
     "SELECT version::int8 FROM aiflow_log_head WHERE id = 1";
 
-/* Events that are known keep their offsets; the others get the next ones,
- * under the lock of the head's row, which is held to the commit: so offset
- * order is commit order.  Rows: (0, head before), (i, offset of a known one).
- * Another's commit of an identity after our snapshot is a unique_violation,
- * and the statement is run again. */
+/* The head's row is locked to the commit, so that offset order is commit
+ * order.  An event that is known already is a unique_violation, which undoes
+ * all of it.  Row: (0, head before).
+ * unnest in the select list, not in FROM: 9 us an event instead of 12. */
 static const char APPEND[] =
+    "WITH head AS ("
+    "  UPDATE aiflow_log_head"
+    "  SET \"offset\" = \"offset\" + cardinality($1::int8[])"
+    "  WHERE id = 1"
+    "  RETURNING \"offset\" - cardinality($1::int8[]) AS base"
+    "), added AS ("
+    "  INSERT INTO aiflow_event (" AIF_PG_COLUMNS ")"
+    "  SELECT base + generate_subscripts($1::int8[], 1), unnest($1::int8[]),"
+    "    unnest($2::text[]), unnest($3::text[]), unnest($4::text[]),"
+    "    unnest($5::text[]), unnest($6::text[]), unnest($7::text[]),"
+    "    unnest($8::text[]), unnest($9::int8[])"
+    "  FROM head"
+    ")"
+    "SELECT 0::int8, base FROM head";
+
+/* The same, where some are known: those keep their offsets.  Another's commit
+ * of one after our snapshot is a unique_violation again.  This alone would do
+ * for both, at 20 us an event.  Rows: also (i, offset) of each known one. */
+static const char APPEND_AGAIN[] =
     "WITH given AS MATERIALIZED ("
     "  SELECT u.*, (SELECT e.\"offset\" FROM aiflow_event e"
     "    WHERE e.producer = u.producer AND e.sequence = u.sequence) AS known"
@@ -91,6 +109,7 @@ static const char APPEND[] =
 
 static const char *const STATEMENTS[][2] = {
     {AIF_PG_APPEND, APPEND},
+    {AIF_PG_APPEND_AGAIN, APPEND_AGAIN},
     {AIF_PG_READ, AIF_PG_READ_FROM AIF_PG_READ_TO},
     {AIF_PG_COUNT, AIF_PG_COUNT_FROM},
     {AIF_PG_HEAD, "SELECT \"offset\" FROM aiflow_log_head WHERE id = 1"},

@@ -99,7 +99,7 @@ put_all(arrays *a, const aif_event *events, size_t n, aif_error *e)
 }
 
 static PGresult *
-execute(aif_pg *s, const arrays *a)
+execute(aif_pg *s, const char *name, const arrays *a)
 {
     const char *values[ARRAYS];
     int lengths[ARRAYS];
@@ -110,8 +110,7 @@ execute(aif_pg *s, const arrays *a)
         lengths[i] = (int)a->bytes[i].n; /* AIF_BATCH_BYTES bounds it */
         formats[i] = 1;
     }
-    return PQexecPrepared(s->conn, AIF_PG_APPEND, ARRAYS, values, lengths,
-                          formats, 1);
+    return PQexecPrepared(s->conn, name, ARRAYS, values, lengths, formats, 1);
 }
 
 /* unique_violation: of the identity another was first; of the offset, the
@@ -155,11 +154,11 @@ static aif_err
 append(aif_pg *s, const arrays *a, size_t n, uint64_t *offsets, aif_error *e)
 {
     aif_err err;
-    PGresult *res = execute(s, a);
+    PGresult *res = execute(s, AIF_PG_APPEND, a);
 
-    for (int i = 1; i < TRIES && violates(res, "aiflow_event_identity"); i++) {
+    for (int i = 0; i < TRIES && violates(res, "aiflow_event_identity"); i++) {
         PQclear(res);
-        res = execute(s, a);
+        res = execute(s, AIF_PG_APPEND_AGAIN, a);
     }
     if (violates(res, "aiflow_event_pkey")) {
         PQclear(res);
