@@ -300,7 +300,7 @@ consume(const aif_rule *rule, aif_rules_state *s)
 static bool
 settled(const aif_rules *r, aif_rules_state *s, aif_fired *f)
 {
-    bool met[AIF_CONDS_MAX];
+    bool met[AIF_CONDS_MAX] = {false};
     const aif_rule *rule = &r->rules[f->rule];
 
     evaluate(rule, s, s->fired[f->rule], met);
