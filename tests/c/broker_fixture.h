@@ -1,0 +1,60 @@
+/* broker_fixture.h - a real broker in a thread, and a socket that may say
+ * anything to it.
+ */
+#ifndef BROKER_FIXTURE_H
+#define BROKER_FIXTURE_H
+
+#include "cmocka_all.h"
+
+#include "broker.h"
+#include "client.h"
+#include "wire.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <zmq.h>
+
+enum { SOON = 10000 }; /* ms; a limit for what takes no time */
+
+typedef struct {
+    char dir[64];
+    char bind[128];
+    char log[128];
+    aif_broker *broker;
+    pthread_t thread;
+} served;
+
+/* A directory, ipc://DIR/s, sqlite:DIR/log; the broker runs. */
+int served_sqlite(void **state);
+int served_mem(void **state);
+int served_teardown(void **state);
+
+void serve(served *s);   /* open at bind over log, and run */
+void unserve(served *s); /* stop and free */
+
+/* The event number i of a producer, as a client publishes it. */
+aif_event numbered(const char *producer, uint64_t i);
+uint64_t publish_one(aif_client *c, const char *producer, uint64_t i);
+/* What every test of bad input ends with. */
+void assert_it_lives(const served *s);
+aif_broker_stats stats_of(const served *s);
+
+/* A DEALER that sends what it likes. */
+typedef struct {
+    void *ctx;
+    void *socket;
+    zmq_msg_t msg;
+} raw;
+
+void raw_open(raw *r, const char *uri);
+void raw_close(raw *r);
+void raw_send(raw *r, const void *p, size_t n);
+void raw_frame(raw *r, const aif_frame *f, const aif_buf *tail);
+/* The next frame that comes; fails after SOON. */
+aif_frame raw_next(raw *r);
+/* The same, but false when none came in ms. */
+bool raw_poll(raw *r, int ms);
+
+extern const aif_pattern everything;
+
+#endif
