@@ -377,7 +377,7 @@ open_router(aif_broker *b, aif_error *e)
     b->ctx = zmq_ctx_new();
     b->router = b->ctx == NULL ? NULL : zmq_socket(b->ctx, ZMQ_ROUTER);
     s = b->router;
-    if (s == NULL || !set(s, ZMQ_LINGER, 0) || !set(s, ZMQ_IPV6, 1) ||
+    if (s == NULL || !set(s, ZMQ_LINGER, 0) ||
         !set(s, ZMQ_ROUTER_MANDATORY, 1) || !set(s, ZMQ_SNDHWM, SEND_HWM) ||
         !set(s, ZMQ_RCVHWM, RECV_HWM) ||
         !set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||

@@ -11,8 +11,9 @@
 #define SEND_HWM 64 /* hints, mostly: one request is under way at a time */
 #define RECONNECT_MS 20
 #define RECONNECT_MOST_MS 200
-#define HANDSHAKE_MS 1000 /* a dead broker's child may accept, but not speak  \
-                           */
+#define HANDSHAKE_MS                                                          \
+    1000 /* a dead broker's child may accept, but not speak                   \
+          */
 
 aif_err
 aif_dealer_init(aif_dealer *d, const char *uri, aif_error *e)
@@ -59,8 +60,7 @@ configure(void *s)
 {
     const int64_t max = AIF_FRAME_MAX;
 
-    return set(s, ZMQ_LINGER, 0) && set(s, ZMQ_IPV6, 1) &&
-           set(s, ZMQ_SNDHWM, SEND_HWM) &&
+    return set(s, ZMQ_LINGER, 0) && set(s, ZMQ_SNDHWM, SEND_HWM) &&
            set(s, ZMQ_RECONNECT_IVL, RECONNECT_MS) &&
            set(s, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MOST_MS) &&
            set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
@@ -83,6 +83,7 @@ aif_dealer_connect(aif_dealer *d, aif_error *e)
         disconnect(d);
         return AIF_ENOMEM;
     }
+    aif_endpoint_family(d->socket, d->uri);
     if (zmq_connect(d->socket, d->uri) != 0) {
         aif_fail(e, AIF_EINVAL, "cannot connect to %s: %s", d->uri,
                  zmq_strerror(zmq_errno()));

@@ -70,6 +70,14 @@ aif_endpoint_check(const char *uri, aif_error *e)
     return AIF_OK;
 }
 
+void
+aif_endpoint_family(void *socket, const char *uri)
+{
+    const int v6 = strchr(uri, '[') != NULL;
+
+    (void)zmq_setsockopt(socket, ZMQ_IPV6, &v6, sizeof v6);
+}
+
 /* A broker that was killed leaves its socket file; anything else is not ours
  * to remove. */
 static aif_err
@@ -221,6 +229,7 @@ bind_tcp(aif_endpoint *ep, void *socket, const char *address, aif_error *e)
                         address);
     }
     (void)snprintf(uri, sizeof uri, "tcp://%s:%s", loopback(host), port);
+    aif_endpoint_family(socket, uri);
     if (zmq_bind(socket, uri) != 0) {
         return aif_fail(e,
                         zmq_errno() == EADDRINUSE ? AIF_ECONFLICT : AIF_EINVAL,

@@ -19,6 +19,10 @@ typedef struct {
 /* May a client connect to it?  EINVAL says what would be right. */
 AIF_MUST_CHECK aif_err aif_endpoint_check(const char *uri, aif_error *e);
 
+/* IPv6 for a [HOST] only: else zmq would bind 127.0.0.1 as ::ffff:127.0.0.1,
+ * and look for localhost at ::1. */
+void aif_endpoint_family(void *socket, const char *uri);
+
 /* Bind a zmq socket: EINVAL (docs/protocol.md, "Addresses") or ECONFLICT.
  * On failure *ep is zeroed. */
 AIF_MUST_CHECK aif_err aif_endpoint_bind(aif_endpoint *ep, void *socket,
