@@ -66,8 +66,11 @@ class Story:
         seconds = time.monotonic() - self.began
         print(f"{seconds:7.1f}  {cause.offset:6}  {what:20} {accuracy:8} {reaction:18} {ms:8.0f}", flush=True)
 
-    def asked(self) -> list[int]:
-        return [o for o, e in self.events.items() if e.key == "predict"]
+    def unanswered(self) -> list[int]:
+        return [o for o, e in self.events.items() if e.key == "predict" and o not in self.answers]
+
+    def serving(self) -> bool:
+        return any(name == "serve" for found in self.reactions.values() for name, _ in found)
 
     def missing(self) -> Iterator[str]:
         """What should have happened and did not, or not once."""
@@ -78,9 +81,10 @@ class Story:
             task = REACTION.get(e.type)
             if task and [name for name, _ in self.reactions[offset]] != [task]:
                 yield f"event {offset} ({e.type}) should have started {task} once: {self.reactions[offset]}"
-        for offset in self.asked():
-            if offset not in self.answers:
-                yield f"request {offset} was not answered"
+        last = max((v for v, found in self.versions.items() if found.get("verdict") == "MODEL_VALIDATED"), default=0)
+        if last not in {a["version"] for a in self.answers.values()}:
+            yield f"model version {last}, the last validated one, answered no request"
+        yield from (f"request {offset} was not answered" for offset in self.unanswered())
 
 
 def follow(client: Any, story: Story, seconds: float) -> None:
@@ -90,11 +94,11 @@ def follow(client: Any, story: Story, seconds: float) -> None:
     events = client.subscribe(after=0)
     end = time.monotonic() + seconds
     next_question, image = 0.0, 0
-    while any(story.missing()) and time.monotonic() < end:
+    while (missing := set(story.missing())) and time.monotonic() < end:
         for e in events.poll(0.2):
             story.take(e)
-        serving = any(name == "serve" for found in story.reactions.values() for name, _ in found)
-        if serving and time.monotonic() >= next_question and VERSIONS not in story.versions:
+        only_answers = len(missing) == len(story.unanswered())
+        if story.serving() and not only_answers and time.monotonic() >= next_question:
             client.publish(Event("predict", json.dumps({"image": image})))
             next_question, image = time.monotonic() + 1.0, (image + HELD_OUT_EVERY) % IMAGES
 

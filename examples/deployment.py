@@ -227,7 +227,7 @@ class Deployment:
     # --- inside ---------------------------------------------------------------------------------
 
     def _environment(self, config: dict[str, str]) -> dict[str, str]:
-        secret = secrets.token_urlsafe(32)
+        secret = secrets.token_urlsafe(64)
         settings = {
             "core.dags_folder": str(self.dags),
             "core.executor": "LocalExecutor",
