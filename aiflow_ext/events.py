@@ -6,6 +6,7 @@ handled in between.
 
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,16 +33,14 @@ CHUNK_BYTES = 10 << 20  # of a frame's 16 MiB: 10,000 times the client's namespa
 EVENT_BYTES = 160  # what an event takes in a frame beside its texts, rounded up
 
 
-def _no_control() -> Sequence[Pattern]:
-    return ()
+def control_patterns() -> Sequence[Pattern]:
+    """Return what ends a subscription that does not say so itself; asked by each ``subscribe(control=None)``.
 
-
-control_patterns: Callable[[], Sequence[Pattern]] = _no_control
-"""What ends a subscription that does not say so itself: asked by each ``subscribe(control=None)``.
-
-The provider sets it in a task's process, so that ``for event in client.subscribe(...)`` ends when a rule stops the
-task.  Such a pattern must name that one try: an event of it that is in the log already ends the subscription too.
-"""
+    In a task of Airflow: the request to stop this try, so that ``for event in client.subscribe(...)`` ends when a rule
+    stops the task; one that is in the log already ends the subscription too.  Elsewhere: nothing.
+    """
+    task = sys.modules.get("aiflow_ext.provider.task")  # there where the plug-in is loaded: no import of Airflow here
+    return task.stop_patterns() if task is not None else ()
 
 
 class EventClient:

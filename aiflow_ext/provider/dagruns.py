@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed, set_dag_run_state_to_success
@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session
 from aiflow_ext._event import Event
 
 log = logging.getLogger(__name__)
+
+SECOND = timedelta(seconds=1)  # SQLite's now() has no fractions: a run of this second would wait for the next
 
 
 def create(session: Session, dag: Any, rule: str, events: Sequence[Event], job_id: int | None) -> DagRun | None:
@@ -36,7 +38,7 @@ def create(session: Session, dag: Any, rule: str, events: Sequence[Event], job_i
         return None
     run: DagRun = dag.create_dagrun(
         run_id=run_id,
-        run_after=datetime.now(UTC),
+        run_after=datetime.now(UTC) - SECOND,
         conf={"aiflow": _conf(rule, events)},
         run_type=DagRunType.MANUAL,
         triggered_by=DagRunTriggeredByType.OPERATOR,
