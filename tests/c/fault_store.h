@@ -1,0 +1,20 @@
+/* fault_store.h - make the n-th call of a store to its database fail, once.
+ *
+ * SQLite: the calls are those of its files to the kernel, which fail with
+ * errno.  PostgreSQL: those of libpq that send; the socket is shut down
+ * before, or after the server has done what was asked (the answer is lost).
+ * So all that fails, fails as it would in life.
+ */
+#ifndef FAULT_STORE_H
+#define FAULT_STORE_H
+
+#include <stdbool.h>
+
+/* n = 0: the next one. */
+void fault_sqlite_after(int n, int error);
+void fault_pg_after(int n, bool answer_is_lost);
+void fault_store_off(void);
+/* Did the n-th call come? */
+bool fault_store_fired(void);
+
+#endif
