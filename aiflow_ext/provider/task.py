@@ -85,7 +85,7 @@ def _stop_subscription(try_id: str) -> Subscription:
         from aiflow_ext.events import EventClient
 
         client = EventClient(namespace=STOP_NAMESPACE)
-        _stop = (try_id, client.subscribe(key=try_id, type=STOP_TYPE))
+        _stop = (try_id, client.subscribe(key=try_id, type=STOP_TYPE, control=()))
         if client.list(key=try_id, type=STOP_TYPE, limit=1):  # asked before we listened
             _stopped.add(try_id)
     return _stop[1]
