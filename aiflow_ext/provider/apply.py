@@ -32,6 +32,7 @@ EVENTS_BYTES = 1 << 20
 
 TI = TaskInstance
 
+
 def resume(session: Session, ti: Try, events: Sequence[Event]) -> bool:
     """Start a parked task: one guarded update; False where it was not parked any more."""
     now = datetime.now(UTC)
@@ -103,9 +104,7 @@ def set_state(session: Session, ti: Try, state: str, expected: Sequence[str]) ->
     done = session.execute(
         update(TI)
         .where(TI.id == ti.id, _state_in(expected))
-        .values(
-            state=TaskInstanceState(state), end_date=now, trigger_id=None, next_method=None, next_kwargs=None
-        )
+        .values(state=TaskInstanceState(state), end_date=now, trigger_id=None, next_method=None, next_kwargs=None)
         .execution_options(synchronize_session=False)
     )
     if not _changed(done):
@@ -178,7 +177,7 @@ def _task(run: Run, task_id: str) -> tuple[Any, ...]:
 
 
 def _state_in(states: Sequence[str]) -> Any:
-    """"" stands for NULL."""
+    """ "" stands for NULL."""
     named = TI.state.in_([s for s in states if s])
     return named | TI.state.is_(None) if "" in states else named
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -20,8 +20,10 @@ class AiflowPlugin(AirflowPlugin):
     """Chooses the scheduler's runner, wakes it from the API server, and adds a macro."""
 
     name = "aiflow"
-    macros = [triggering_events_macro]
-    fastapi_root_middlewares = [{"middleware": WakeMiddleware, "args": [], "kwargs": {}, "name": "aiflow wake-up"}]
+    macros: ClassVar = [triggering_events_macro]
+    fastapi_root_middlewares: ClassVar = [
+        {"middleware": WakeMiddleware, "args": [], "kwargs": {}, "name": "aiflow wake-up"}
+    ]
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
@@ -40,7 +42,7 @@ def choose_runner() -> None:
     def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:
         return object.__new__(_runner_class() if cls is SchedulerJobRunner else cls)
 
-    SchedulerJobRunner.__new__ = __new__  # type: ignore[method-assign,assignment]
+    SchedulerJobRunner.__new__ = __new__  # type: ignore[method-assign]
 
 
 def _runner_class() -> type:

@@ -23,8 +23,8 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
-from aiflow_ext.errors import Error
 from aiflow_ext._event import Event
+from aiflow_ext.errors import Error
 from aiflow_ext.provider import apply, dagruns, status, stop
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
@@ -132,7 +132,7 @@ class _Transaction:
     def _first_offset(self) -> int:
         """A new consumer begins at the log's end: what was published before has nobody waiting for it."""
         head = self.r._log.head()
-        insert_ignore = "INSERT INTO aiflow_consumer (name, \"offset\") VALUES (:n, :o) ON CONFLICT (name) DO NOTHING"
+        insert_ignore = 'INSERT INTO aiflow_consumer (name, "offset") VALUES (:n, :o) ON CONFLICT (name) DO NOTHING'
         self.session.execute(text(insert_ignore), {"n": CONSUMER, "o": head})
         self.session.commit()
         return head
@@ -291,7 +291,7 @@ class _Transaction:
 
     def _stop(self, run: Run, task: TaskState, ti: Try | None, rule: dict[str, Any]) -> str:
         task.pending.clear()
-        if ti is None or ti.state in apply.ENDED:
+        if ti is None or apply.ended(ti):
             return ti.state if ti else ""
         state = rule.get("state") or "success"
         if ti.state == "running" or task.stopping is not None:

@@ -27,8 +27,8 @@ from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.preload import preload
 from aiflow_ext.provider.react import Reaction, Reactor
-from aiflow_ext.provider.state import Key
-from aiflow_ext.provider.wake import Waker, Wake
+from aiflow_ext.provider.state import ENDED, Key
+from aiflow_ext.provider.wake import Wake, Waker
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                 table.c.dag_id == dag_run.dag_id,
                 table.c.run_id == dag_run.run_id,
                 table.c.pending != "[]",
-                TI.state.in_(apply.ENDED),
+                TI.state.in_(ENDED),
             )
             .limit(1)
         )

@@ -194,7 +194,8 @@ def _run(row: Any, rules: DagRules, stored: Any, offset: int) -> Run:
             stored_seen=stored.seen,
         )
     conf = row.conf if isinstance(row.conf, dict) else {}
-    ours = conf.get("aiflow") if isinstance(conf.get("aiflow"), dict) else {}
+    found = conf.get("aiflow")
+    ours: dict[str, Any] = found if isinstance(found, dict) else {}
     return Run(
         row.dag_id,
         row.run_id,
@@ -227,9 +228,7 @@ def _load_tries(session: Session, runs: dict[Key, Run]) -> None:
         for row in rows:
             state = str(getattr(row.state, "value", row.state) or "")
             parked = state == TaskInstanceState.DEFERRED.value and row.next_method == RESUME_METHOD
-            made = Try(
-                row.id, row.task_id, row.map_index, state, row.try_number, parked, row.pid, row.hostname or ""
-            )
+            made = Try(row.id, row.task_id, row.map_index, state, row.try_number, parked, row.pid, row.hostname or "")
             runs[dag_id, row.run_id].tries[made.name] = made
 
 

@@ -77,10 +77,9 @@ def path(before: str, now: str, *, ran: bool) -> list[str]:
     """
     if now not in STATES or now == before:
         return []
+    steps: tuple[str, ...] = _STEPS if now in _AFTER_RUNNING and ran else ()
     if now in _STEPS:
         steps = _STEPS[: _STEPS.index(now)]
-    else:
-        steps = _STEPS if now in _AFTER_RUNNING and ran else ()
     done = _STEPS.index(before) + 1 if before in _STEPS else 0
     return [*steps[done:], now]
 

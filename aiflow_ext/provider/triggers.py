@@ -46,7 +46,7 @@ class EventTrigger(BaseTrigger):
         sub = await asyncio.to_thread(_core.Subscription, uri, patterns or [("-", "-", "-", "-")], None, False, 30_000)
         try:
             state = core.start(sub.cursor, _now_ms())
-            seen = {}
+            seen: dict[int, Any] = {}
             while True:
                 events, _ = await asyncio.to_thread(sub.next, 500)
                 seen |= {event.offset: event for event in events}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from airflows import ROOT
 from demo import VERSIONS, Story
+from rest import Rest
 
 from aiflow_ext import Event
 
@@ -45,10 +46,24 @@ def test_a_question_without_an_answer_is_missing() -> None:
     assert story.answers[3]["ms"] == 4
 
 
-def test_demo(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "examples" / "demo.py", "--home", tmp_path / "home", "--speed", "60"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Every event had its reaction, once." in done.stdout
-    assert len(re.findall(r"MODEL_GENERATED \d +evaluate", done.stdout)) == VERSIONS
-    assert len(re.findall(r"stream.end +(train|serve) stopped", done.stdout)) == 2
+def run_demo(home: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "examples" / "demo.py", "--home", home, *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def test_demo_then_down(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = run_demo(home, "--keep", "--speed", "60")
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Every event had its reaction, once." in done.stdout
+        assert len(re.findall(r"MODEL_GENERATED \d +evaluate", done.stdout)) == VERSIONS
+        assert len(re.findall(r"stream.end +(train|serve) stopped", done.stdout)) == 2
+        login = re.search(r"Airflow runs: (\S+)   user (\S+)   password (\S+)", done.stdout)
+        assert login
+        states = [run["state"] for run in Rest(*login.groups()).runs("online_learning")]
+        assert states == ["success"]
+    finally:
+        ended = run_demo(home, "down")
+    assert ended.stdout == "ended: api-server, dag-processor, scheduler\n"
+    assert run_demo(home, "down").stdout == "nothing was running\n"

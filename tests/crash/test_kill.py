@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,12 @@ POINTS = (
 
 
 @pytest.fixture(scope="module", params=DATABASES)
-def airflow(request: pytest.FixtureRequest, deploy: Deploy) -> Iterator[Deployment]:
+def airflow(request: pytest.FixtureRequest, deploy: Deploy) -> Deployment:
     made: Deployment = deploy(request.param, DAGS, event_mode=True)
     for dag_id in ("counted", "born"):
         made.wait_for_dag(dag_id)
         made.rest.unpause(dag_id)
-    yield made
+    return made
 
 
 def starts(airflow: Deployment, run_id: str) -> list[list[int]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow import settings
 from alembic import context
 
 from aiflow_ext.provider.db.manager import AiflowDBManager
 
-OPTIONS = {"target_metadata": AiflowDBManager.metadata, "version_table": AiflowDBManager.version_table_name}
+OPTIONS: dict[str, Any] = {
+    "target_metadata": AiflowDBManager.metadata,
+    "version_table": AiflowDBManager.version_table_name,
+}
 
 
 def _run() -> None:

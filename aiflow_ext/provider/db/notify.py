@@ -22,7 +22,8 @@ _TRIGGERS = {  # name: (table, when it fires, function)
     "aiflow_ti_resumed": (
         "task_instance",
         "AFTER UPDATE OF state ON {} FOR EACH ROW"
-        " WHEN (OLD.state IN ('deferred', 'awaiting_input') AND NEW.state = 'scheduled' AND OLD.trigger_id IS NOT NULL)",
+        " WHEN (OLD.state IN ('deferred', 'awaiting_input') AND NEW.state = 'scheduled'"
+        " AND OLD.trigger_id IS NOT NULL)",
         FULL,
     ),
     "aiflow_ti_running": (
