@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -20,8 +20,8 @@ class AiflowPlugin(AirflowPlugin):
     """Chooses the scheduler's runner, wakes it from the API server, and adds a macro."""
 
     name = "aiflow"
-    macros: ClassVar = [triggering_events_macro]
-    fastapi_root_middlewares: ClassVar = [
+    macros = [triggering_events_macro]  # noqa: RUF012  (as the base class has it)
+    fastapi_root_middlewares = [  # noqa: RUF012
         {"middleware": WakeMiddleware, "args": [], "kwargs": {}, "name": "aiflow wake-up"}
     ]
 
