@@ -1,0 +1,73 @@
+"""Real brokers for the tests: in this process, or one of their own that can be killed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aiflow_ext import EventClient, EventLog, _core
+
+
+@pytest.fixture
+def mem_log():
+    with EventLog("mem:") as log:
+        yield log
+
+
+@pytest.fixture
+def broker(tmp_path):
+    with _core.Broker(f"ipc://{tmp_path}/broker", f"sqlite:{tmp_path}/events.db") as broker:
+        broker.start()
+        yield broker
+
+
+@pytest.fixture
+def client(broker):
+    with EventClient(broker.uri) as client:
+        yield client
+
+
+class BrokerProcess:
+    """`aiflow broker` as a process: started, killed, started again at the same address over the same log."""
+
+    def __init__(self, folder):
+        self.uri = f"ipc://{folder}/b"
+        self.log = f"sqlite:{folder}/events.db"
+        self.process = None
+
+    def start(self):
+        command = [sys.executable, "-m", "aiflow_ext.cli", "broker", "--bind", self.uri, "--log", self.log]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        said = self.process.stderr.readline()
+        assert said.startswith("aiflow broker: serving"), said + self.process.stderr.read()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def broker_process(tmp_path):
+    process = BrokerProcess(tmp_path)
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def in_child():
+    """Run a function in a forked child; return its exit code, 0 when it returned True."""
+
+    def run(function):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = 0 if function() is True else 2
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    return run

@@ -1,0 +1,126 @@
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from aiflow_ext import Event, EventClient, _core
+from aiflow_ext.errors import ClosedError, ConflictError
+
+
+def broker_at(uri, log="mem:"):
+    return _core.Broker(uri, log)
+
+
+def test_a_port_is_picked_and_told():
+    with broker_at("tcp://127.0.0.1:0") as broker:
+        broker.start()
+        assert not broker.uri.endswith(":0")
+        with EventClient(broker.uri) as client:
+            assert client.publish(Event("a")) == 1
+
+
+def test_stop_gives_the_address_and_the_log_back(tmp_path):
+    for offset in (1, 2, 3):
+        with broker_at(f"ipc://{tmp_path}/b", f"sqlite:{tmp_path}/log.db") as broker:
+            broker.start()
+            with EventClient(broker.uri) as client:
+                assert client.publish(Event("a")) == offset
+
+
+def test_an_address_is_served_once(broker):
+    with pytest.raises(ConflictError, match="broker"):
+        broker_at(broker.uri)
+    with EventClient(broker.uri) as client:
+        assert client.publish(Event("the first one serves on")) == 1
+
+
+def test_the_socket_is_the_users_own(broker, tmp_path):
+    assert (tmp_path / "broker").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("uri", "log", "text"),
+    [
+        ("tcp://0.0.0.0:0", "mem:", "0.0.0.0"),
+        ("tcp://127.0.0.1:70000", "mem:", "70000"),
+        ("http://127.0.0.1", "mem:", "http://127.0.0.1"),
+        ("tcp://127.0.0.1:0", "nosuch:", "no such kind of log: .nosuch."),
+    ],
+)
+def test_a_bad_address_or_log_is_refused(uri, log, text):
+    with pytest.raises(ValueError, match=text):
+        broker_at(uri, log)
+
+
+def test_start_twice_and_stop_twice(tmp_path):
+    broker = broker_at(f"ipc://{tmp_path}/b")
+    broker.start()
+    with pytest.raises(RuntimeError, match="started already"):
+        broker.start()
+    broker.stop()
+    broker.stop()
+    with pytest.raises(ClosedError, match="this Broker is closed"):
+        broker.start()
+
+
+def test_what_was_never_started_can_be_stopped_or_forgotten(tmp_path):
+    broker_at(f"ipc://{tmp_path}/a").stop()
+    broker = broker_at(f"ipc://{tmp_path}/a")
+    del broker
+    broker_at(f"ipc://{tmp_path}/a").stop()
+
+
+def test_one_that_is_forgotten_while_it_serves_ends(tmp_path):
+    broker = broker_at(f"ipc://{tmp_path}/a")
+    broker.start()
+    del broker
+    with broker_at(f"ipc://{tmp_path}/a") as broker:
+        assert broker.error() is None
+
+
+def test_stats_count_and_outlive_it(broker, client):
+    with client.subscribe(after=0) as events:
+        assert broker.stats()["subscribers"] == 1
+        client.publish_many(Event("a") for _ in range(10))
+        got = []
+        while len(got) < 10:
+            got += events.poll(5)
+    broker.stop()
+    stats = broker.stats()
+    assert stats.keys() == {"appended", "pushed", "turns", "rejected", "retries", "subscribers"}
+    assert (stats["appended"], stats["pushed"], stats["rejected"]) == (10, 10, 0)
+    assert broker.error() is None
+    assert broker.uri.startswith("ipc://")
+
+
+def test_its_thread_takes_no_signals(broker, client):
+    """All are blocked in it, so they reach Python's main thread, and a broken pipe reaches nobody."""
+    blocked = {}
+    for task in Path("/proc/self/task").iterdir():
+        status = dict(line.split(":\t") for line in (task / "status").read_text().splitlines() if ":\t" in line)
+        blocked[int(task.name)] = int(status["SigBlk"], 16)
+    wanted = sum(1 << (s - 1) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE))
+    python = {t.native_id for t in threading.enumerate()}
+    others = {tid: mask for tid, mask in blocked.items() if tid not in python}
+    assert others
+    assert all(mask & wanted == wanted for mask in others.values())
+
+
+def test_many_publishers_share_its_transactions(broker):
+    def work(name):
+        with EventClient(broker.uri) as client:
+            for i in range(25):
+                client.publish(Event(name, str(i)))
+
+    threads = [threading.Thread(target=work, args=(f"t{n}",)) for n in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    with EventClient(broker.uri) as client:
+        events = client.list()
+    assert [e.offset for e in events] == list(range(1, 101))
+    for n in range(4):
+        assert [e.value for e in events if e.key == f"t{n}"] == [str(i) for i in range(25)]
+    assert broker.stats()["turns"] <= 100

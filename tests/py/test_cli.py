@@ -1,0 +1,179 @@
+import importlib.metadata
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from aiflow_ext import Event, EventClient, cli
+
+ODD = Event("k", 'é"\\\n\x07\x7f\x85\u2028 𝄞 - [', "T", None, "default", "me")
+
+
+@pytest.fixture
+def aiflow(broker, monkeypatch, capsys):
+    """Run a command in this process; return exit code, output and errors."""
+    monkeypatch.setenv("AIFLOW_BROKER", broker.uri)
+
+    def run(*argv):
+        try:
+            code = cli.main(argv)
+        except SystemExit as e:
+            code = e.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def command(*argv, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-m", "aiflow_ext.cli", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def test_send_says_the_offset(aiflow, client):
+    fields = ("--type", "T", "--namespace", "n", "--sender", "me", "--context", "c")
+    assert aiflow("events", "send", "k", "v", *fields) == (0, "1\n", "")
+    assert aiflow("events", "send", "k") == (0, "2\n", "")
+    assert [e[:6] for e in client.list(namespace="*")] == [
+        ("k", "v", "T", "c", "n", "me"),
+        ("k", "", "UNDEFINED", None, "default", ""),
+    ]
+
+
+def test_a_dash_reads_standard_input(broker, client):
+    argv = [sys.executable, "-m", "aiflow_ext.cli", "events", "send", "k", "-", "--uri", broker.uri]
+    out = subprocess.run(argv, input="a\nb", capture_output=True, text=True)
+    assert (out.returncode, out.stdout, out.stderr) == (0, "1\n", "")
+    assert client.list()[0].value == "a\nb"
+
+
+def test_list_as_json_and_yaml_is_the_events(aiflow, client):
+    client.publish_many([ODD, Event("x")])
+    events = [e._asdict() for e in client.list()]
+    assert json.loads(aiflow("events", "list", "-o", "json")[1]) == events
+    assert yaml.safe_load(aiflow("events", "list", "-o", "yaml")[1]) == events
+
+
+def test_lists_of_nothing(aiflow):
+    assert aiflow("events", "list", "-o", "json") == (0, "[]\n", "")
+    assert aiflow("events", "list", "-o", "yaml") == (0, "[]\n", "")
+    assert aiflow("events", "list")[1].split() == list(cli.COLUMNS)
+
+
+def test_list_as_a_table_is_one_line_an_event(aiflow, client):
+    client.publish_many([ODD, Event("k" * 100)])
+    lines = aiflow("events", "list")[1].splitlines()
+    assert [line.split()[0] for line in lines] == ["offset", "1", "2"]
+    assert "\\n\\x07\\x7f\\x85\\u2028" in lines[1]
+    assert lines[2].split()[4] == "k" * 59 + "…"
+
+
+def test_filters(aiflow, client):
+    client.publish_many(Event(k, type=t, sender=s) for k in ("a", "ab") for t in ("T", "U") for s in ("me", "you"))
+    client.publish(Event("a", namespace="other"))
+
+    def offsets(*argv):
+        return [e["offset"] for e in json.loads(aiflow("events", "list", "-o", "json", *argv)[1])]
+
+    assert offsets("--key", "a", "--type", "U") == [3, 4]
+    assert offsets("--key", "a*", "--sender", "you", "--after", "4") == [6, 8]
+    assert offsets("--namespace", "*", "--limit", "2", "--after", "7") == [8, 9]
+    assert aiflow("events", "count", "--namespace", "*", "--key", "a") == (0, "5\n", "")
+    assert aiflow("events", "count", "--after", "6") == (0, "2\n", "")
+
+
+@pytest.mark.parametrize("output", ["table", "json", "yaml"])
+def test_listen_streams_and_ctrl_c_is_a_clean_end(broker, client, output):
+    client.publish(Event("old"))
+    with command("events", "listen", "--uri", broker.uri, "--after", "0", "-o", output) as process:
+        assert process.stderr.readline() == f"listening to {broker.uri}\n"
+        client.publish(ODD)
+        n = 1 if output != "yaml" else 8
+        text = ["".join(process.stdout.readline() for _ in range(n)) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, "", "")
+    if output == "json":
+        assert [json.loads(t)["value"] for t in text] == ["", ODD.value]
+    elif output == "yaml":
+        assert [yaml.safe_load(t)[0]["value"] for t in text] == ["", ODD.value]
+    else:
+        assert [t.split()[0] for t in text] == ["1", "2"]
+
+
+def test_a_closed_pipe_ends_it_quietly(broker, client):
+    client.publish_many([Event("k", "v" * 100)] * 5000)
+    with command("events", "list", "--uri", broker.uri, "-o", "yaml") as process:
+        assert process.stdout.readline() == '- key: "k"\n'
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "text"),
+    [
+        (("events", "send", ""), 1, "aiflow: .*key"),
+        (("events", "list", "--key", ""), 1, "aiflow: .*key"),
+        (("events", "count", "--uri", "ftp://x"), 1, "aiflow: a broker is at ipc://PATH or tcp://HOST:PORT, not"),
+        (("events", "count", "--uri", "ipc:///nobody", "--timeout", "0.01"), 1, "aiflow: no answer from ipc:///nobody"),
+        (("broker", "--bind", "tcp://0.0.0.0:1", "--log", "mem:"), 1, "aiflow: .*0.0.0.0"),
+        (("broker", "--bind", "tcp://127.0.0.1:0"), 2, "aiflow: which log. --log sqlite:PATH"),
+    ],
+)
+def test_errors_are_one_line(aiflow, argv, code, text, monkeypatch):
+    monkeypatch.delenv("AIFLOW_LOG", raising=False)
+    got, out, err = aiflow(*argv)
+    assert (got, out, err.count("\n")) == (code, "", 1)
+    assert re.match(text, err)
+
+
+@pytest.mark.parametrize("argv", [(), ("events",), ("evnts",), ("events", "send"), ("events", "list", "-o", "xml")])
+def test_wrong_usage_is_exit_code_2(aiflow, argv):
+    code, out, err = aiflow(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: aiflow")
+
+
+@pytest.mark.parametrize("c", cli.COMMANDS, ids=lambda c: c.name)
+def test_help_has_an_example(aiflow, c):
+    code, out, _ = aiflow(*c.name.split(), "--help")
+    assert code == 0
+    assert not c.args or f"example: aiflow {c.name} " in out.replace("\n", " ")
+
+
+def test_version(aiflow):
+    assert aiflow("version")[1].strip() == importlib.metadata.version("aiflow-ext")
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_the_broker_serves_until_it_is_told_to_end(tmp_path, end):
+    env = {**os.environ, "AIFLOW_LOG": f"sqlite:{tmp_path}/log.db"}
+    uri = f"ipc://{tmp_path}/new/folder/b"
+    with command("broker", "--bind", uri, env=env) as process:
+        assert process.stderr.readline() == f"aiflow broker: serving {uri}, log sqlite:{tmp_path}/log.db\n"
+        with EventClient(uri) as client:
+            client.publish(Event("a"))
+        process.send_signal(end)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "")
+    assert err.startswith("aiflow broker: stopped; 1 appended, ")
+    assert (tmp_path / "new/folder").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_broker_at_the_address_says_so(broker, tmp_path):
+    with command("broker", "--bind", broker.uri, "--log", "mem:") as process:
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err.count("\n")) == (1, "", 1)
+    assert broker.uri.removeprefix("ipc://") in err

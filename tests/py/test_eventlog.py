@@ -1,0 +1,212 @@
+import threading
+import time
+
+import pytest
+
+from aiflow_ext import Event, EventLog, _core
+from aiflow_ext.errors import ClosedError, StoreError
+
+EVERY_FIELD = Event("clé", "1\n2", "T", "run 7", "ns", "me")
+
+
+def append(log, *events, sequence=1):
+    return log.append(events, "p", sequence)
+
+
+def test_offsets_count_from_one(mem_log):
+    assert append(mem_log, Event("a"), Event("b")) == [1, 2]
+    assert mem_log.head() == 2
+
+
+def test_what_is_read_is_what_was_appended(mem_log):
+    before = time.time_ns() // 1_000_000
+    append(mem_log, EVERY_FIELD)
+    (event,) = mem_log.read(0)
+    assert type(event) is Event
+    assert event == EVERY_FIELD._replace(offset=1, create_time=event.create_time)
+    assert before <= event.create_time <= time.time_ns() // 1_000_000
+
+
+def test_none_is_filled_in(mem_log):
+    mem_log.append([Event("a")], "p", 1, create_time=42)
+    assert mem_log.read(0) == [Event("a", namespace="default", sender="", offset=1, create_time=42)]
+
+
+def test_texts_that_repeat_are_one_object_and_others_are_not_mixed_up(mem_log):
+    given = [Event("k", str(i), f"t{i // 2}", None, f"n{i // 3}", f"s{i // 5}") for i in range(12)]
+    append(mem_log, *given)
+    read = mem_log.read(0)
+    assert [e[:6] for e in read] == [e[:6] for e in given]
+    assert read[0].type is read[1].type
+    assert read[0].namespace is read[2].namespace
+
+
+def test_a_second_append_of_the_same_is_not_a_second_event(mem_log):
+    assert append(mem_log, Event("a"), Event("b"), sequence=1) == [1, 2]
+    assert append(mem_log, Event("b"), Event("c"), sequence=2) == [2, 3]
+    assert mem_log.count() == 3
+
+
+def test_read_pages_and_filters(mem_log):
+    append(mem_log, *(Event("ab"[i % 2], str(i), sender="x") for i in range(10)))
+    assert [e.value for e in mem_log.read(2, 3)] == ["2", "3", "4"]
+    assert [e.value for e in mem_log.read(after=4, max=2, pattern=("*", "b", "*", "x"))] == ["5", "7"]
+    assert mem_log.count(after=4, pattern=("default", "a*", "*", "*")) == 3
+    assert mem_log.read(10) == []
+
+
+def test_a_log_is_found_again(tmp_path):
+    uri = f"sqlite:{tmp_path}/log.db"
+    with EventLog(uri) as log:
+        append(log, EVERY_FIELD)
+    with EventLog(uri) as log:
+        assert log.read(0)[0][:6] == EVERY_FIELD[:6]
+
+
+@pytest.mark.parametrize(
+    ("events", "error", "text"),
+    [
+        ([Event("")], ValueError, "key"),
+        ([Event("k" * 1025)], ValueError, "key.*1025"),
+        ([Event("a\0b")], ValueError, "key.*NUL"),
+        ([Event("k", "x" * (2**20 + 1))], ValueError, "value.*1048577"),
+        ([Event("k", "é" * 2**19 + "x")], ValueError, "value.*1048577"),
+        ([Event("k", type="")], ValueError, "type"),
+        ([Event("k", namespace="n" * 256)], ValueError, "namespace.*256"),
+        ([Event("k", context="c" * 1025)], ValueError, "context.*1025"),
+        ([Event("good"), Event("k", sender="s" * 256)], ValueError, "sender.*256"),
+        ([Event("\ud800")], UnicodeEncodeError, "surrogates"),
+        ([Event(3)], TypeError, "event key must be str, not int"),
+        ([Event("k", b"bytes")], TypeError, "event value must be str, not bytes"),
+        ([Event("k", type=None)], TypeError, "event type must be str, not NoneType"),
+        (["k"], TypeError, r'expected an Event, not str: Event\("key", "value"\)'),
+        ([("k", "v")], TypeError, "expected an Event, not tuple"),
+        ([Event("k", offset=-1)], ValueError, "event offset must be from 0 to 9223372036854775807, not -1"),
+        ([Event("k", offset="1")], TypeError, "event offset must be int, not str"),
+        (7, TypeError, "not iterable"),
+        ([Event("k")] * 10_001, ValueError, "10001 events in one call, at most 10000"),
+    ],
+)
+def test_a_bad_event_is_named_and_nothing_is_appended(mem_log, events, error, text):
+    with pytest.raises(error, match=text):
+        mem_log.append(events, "p", 1)
+    assert mem_log.head() == 0
+
+
+def test_events_at_their_limits_go_in(mem_log):
+    big = Event("k" * 1024, "x" * 2**20, "t" * 255, "c" * 1024, "n" * 255, "s" * 255)
+    append(mem_log, big)
+    assert mem_log.read(0)[0][:6] == big[:6]
+    assert len(append(mem_log, *[Event("k")] * 10_000, sequence=2)) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "text"),
+    [
+        ((), {}, r"append\(\) needs the argument 'events'"),
+        (([], "p"), {}, r"append\(\) needs the argument 'sequence'"),
+        (([], "p", 1, None, 5), {}, r"append\(\) takes at most 4 arguments, not 5"),
+        (([], "p", 1), {"events": []}, r"append\(\) got a second argument 'events'"),
+        (([], "p", 1), {"when": 1}, r"append\(\) got an unexpected argument 'when'"),
+        (([], 1, 1), {}, "producer must be str, not int"),
+        (([], "p", 1.5), {}, "sequence must be int, not float"),
+        (([], "p", 1, "now"), {}, "create_time must be int, not str"),
+    ],
+)
+def test_wrong_arguments(mem_log, args, kwargs, text):
+    with pytest.raises(TypeError, match=text):
+        mem_log.append(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda log: log.read(-1), ValueError, "after must be from 0"),
+        (lambda log: log.read(2**63), ValueError, "after must be from 0 .* not 9223372036854775808"),
+        (lambda log: log.read(0, -1), ValueError, "max must be from 0"),
+        (lambda log: log.read(0, 1, ("a", "b", "c")), TypeError, "a pattern is a tuple .namespace, key, type, sender."),
+        (lambda log: log.read(0, 1, ("a", "b", "c", 4)), TypeError, "pattern sender must be str, not int"),
+        (lambda log: log.count(0, ("*", "", "*", "*")), ValueError, "key"),
+        (lambda log: EventLog("mem:\0"), ValueError, "null character"),
+        (lambda log: EventLog("file:x"), ValueError, "no such kind of log: .file.; there are mem:"),
+        (lambda log: EventLog("sqlite:/no/such/folder/log.db"), StoreError, "/no/such/folder"),
+        (lambda log: EventLog(), TypeError, "missing required argument 'uri'"),
+    ],
+)
+def test_other_bad_input(mem_log, call, error, text):
+    with pytest.raises(error, match=text):
+        call(mem_log)
+
+
+def test_closed_is_closed(mem_log):
+    mem_log.close()
+    mem_log.close()
+    for call in (mem_log.head, mem_log.count, lambda: mem_log.read(0), lambda: append(mem_log, Event("a"))):
+        with pytest.raises(ClosedError, match="this EventLog is closed"):
+            call()
+
+
+def test_threads_share_a_log(tmp_path):
+    def work(name):
+        for i in range(50):
+            log.append([Event(name, str(i))], name, i + 1)
+
+    with EventLog(f"sqlite:{tmp_path}/log.db") as log:
+        threads = [threading.Thread(target=work, args=(f"t{n}",)) for n in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        events = log.read(0)
+    assert [e.offset for e in events] == list(range(1, 201))
+    for n in range(4):
+        assert [e.value for e in events if e.key == f"t{n}"] == [str(i) for i in range(50)]
+
+
+def test_close_while_other_threads_are_inside(tmp_path):
+    """Their calls end, with a result or with ClosedError; the last one out frees."""
+    log = EventLog(f"sqlite:{tmp_path}/log.db")
+    ended = []
+    first = threading.Barrier(5)
+
+    def work(n):
+        log.append([Event("a")], str(n), 1)
+        first.wait()
+        try:
+            for i in range(2, 100_000):
+                log.append([Event("a")], str(n), i)
+        except ClosedError:
+            ended.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for t in threads:
+        t.start()
+    first.wait()
+    log.close()
+    for t in threads:
+        t.join()
+    assert sorted(ended) == [0, 1, 2, 3]
+
+
+def test_events_cannot_be_pulled_from_under_a_call(mem_log):
+    """The list is emptied by its own iterator; what is appended was taken before."""
+    events = [Event(f"key {i}", "v" * 100) for i in range(100)]
+
+    class Emptying(list):
+        def __iter__(self):
+            yield from self[:]
+            self.clear()
+
+    given = Emptying(events)
+    events.clear()
+    assert len(mem_log.append(given, "p", 1)) == 100
+    assert given == []
+    assert {len(e.value) for e in mem_log.read(0)} == {100}
+
+
+def test_the_types_are_final_and_cannot_be_made_without_opening():
+    for kind in (_core.EventLog, _core.Broker, _core.Client, _core.Subscription, _core.Match, _core.Rules, _core.Watch):
+        with pytest.raises(TypeError, match="not an acceptable base type"):
+            type("Sub", (kind,), {})
+        with pytest.raises(TypeError, match=r"object.__new__|is not safe"):
+            object.__new__(kind)

@@ -1,0 +1,68 @@
+"""kill -9, of the broker while clients wait and of a publisher: nothing acknowledged is lost or there twice."""
+
+import subprocess
+import sys
+import threading
+
+from aiflow_ext import Event, EventClient, EventLog
+
+PUBLISHERS, EACH, KILLS = 3, 40, 3
+TOTAL = PUBLISHERS * EACH
+PHASE = TOTAL // (KILLS + 1)
+
+
+def publish_all(uri, name, offsets, permits):
+    with EventClient(uri) as client:
+        for i in range(EACH):
+            permits.acquire()
+            offsets[name, str(i)] = client.publish(Event(name, str(i)), timeout=60)
+
+
+def listen(subscription, got):
+    with subscription:
+        while len(got) < TOTAL:
+            got.append(next(subscription))
+
+
+def test_the_broker_is_killed_while_clients_publish_and_listen(broker_process):
+    """In each phase half of the events are there when it is killed, and more are published while it is away."""
+    uri, offsets, got, permits = broker_process.uri, {}, [], threading.Semaphore(0)
+    with EventClient(uri) as client:
+        threads = [threading.Thread(target=listen, args=(client.subscribe(), got))]
+        for n in range(PUBLISHERS):
+            threads.append(threading.Thread(target=publish_all, args=(uri, f"p{n}", offsets, permits)))
+        for t in threads:
+            t.start()
+        for kill in range(KILLS):
+            permits.release(PHASE)
+            while len(got) < kill * PHASE + PHASE // 2:
+                threads[0].join(0.001)
+            broker_process.kill()
+            broker_process.start()
+        permits.release(TOTAL - KILLS * PHASE)
+        for t in threads:
+            t.join()
+        assert client.count() == TOTAL
+    assert {(e.key, e.value): e.offset for e in got} == offsets
+    assert [e.offset for e in got] == list(range(1, TOTAL + 1))
+
+
+def test_a_killed_publisher_leaves_what_was_acknowledged(broker_process):
+    program = f"""if True:
+        from aiflow_ext import Event, EventClient
+        client = EventClient("{broker_process.uri}")
+        i = 0
+        while True:
+            print(client.publish(Event("k", str(i))), flush=True)
+            i += 1
+    """
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        told = [int(process.stdout.readline()) for _ in range(50)]
+        process.kill()
+        told += map(int, process.stdout)
+    broker_process.kill()
+    with EventLog(broker_process.log) as log:
+        events = log.read(0, 1_000_000)
+    assert told == list(range(1, len(told) + 1))
+    assert [e.value for e in events] == list(map(str, range(len(events))))
+    assert len(told) <= len(events) <= len(told) + 1

@@ -1,0 +1,126 @@
+"""Importing costs nothing; the public names are where they should be."""
+
+import ast
+import importlib.metadata
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aiflow_ext
+from aiflow_ext import Event, _core, address, errors
+
+
+def run(program, **env):
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ, **env}
+    )
+    return out.stdout.strip()
+
+
+def test_importing_loads_and_opens_nothing():
+    program = """if True:
+        import os, sys
+        before = set(sys.modules), os.listdir("/proc/self/fd"), os.listdir("/proc/self/task")
+        os.environ.clear()
+        import aiflow_ext
+        assert before[1:] == (os.listdir("/proc/self/fd"), os.listdir("/proc/self/task"))
+        print(sorted(m for m in set(sys.modules) - before[0] if m.startswith(("aiflow", "airflow"))))
+    """
+    assert run(program) == "['aiflow_ext']"
+
+
+def test_events_need_no_airflow():
+    program = """if True:
+        import sys
+        from aiflow_ext import Event, EventClient, EventLog
+        print(sorted(m for m in sys.modules if m.split(".")[0] in ("airflow", "sqlalchemy", "pydantic")))
+    """
+    assert run(program) == "[]"
+
+
+def test_the_lazy_names_are_the_typed_ones():
+    tree = ast.parse(Path(aiflow_ext.__file__).read_text())
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert imports == aiflow_ext._HOME
+    assert set(imports) <= set(dir(aiflow_ext))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'aiflow_ext' has no attribute 'evnt'"):
+        _ = aiflow_ext.evnt
+
+
+def test_event_is_the_function_whatever_is_imported_first():
+    program = "import aiflow_ext._core, aiflow_ext.events; from aiflow_ext import event; print(callable(event))"
+    assert run(program) == "True"
+
+
+def test_events_and_errors_are_pickled():
+    event = Event("k", "v", offset=7)
+    assert pickle.loads(pickle.dumps(event)) == event
+    error = pickle.loads(pickle.dumps(errors.StoreError("gone", "57P01")))
+    assert (str(error), error.sqlstate) == ("gone", "57P01")
+
+
+def test_errors_have_one_base():
+    named = [v for v in vars(errors).values() if isinstance(v, type)]
+    assert len(named) == 7
+    assert all(issubclass(v, errors.Error) for v in named)
+
+
+def test_limits_are_told():
+    assert (_core.KEY_MAX, _core.VALUE_MAX, _core.BATCH_MAX, _core.PATTERNS_MAX) == (1024, 2**20, 10_000, 64)
+
+
+@pytest.mark.parametrize(
+    ("env", "uri"),
+    [
+        ({"AIFLOW_BROKER": "tcp://127.0.0.1:7"}, "tcp://127.0.0.1:7"),
+        ({"AIFLOW_BROKER": " ipc:///x ", "AIFLOW__AIFLOW__BROKER": "ipc:///y"}, "ipc:///x"),
+        ({"AIFLOW__AIFLOW__BROKER": "ipc:///y", "AIRFLOW_HOME": "/z"}, "ipc:///y"),
+        ({"AIFLOW__AIFLOW__BROKER": "embedded", "AIRFLOW_HOME": "/z"}, "ipc:///z/aiflow/broker.sock"),
+        ({"AIRFLOW_HOME": "~/a", "HOME": "/h"}, "ipc:///h/a/aiflow/broker.sock"),
+        ({"AIRFLOW_HOME": "$BASE/a", "BASE": "/b"}, "ipc:///b/a/aiflow/broker.sock"),
+        ({"AIRFLOW_HOME": "", "HOME": "/h"}, "ipc:///h/airflow/aiflow/broker.sock"),
+    ],
+)
+def test_where_the_broker_is(monkeypatch, env, uri):
+    for name in ("AIFLOW_BROKER", "AIFLOW__AIFLOW__BROKER", "AIRFLOW_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert address.broker_uri() == uri
+
+
+def test_a_path_too_long_for_a_socket():
+    assert address.check_uri("ipc://" + "x" * 107)
+    with pytest.raises(ValueError, match="has 108 bytes, and a socket's may have 107: set AIFLOW_BROKER to a shorter"):
+        address.check_uri("ipc://" + "x" * 108)
+
+
+@pytest.mark.parametrize("uri", ["", "ipc://", "tcp:", "http://host", "/a/path"])
+def test_not_an_address(uri):
+    with pytest.raises(ValueError, match="a broker is at ipc://PATH or tcp://HOST:PORT, not"):
+        aiflow_ext.EventClient(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:/a/b.db", "sqlite:/a/b.db"),
+        ("postgresql://me:secret@host:1/db?sslpassword=secret", "postgresql://host:1/db"),
+        ("postgresql://host/db?password=secret", "postgresql://host/db"),
+        ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1"),
+    ],
+)
+def test_shown_without_secrets(uri, shown):
+    assert address.safe_uri(uri) == shown
+
+
+def test_the_installed_version_is_a_version():
+    assert importlib.metadata.version("aiflow-ext")[0].isdigit()

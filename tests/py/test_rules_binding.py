@@ -1,0 +1,135 @@
+"""Match and Rules as Python objects; what they decide is tested in C and in test_rules.py."""
+
+import pytest
+
+from aiflow_ext import Event, _core
+from aiflow_ext.errors import CorruptError
+
+ANY = ("*", "*", "*", "*")
+
+
+def on(key="k", value=None, *, repeated=False, count=1, within_ms=0, own_run=False):
+    return ("event", "default", key, "*", "*", value, repeated, count, within_ms, own_run)
+
+
+def at(offset, key="k", value=""):
+    return Event(key, value, namespace="default", sender="", offset=offset, create_time=offset)
+
+
+def test_match_finds_ids_once_and_ascending():
+    match = _core.Match()
+    match.add(ANY, 9)
+    match.add(("default", "a", "*", "*"), 2)
+    match.add(pattern=("default", "a*", "*", "*"), id=2)
+    match.add(("default", "b", "*", "*"), 1)
+    assert match.find(Event("a")) == [2, 9]
+    assert match.find(Event("a", namespace="other")) == [9]
+    match.remove(9)
+    assert match.find(Event("c")) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda m: m.add(None, 1), TypeError, "needs a pattern, not None"),
+        (lambda m: m.add(("a",), 1), TypeError, r"tuple \(namespace, key, type, sender\), not \('a',\)"),
+        (lambda m: m.add(("", "a", "*", "*"), 1), ValueError, "namespace"),
+        (lambda m: m.add(ANY, -1), ValueError, "id must be from 0"),
+        (lambda m: m.remove("x"), TypeError, "id must be int, not str"),
+        (lambda m: m.find(ANY), TypeError, "expected an Event, not tuple"),
+    ],
+)
+def test_match_refuses(call, error, text):
+    with pytest.raises(error, match=text):
+        call(_core.Match())
+
+
+def test_rules_feed_and_fire():
+    rules = _core.Rules([("start", [on("go")]), ("stop", [("any", 2), on("end"), on("k", "stop")])])
+    assert len(rules) == 2
+    state = rules.start(since=10, now_ms=0)
+    same, fired = rules.feed(state, at(10, "go"))
+    assert (same, fired) == (state, [])
+    state, fired = rules.feed(state, at(11, "go"))
+    assert fired == [(0, "start", [11])]
+    state, fired = rules.feed(state, at(12, "k", "stop"))
+    assert fired == [(1, "stop", [12])]
+
+
+def test_every_action_and_all():
+    rules = _core.Rules([(a, [("all", 2), on("a"), on("b")]) for a in ("none", "start", "restart", "stop")])
+    state = rules.start(0, 0)
+    state, fired = rules.feed(state, at(1, "a"))
+    assert fired == []
+    state, fired = rules.feed(state, at(2, "b"))
+    assert fired == [(i, a, [1, 2]) for i, a in enumerate(("none", "start", "restart", "stop"))]
+
+
+def test_count_within_and_own_run():
+    rules = _core.Rules([("start", [on("k", count=2, within_ms=10)]), ("stop", [on("s", own_run=True)])])
+    state = rules.start(0, 0)
+    for offset, expected in ((1, []), (20, []), (25, [(0, "start", [20, 25])])):
+        state, fired = rules.feed(state, at(offset))
+        assert fired == expected
+    state, fired = rules.feed(state, at(30, "s"))
+    assert fired == []
+    state, fired = rules.feed(state, at(31, "s"), own_run=True)
+    assert fired == [(1, "stop", [31])]
+
+
+def test_an_unchanged_state_is_the_same_object():
+    rules = _core.Rules([("start", [("every", 1000)])])
+    state = rules.start(0, 5)
+    assert rules.tick(state, 6)[0] is state
+
+
+def test_periods():
+    rules = _core.Rules([("start", [("every", 1000)])])
+    state = rules.start(0, 0)
+    assert rules.due(state) == 1000
+    state, fired = rules.tick(state, 3500)
+    assert fired == [(0, "start", [])]
+    assert rules.due(state) == 4000
+    assert _core.Rules([("start", [on()])]).due(_core.Rules([("start", [on()])]).start(0, 0)) is None
+
+
+def test_state_of_other_rules_is_refused():
+    state = _core.Rules([("start", [on("a")])]).start(0, 0)
+    other = _core.Rules([("start", [on("a")]), ("stop", [on("b")])])
+    with pytest.raises(CorruptError):
+        other.feed(state, at(1))
+    for bad in (b"", b"\xff" * 100, state[:-1], state + b"x"):
+        with pytest.raises(CorruptError):
+            _core.Rules([("start", [on("a")])]).due(bad)
+    with pytest.raises(TypeError, match="state must be bytes, not str"):
+        other.feed("state", at(1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "text"),
+    [
+        (7, TypeError, "not iterable"),
+        ([[]], TypeError, r"a rule is a tuple \(action, conditions\), not \[\]"),
+        ([("begin", [on()])], ValueError, 'an action is "start", "restart", "stop" or "none", not \'begin\''),
+        ([("start", [])], ValueError, "condition"),
+        ([("start", 3)], TypeError, "not iterable"),
+        ([("start", [()])], ValueError, 'a tuple that begins with "event", "all", "any" or "every", not'),
+        ([("start", [("some", 1)])], ValueError, "begins with"),
+        ([("start", [("event", "k")])], ValueError, "an event condition has 10 fields, not 2"),
+        ([("start", [("all",)])], ValueError, "condition 'all' has 2 fields, not 1"),
+        ([("start", [("all", -1), on()])], ValueError, "children must be from 0"),
+        ([("start", [("all", 2), on()])], ValueError, "a group of 2 conditions has only 1"),
+        ([("start", [("every", 0)])], ValueError, "a period is 0 ms, must be positive"),
+        ([("start", [("every", 1.5)])], TypeError, "every must be int, not float"),
+        ([("start", [on("")])], ValueError, "key"),
+        ([("start", [on(3)])], TypeError, "key must be str, not int"),
+        ([("start", [on(value=1)])], TypeError, "value must be str, not int"),
+        ([("start", [on(count=0)])], ValueError, "count"),
+        ([("start", [on(count=2**40)])], ValueError, "count must be from 0 to 4294967295, not 1099511627776"),
+        ([("start", [on()])] * 65, ValueError, "64"),
+        ([("start", [("all", 256), *[on()] * 256])], ValueError, "256"),
+    ],
+)
+def test_a_bad_spec_is_named(spec, error, text):
+    with pytest.raises(error, match=text):
+        _core.Rules(spec)
