@@ -122,13 +122,16 @@ disconnect(aif_pg *s)
     s->conn = NULL;
 }
 
-/* "" where the server said nothing, as when it is gone. */
+/* Where the server said nothing, it is gone: connection_failure. */
 static const char *
-sqlstate(const PGresult *res)
+sqlstate(const aif_pg *s, const PGresult *res)
 {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
 
-    return state == NULL ? "" : state;
+    if (state != NULL) {
+        return state;
+    }
+    return PQstatus(s->conn) == CONNECTION_OK ? "" : "08006";
 }
 
 /* Undefined table, undefined column; data_corrupted, index_corrupted. */
@@ -142,7 +145,7 @@ is_corrupt(const char *state)
 aif_err
 aif_pg_fail(aif_pg *s, PGresult *res, const char *what, aif_error *e)
 {
-    const char *state = sqlstate(res);
+    const char *state = sqlstate(s, res);
     const char *why = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
 
     if (why == NULL) {

@@ -50,7 +50,11 @@ faulty_pwrite(int fd, const void *p, size_t n, off_t at)
 static ssize_t
 faulty_pread(int fd, void *p, size_t n, off_t at)
 {
-    return kernel_says_no() ? -1 : pread(fd, p, n, at);
+    if (kernel_says_no()) {
+        errno = ESTALE; /* SQLite takes EIO for a page that is corrupt */
+        return -1;
+    }
+    return pread(fd, p, n, at);
 }
 
 static int

@@ -1,7 +1,7 @@
 /* fault_store.h - make the n-th call of a store to its database fail, once.
  *
  * SQLite: the calls are those of its files to the kernel, which fail with
- * errno.  PostgreSQL: those of libpq that send; the socket is shut down
+ * an errno.  PostgreSQL: those of libpq that send; the socket is shut down
  * before, or after the server has done what was asked (the answer is lost).
  * So all that fails, fails as it would in life.
  */

@@ -1,0 +1,264 @@
+/* Everything fails once; after a failure all is as it was before. */
+#include "cmocka_all.h"
+
+#include "fault.h"
+#include "fault_store.h"
+#include "point.h"
+#include "store_contract.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static aif_error e;
+
+static aif_err
+append_three(aif_log *log, uint64_t offsets[3])
+{
+    return aif_log_append(log, events_of("p", 2, 3), 3, offsets, &e);
+}
+
+static void
+append_survives_every_oom(void **state)
+{
+    uint64_t offsets[3];
+    aif_err err;
+    int n = 0;
+
+    append_at(*state, events_of("p", 0, 2), 2, 1);
+    do {
+        assert_int_equal(count_of(*state), 2);
+        fault_alloc_after(n++);
+        err = append_three(*state, offsets);
+        fault_off();
+    } while (err == AIF_ENOMEM);
+    assert_int_equal(err, AIF_OK);
+    assert_in_range(n, 2, 100);
+    assert_int_equal(offsets[2], 5);
+    assert_int_equal(count_of(*state), 5);
+}
+
+static void
+read_survives_every_oom(void **state)
+{
+    const aif_pattern p = {AIF_STR("d*"), AIF_STR("digits"), AIF_STR("*"),
+                           AIF_STR("*")};
+    aif_batch out = {0};
+    aif_err err;
+    int n = 0;
+
+    append_at(*state, events_of("p", 0, 500), 500, 1);
+    do {
+        assert_true(out.n == 0 && out.bytes == 0);
+        fault_alloc_after(n++);
+        err = aif_log_read(*state, n % 2 == 0 ? NULL : &p, 0, 500, &out, &e);
+        fault_off();
+    } while (err == AIF_ENOMEM);
+    assert_int_equal(err, AIF_OK);
+    assert_in_range(n, 2, 100);
+    assert_int_equal(out.n, 500);
+    aif_batch_fini(&out);
+}
+
+static void
+open_survives_every_oom(void **state)
+{
+    aif_log *log;
+    aif_err err;
+    int n = 0;
+
+    do {
+        fault_alloc_after(n++);
+        err = aif_log_open(contract->uri, &log, &e);
+        fault_off();
+        assert_int_equal(log == NULL, err != AIF_OK);
+    } while (err == AIF_ENOMEM);
+    assert_int_equal(err, AIF_OK);
+    assert_in_range(n, 3, 100);
+    append_at(log, events_of("p", 0, 2), 2, 1);
+    *state = log;
+}
+
+/* What the n-th failing call did to an append of three events after two. */
+static bool
+append_with_fault(void (*fault)(int), int n)
+{
+    uint64_t offsets[3];
+    bool fired;
+    aif_log *log;
+    aif_err err;
+
+    contract->fresh();
+    log = open_again();
+    append_at(log, events_of("p", 0, 2), 2, 1);
+    fault(n);
+    err = append_three(log, offsets);
+    fault_store_off();
+    fired = fault_store_fired();
+    assert_true(err == AIF_OK || (err == AIF_ESTORE && fired));
+    if (err != AIF_OK && fault == contract->fault) {
+        assert_stored(2);
+    }
+    if (err != AIF_OK) { /* the next one opens again what was lost */
+        assert_int_equal(append_three(log, offsets), AIF_OK);
+    }
+    assert_int_equal(offsets[0], 3);
+    assert_int_equal(offsets[2], 5);
+    assert_stored(5);
+    aif_log_free(log);
+    return fired;
+}
+
+static void
+append_survives_every_failing_call(void **state)
+{
+    int n = 0;
+
+    (void)state;
+    while (append_with_fault(contract->fault, n)) {
+        n++;
+    }
+    assert_in_range(n, 1, 1000);
+}
+
+static void
+append_survives_every_lost_answer(void **state)
+{
+    int n = 0;
+
+    (void)state;
+    while (contract->fault_lost != NULL &&
+           append_with_fault(contract->fault_lost, n)) {
+        n++;
+    }
+    assert_in_range(n, contract->fault_lost != NULL, 1000);
+}
+
+static void
+open_survives_every_failing_call(void **state)
+{
+    aif_log *log;
+    aif_err err;
+    int n = 0;
+
+    (void)state;
+    do {
+        contract->fresh();
+        contract->fault(n++);
+        err = aif_log_open(contract->uri, &log, &e);
+        fault_store_off();
+        assert_int_equal(log == NULL, err != AIF_OK);
+        if (err != AIF_OK && err != AIF_ESTORE) {
+            fail_msg("call %d: %s", n - 1, e.text);
+        }
+        if (log == NULL) {
+            log = open_again();
+        }
+        append_at(log, events_of("p", 0, 2), 2, 1);
+        aif_log_free(log);
+    } while (fault_store_fired());
+    assert_in_range(n, 2, 1000);
+}
+
+/* A new handle each time: an old one has read its pages before. */
+static void
+read_survives_every_failing_call(void **state)
+{
+    aif_log *log = open_again();
+    int n = 0;
+
+    (void)state;
+    append_at(log, events_of("p", 0, 500), 500, 1);
+    aif_log_free(log);
+    do {
+        aif_batch out = {0};
+        uint64_t counted;
+        aif_err err;
+
+        log = open_again();
+        contract->fault(n++);
+        err = aif_log_read(log, NULL, 0, 500, &out, &e);
+        if (err == AIF_OK) {
+            err = aif_log_count(log, NULL, 0, &counted, &e);
+        }
+        fault_store_off();
+        if (err != AIF_OK && err != AIF_ESTORE) {
+            fail_msg("call %d: %s", n - 1, e.text);
+        }
+        assert_true(out.n == 500 || out.n == 0);
+        assert_int_equal(count_of(log), 500);
+        aif_batch_fini(&out);
+        aif_log_free(log);
+    } while (fault_store_fired());
+    assert_in_range(n, 2, 1000);
+}
+
+static void
+append_and_die_at(const char *point)
+{
+    uint64_t offsets[3];
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        aif_log *log;
+
+        (void)setenv("AIF_CRASH_AT", point, 1);
+        aif_point_reload();
+        if (aif_log_open(contract->uri, &log, &e) == AIF_OK) {
+            (void)append_three(log, offsets);
+        }
+        _exit(1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), SIGKILL);
+}
+
+static void
+a_killed_append_is_all_or_nothing(void **state)
+{
+    aif_log *log;
+
+    (void)state;
+    append_and_die_at("append.begin");
+    assert_stored(0);
+    append_and_die_at("append.before_commit");
+    assert_stored(0);
+    append_and_die_at("append.after_commit");
+    assert_stored(3);
+    log = open_again(); /* who was not answered sends again */
+    append_at(log, events_of("p", 2, 4), 4, 1);
+    aif_log_free(log);
+}
+
+#define OPEN(test)                                                            \
+    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
+#define FRESH(test) cmocka_unit_test_setup(test, contract_fresh)
+
+int
+store_contract_faults(void)
+{
+    const struct CMUnitTest memory[] = {
+        OPEN(append_survives_every_oom),
+        OPEN(read_survives_every_oom),
+        cmocka_unit_test_setup_teardown(open_survives_every_oom,
+                                        contract_fresh, contract_close),
+    };
+    const struct CMUnitTest calls[] = {
+        FRESH(append_survives_every_failing_call),
+        FRESH(append_survives_every_lost_answer),
+        FRESH(open_survives_every_failing_call),
+        FRESH(read_survives_every_failing_call),
+        FRESH(a_killed_append_is_all_or_nothing),
+    };
+    int failed = cmocka_run_group_tests(memory, NULL, NULL);
+
+    if (contract->fault != NULL) {
+        failed += cmocka_run_group_tests(calls, NULL, NULL);
+    }
+    return failed;
+}

@@ -1,0 +1,344 @@
+/* Needs a database: AIF_TEST_PG, the URI of one; it makes a schema there, and
+ * drops it. */
+#include "cmocka_all.h"
+
+#include "fault_store.h"
+#include "log.h"
+#include "store_contract.h"
+
+#include <libpq-fe.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *server; /* AIF_TEST_PG */
+static PGconn *admin;
+static char name[32]; /* of the schema, and of the application */
+static store_case c;
+static aif_error e;
+
+/* The first value, or "". */
+static const char *
+ask(const char *text)
+{
+    static char value[200];
+    PGresult *res = PQexec(admin, text);
+    ExecStatusType status = PQresultStatus(res);
+
+    if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK) {
+        fail_msg("%s: %s", text, PQresultErrorMessage(res));
+    }
+    (void)snprintf(value, sizeof value, "%s",
+                   PQntuples(res) > 0 ? PQgetvalue(res, 0, 0) : "");
+    PQclear(res);
+    return value;
+}
+
+static void
+sql(const char *text)
+{
+    (void)ask(text);
+}
+
+static void
+drop(void)
+{
+    char text[100];
+
+    (void)snprintf(text, sizeof text, "DROP SCHEMA IF EXISTS %s CASCADE",
+                   name);
+    sql(text);
+}
+
+static void
+fresh(void)
+{
+    char text[100];
+
+    drop();
+    (void)snprintf(text, sizeof text, "CREATE SCHEMA %s; SET search_path = %s",
+                   name, name);
+    sql(text);
+}
+
+static void
+fault(int n)
+{
+    fault_pg_after(n, false);
+}
+
+static void
+fault_lost(int n)
+{
+    fault_pg_after(n, true);
+}
+
+/* End the server's side of every handle of this program. */
+static void
+kill_connections(void)
+{
+    char text[200];
+
+    (void)snprintf(text, sizeof text,
+                   "SELECT count(*) FROM pg_stat_activity, LATERAL"
+                   " pg_terminate_backend(pid, 10000) AS ended"
+                   " WHERE application_name = '%s' AND ended",
+                   name);
+    assert_string_not_equal(ask(text), "0");
+}
+
+/* Until the append of the other thread waits for the lock that admin has. */
+static void
+wait_until_locked(void)
+{
+    char text[200];
+
+    (void)snprintf(text, sizeof text,
+                   "SELECT count(*) FROM pg_stat_activity WHERE"
+                   " application_name = '%s' AND wait_event_type = 'Lock'",
+                   name);
+    alarm(60);
+    while (strcmp(ask(text), "1") != 0) {
+        /* each turn asks the server */
+    }
+    alarm(0);
+}
+
+static void
+a_lost_connection_is_opened_again(void **state)
+{
+    aif_batch out = {0};
+    uint64_t n;
+
+    append_at(*state, events_of("p", 0, 2), 2, 1);
+    kill_connections();
+    assert_int_equal(aif_log_append(*state, events_of("p", 2, 1), 1, &n, &e),
+                     AIF_ESTORE);
+    assert_int_not_equal(e.text[0], '\0');
+    append_at(*state, events_of("p", 2, 1), 1, 3);
+    kill_connections();
+    assert_int_equal(aif_log_head(*state, &n, &e), AIF_ESTORE);
+    assert_int_equal(head_of(*state), 3);
+    kill_connections();
+    assert_int_equal(aif_log_read(*state, NULL, 0, 9, &out, &e), AIF_ESTORE);
+    assert_int_equal(aif_log_read(*state, NULL, 0, 9, &out, &e), AIF_OK);
+    assert_int_equal(out.n, 3);
+    aif_batch_fini(&out);
+}
+
+typedef struct {
+    aif_log *log;
+    uint64_t offset;
+    aif_error e;
+} appending;
+
+static void *
+append_one(void *arg)
+{
+    static const aif_event ev = {.ns = {"default", 7},
+                                 .key = {"digits", 6},
+                                 .type = {"UNDEFINED", 9},
+                                 .producer = {"p", 1},
+                                 .sequence = 2};
+    appending *a = arg;
+
+    a->e.code = aif_log_append(a->log, &ev, 1, &a->offset, &a->e);
+    return NULL;
+}
+
+/* Two events are in the log, and admin has the lock that appends need. */
+static pthread_t
+start_append(appending *a)
+{
+    pthread_t thread;
+
+    append_at(a->log, events_of("p", 0, 2), 2, 1);
+    sql("BEGIN; SELECT * FROM aiflow_log_head FOR UPDATE");
+    assert_int_equal(pthread_create(&thread, NULL, append_one, a), 0);
+    wait_until_locked();
+    return thread;
+}
+
+static void
+a_connection_lost_inside_an_append_is_estore(void **state)
+{
+    appending a = {.log = *state};
+    pthread_t thread = start_append(&a);
+
+    kill_connections();
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(a.e.code, AIF_ESTORE);
+    assert_string_equal(a.e.sqlstate, "08006");
+    assert_string_equal(a.e.text,
+                        "appending: FATAL:  terminating connection due to "
+                        "administrator command");
+    sql("ROLLBACK");
+    assert_int_equal(count_of(*state), 2);
+    append_at(*state, events_of("p", 2, 1), 1, 3);
+}
+
+/* Waits 5 s for the lock, and no longer. */
+static void
+a_lock_that_is_never_given_back_is_estore(void **state)
+{
+    appending a = {.log = *state};
+    pthread_t thread = start_append(&a);
+
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(a.e.code, AIF_ESTORE);
+    assert_string_equal(a.e.sqlstate, "55P03");
+    assert_string_equal(a.e.text,
+                        "appending: canceling statement due to lock timeout");
+    sql("ROLLBACK");
+    append_at(*state, events_of("p", 2, 1), 1, 3);
+}
+
+/* The other one commits the same event while we wait for its lock: beyond our
+ * snapshot, but not beyond the unique index. */
+static void
+an_identity_that_another_commits_first_is_found(void **state)
+{
+    appending a = {.log = *state};
+    pthread_t thread = start_append(&a);
+
+    sql("UPDATE aiflow_log_head SET \"offset\" = 4;"
+        "INSERT INTO aiflow_event VALUES"
+        " (3, 0, 'n', 'k', '', 't', '', '', 'q', 0),"
+        " (4, 0, 'n', 'k', '', 't', '', '', 'p', 2); COMMIT");
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(a.e.code, AIF_OK);
+    assert_int_equal(a.offset, 4);
+    assert_int_equal(count_of(*state), 4);
+    append_at(*state, events_of("p", 3, 1), 1, 5);
+}
+
+/* In each, "sekret" is the password or a part of it. */
+static void
+no_error_tells_the_password(void **state)
+{
+    static const char *const uris[] = {
+        "postgresql://u:sekret@127.0.0.1:1/db",
+        "postgresql://u:sekret@127.0.0.1:port/db",
+        "postgresql://u:sekret@127.0.0.1:99999/db",
+        "postgresql://u:sekret%zz@127.0.0.1:1/db",
+        "postgresql://u:p@sekret@127.0.0.1:1/db",
+        "postgresql://u:sekret/x@127.0.0.1:1/db",
+        "postgresql://u:x/sekret@127.0.0.1:1/db",
+        "postgresql://u:sekret?x@127.0.0.1:1/db",
+        "postgresql://u:sekret#x@127.0.0.1:1/db",
+        "postgresql://u:sekret:x@127.0.0.1:1/db",
+        "postgresql://u:[sekret@127.0.0.1:1/db",
+        "postgresql://u@127.0.0.1:1/db?password=sekret",
+        "postgresql://u@127.0.0.1:1/db?password=sekret&nonsense=1",
+        "postgresql://u:sekret@/db?host=/nowhere",
+        "postgresql+psycopg2://u:sekret@127.0.0.1/db",
+        "postgres:u:sekret@127.0.0.1/db",
+        "mysql://u:sekret@127.0.0.1/db"};
+    aif_log *log;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof uris / sizeof *uris; i++) {
+        aif_err err = aif_log_open(uris[i], &log, &e);
+
+        assert_null(log);
+        assert_true(err == AIF_EINVAL || err == AIF_ESTORE);
+        if (strstr(e.text, "sekret") != NULL) {
+            fail_msg("%s: %s", uris[i], e.text);
+        }
+    }
+}
+
+static void
+what_is_wrong_with_a_server_is_said(void **state)
+{
+    aif_log *log;
+
+    (void)state;
+    assert_int_equal(aif_log_open("postgresql://127.0.0.1:1/db", &log, &e),
+                     AIF_ESTORE);
+    assert_non_null(strstr(e.text, "Connection refused"));
+    assert_int_equal(aif_log_open("postgresql+psycopg2://h/db", &log, &e),
+                     AIF_EINVAL);
+    assert_string_equal(
+        e.text, "not a PostgreSQL URI: write postgresql://user:password@"
+                "host:port/database, with %40 for @ and %2F for / in the "
+                "password");
+}
+
+/* Every text must come back as it went in: no conversion on the way. */
+static void
+a_database_that_is_not_utf8_is_refused(void **state)
+{
+    char text[200];
+    char uri[sizeof c.uri + 50];
+    aif_log *log;
+
+    (void)state;
+    (void)snprintf(text, sizeof text,
+                   "CREATE DATABASE %s ENCODING 'SQL_ASCII' LC_COLLATE 'C'"
+                   " LC_CTYPE 'C' TEMPLATE template0",
+                   name);
+    sql(text);
+    (void)snprintf(uri, sizeof uri, "%s&dbname=%s", c.uri, name);
+    assert_int_equal(aif_log_open(uri, &log, &e), AIF_EINVAL);
+    assert_non_null(strstr(e.text, "encoding is SQL_ASCII"));
+    (void)snprintf(text, sizeof text, "DROP DATABASE %s WITH (FORCE)", name);
+    sql(text);
+}
+
+#define OPEN(test)                                                            \
+    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
+
+static int
+own_tests(void)
+{
+    const struct CMUnitTest tests[] = {
+        OPEN(a_lost_connection_is_opened_again),
+        OPEN(a_connection_lost_inside_an_append_is_estore),
+        OPEN(a_lock_that_is_never_given_back_is_estore),
+        OPEN(an_identity_that_another_commits_first_is_found),
+        cmocka_unit_test(no_error_tells_the_password),
+        cmocka_unit_test(what_is_wrong_with_a_server_is_said),
+        cmocka_unit_test(a_database_that_is_not_utf8_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+static void
+say_nothing(void *arg, const char *message)
+{
+    (void)arg;
+    (void)message;
+}
+
+int
+main(void)
+{
+    int failed;
+
+    server = getenv("AIF_TEST_PG");
+    if (server == NULL) {
+        puts("[  SKIPPED ] SKIPPED: AIF_TEST_PG not set: the URI of a "
+             "PostgreSQL database for tests");
+        return 0;
+    }
+    admin = PQconnectdb(server);
+    if (PQstatus(admin) != CONNECTION_OK) {
+        fprintf(stderr, "AIF_TEST_PG: %s", PQerrorMessage(admin));
+        return 1;
+    }
+    (void)PQsetNoticeProcessor(admin, say_nothing, NULL);
+    c = (store_case){
+        .fresh = fresh, .sql = sql, .fault = fault, .fault_lost = fault_lost};
+    (void)snprintf(name, sizeof name, "aiflow_c_%d", (int)getpid());
+    (void)snprintf(c.uri, sizeof c.uri,
+                   "%s%capplication_name=%s&options=-csearch_path%%3D%s",
+                   server, strchr(server, '?') == NULL ? '?' : '&', name,
+                   name);
+    failed = store_contract(&c) + own_tests();
+    drop();
+    PQfinish(admin);
+    return failed;
+}
