@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import timedelta
 from difflib import get_close_matches
+from reprlib import repr as short
 from typing import Any, ClassVar, NoReturn
 
 Json = dict[str, Any]
@@ -323,7 +324,7 @@ def from_json(when: Any) -> Condition:
 
 def _read(when: Any, level: int) -> Condition:
     if not isinstance(when, Mapping) or len(when) != 1:
-        raise ValueError(f"a condition is a dict with one of {', '.join(_READ)}, not {when!r:.80}")
+        raise ValueError(f"a condition is a dict with one of {', '.join(_READ)}, not {short(when)}")
     ((kind, what),) = when.items()
     if kind not in _READ:
         raise ValueError(f"no such condition: {kind!r}; there are {', '.join(_READ)}")
@@ -337,11 +338,11 @@ def _read_leaf(cls: type[EventCondition | StatusCondition | PeriodCondition]) ->
 
     def read(what: Any, level: int) -> Condition:
         if not isinstance(what, Mapping):
-            raise ValueError(f"a condition's fields are a dict, not {what!r:.80}")
+            raise ValueError(f"a condition's fields are a dict, not {short(what)}")
         if unknown := sorted(str(name) for name in what if name not in names):
             raise ValueError(f"no such field: {', '.join(unknown)}; there are {', '.join(names)}")
         if missing := [name for name, needed in names.items() if needed and name not in what]:
-            raise ValueError(f"field {', '.join(missing)} is missing")
+            raise ValueError(f"no {' and no '.join(missing)} in {short(what)}")
         return cls(**{_FIELD_NAME.get(str(name), str(name)): value for name, value in what.items()})
 
     return read
@@ -350,7 +351,7 @@ def _read_leaf(cls: type[EventCondition | StatusCondition | PeriodCondition]) ->
 def _read_group(cls: type[_Group]) -> Callable[[Any, int], Condition]:
     def read(what: Any, level: int) -> Condition:
         if not isinstance(what, list):
-            raise ValueError(f"{cls.word}: a list of conditions, not {what!r:.80}")
+            raise ValueError(f"{cls.word}: a list of conditions, not {short(what)}")
         return cls(tuple(_read(child, level + 1) for child in what))
 
     return read

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import Any, TypeVar
 
 from .conditions import (
@@ -131,7 +132,7 @@ class Rule:
         :raises TypeError: a field is not of its type.
         """
         if not isinstance(rule, Mapping):
-            raise ValueError(f"a rule is a dict, not {rule!r:.80}")
+            raise ValueError(f"a rule is a dict, not {short(rule)}")
         fields = {"name": None, **rule}
         if unknown := sorted(map(str, set(fields) - set(cls.__slots__))):
             raise ValueError(f"no such field of a rule: {', '.join(unknown)}; there are {', '.join(cls.__slots__)}")
@@ -210,7 +211,7 @@ def read_rules(rules_json: Any) -> list[Rule]:
     :raises TypeError: a field is not of its type.
     """
     if not isinstance(rules_json, Mapping) or not isinstance(rules_json.get("rules"), list):
-        raise ValueError(f'rules are {{"v": {VERSION}, "rules": [...]}}, not {rules_json!r:.80}')
+        raise ValueError(f'rules are {{"v": {VERSION}, "rules": [...]}}, not {short(rules_json)}')
     if rules_json.get("v") != VERSION:
         raise ValueError(f"rules of version {rules_json.get('v')!r}, this aiflow-ext reads {VERSION}; upgrade it")
     rules = [Rule.from_json(rule) for rule in rules_json["rules"]]
