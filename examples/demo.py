@@ -25,6 +25,7 @@ from deployment import Deployment, free_port, stop_recorded
 HERE = Path(__file__).parent
 HOME = HERE.parent / "build" / "airflow"
 IMAGES, VERSION_EVERY, HELD_OUT_EVERY = 1797, 200, 9
+PATIENCE = 60  # seconds in which something that is missing must come
 VERSIONS = IMAGES // VERSION_EVERY
 REACTION = {"MODEL_GENERATED": "evaluate", "MODEL_VALIDATED": "serve"}
 DAG = "online_learning"
@@ -87,16 +88,19 @@ class Story:
         yield from (f"request {offset} was not answered" for offset in self.unanswered())
 
 
-def follow(client: Any, story: Story, seconds: float) -> None:
-    """Take in every event, and ask for a prediction each second, until nothing is missing."""
+def follow(client: Any, story: Story) -> None:
+    """Take in every event, and ask for a prediction each second, until nothing is missing, or nothing happens."""
     from aiflow_ext import Event
 
     events = client.subscribe(after=0)
-    end = time.monotonic() + seconds
+    progress, missing = time.monotonic(), set(story.missing())
     next_question, image = 0.0, 0
-    while (missing := set(story.missing())) and time.monotonic() < end:
+    while missing and time.monotonic() < progress + PATIENCE:
         for e in events.poll(0.2):
             story.take(e)
+        before, missing = missing, set(story.missing())
+        if not before <= missing:
+            progress = time.monotonic()
         only_answers = len(missing) == len(story.unanswered())
         if story.serving() and not only_answers and time.monotonic() >= next_question:
             client.publish(Event("predict", json.dumps({"image": image})))
@@ -127,7 +131,7 @@ def learn(airflow: Deployment, story: Story, speed: float) -> None:
     story.began = time.monotonic()
     run_id = airflow.rest.trigger(DAG, {"images_per_second": speed})
     native = airflow.rest.trigger("native")
-    follow(client, story, IMAGES / speed + 60)
+    follow(client, story)
     if not any(story.missing()):
         end_stream(airflow, client, story, run_id)
         airflow.wait_for_run("native", native, timeout=30)
