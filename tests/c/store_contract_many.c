@@ -37,7 +37,7 @@ two_handles_take_turns(void **state)
     aif_log_free(other);
 }
 
-enum { WRITERS = 3, TURNS = 100, SHARED = 60 };
+enum { WRITERS = 3, TURNS = 40, SHARED = 25 };
 
 /* Events of its own, and the same ones that all the others send. */
 static int

@@ -1,0 +1,194 @@
+/* What log.c does before a store is asked; store_contract has the rest. */
+#include "cmocka_all.h"
+
+#include "fault.h"
+#include "log.h"
+#include "store_contract.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static aif_error e;
+
+static int
+setup(void **state)
+{
+    return aif_log_open("mem:", (aif_log **)state, &e) != AIF_OK;
+}
+
+static int
+teardown(void **state)
+{
+    aif_log_free(*state);
+    return 0;
+}
+
+/* All but the scheme may be secret. */
+static void
+an_unknown_scheme_is_said(void **state)
+{
+    static const char *const uris[] = {"", "nope", "nope:", "nope://u:pw@h",
+                                       "nope@pw"};
+    aif_log *log;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof uris / sizeof *uris; i++) {
+        log = (aif_log *)1;
+        assert_int_equal(aif_log_open(uris[i], &log, &e), AIF_EINVAL);
+        assert_null(log);
+        assert_string_equal(e.text,
+                            i == 0 ? "no such kind of log: ''; there are "
+                                     "mem:, sqlite:PATH and postgresql://..."
+                                   : "no such kind of log: 'nope'; there are "
+                                     "mem:, sqlite:PATH and postgresql://...");
+    }
+}
+
+static void
+free_takes_null(void **state)
+{
+    (void)state;
+    aif_log_free(NULL);
+}
+
+static void
+an_append_of_nothing_is_nothing(void **state)
+{
+    assert_int_equal(aif_log_append(*state, NULL, 0, NULL, &e), AIF_OK);
+    assert_int_equal(head_of(*state), 0);
+}
+
+/* A batch whose identities all fall together costs no more than it must. */
+static void
+every_event_of_a_call_may_be_the_same(void **state)
+{
+    static aif_event events[AIF_BATCH_MAX];
+    static uint64_t offsets[AIF_BATCH_MAX];
+
+    for (size_t i = 0; i < AIF_BATCH_MAX; i++) {
+        events[i] = *events_of("p", i % 3, 1);
+    }
+    assert_int_equal(
+        aif_log_append(*state, events, AIF_BATCH_MAX, offsets, &e), AIF_OK);
+    for (size_t i = 0; i < AIF_BATCH_MAX; i++) {
+        assert_int_equal(offsets[i], i % 3 + 1);
+    }
+    assert_int_equal(count_of(*state), 3);
+}
+
+/* A batch that has events already keeps them, whatever fails. */
+static void
+a_failed_read_leaves_the_batch(void **state)
+{
+    const aif_pattern bad = {AIF_STR("*"), AIF_STR(""), AIF_STR("*"),
+                             AIF_STR("*")};
+    aif_batch out = {0};
+    size_t bytes;
+    aif_err err;
+    int n = 0;
+
+    append_at(*state, events_of("p", 0, 1000), 1000, 1);
+    assert_int_equal(aif_log_read(*state, NULL, 0, 1, &out, &e), AIF_OK);
+    bytes = out.bytes;
+    assert_int_equal(aif_log_read(*state, &bad, 0, 9, &out, &e), AIF_EINVAL);
+    do {
+        assert_true(out.n == 1 && out.bytes == bytes);
+        fault_alloc_after(n++);
+        err = aif_log_read(*state, NULL, 1, 999, &out, &e);
+        fault_off();
+    } while (err == AIF_ENOMEM);
+    assert_int_equal(err, AIF_OK);
+    assert_int_equal(out.n, 1000);
+    for (size_t i = 0; i < out.n; i++) {
+        assert_int_equal(out.events[i].offset, i + 1);
+        assert_int_equal(out.events[i].sequence, i);
+    }
+    aif_batch_fini(&out);
+}
+
+static int
+all_refused(aif_log *log)
+{
+    aif_batch out = {0};
+    uint64_t n;
+
+    return aif_log_append(log, events_of("p", 0, 1), 1, &n, &e) ==
+               AIF_EFORKED &&
+           aif_log_read(log, NULL, 0, 1, &out, &e) == AIF_EFORKED &&
+           aif_log_count(log, NULL, 0, &n, &e) == AIF_EFORKED &&
+           aif_log_head(log, &n, &e) == AIF_EFORKED;
+}
+
+static void
+a_child_may_not_use_it(void **state)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        alarm(10);
+        _exit(all_refused(*state) ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static void *
+append_for_ever(void *log)
+{
+    const aif_event ev = *events_of("p", 0, 1);
+    uint64_t offset;
+    aif_error mine;
+
+    while (aif_log_append(log, &ev, 1, &offset, &mine) == AIF_OK) {
+        pthread_testcancel();
+    }
+    return NULL;
+}
+
+/* The lock may be taken at the moment of the fork, and stays so there. */
+static void
+a_child_of_a_busy_process_is_refused_too(void **state)
+{
+    pthread_t thread;
+    int status;
+
+    assert_int_equal(pthread_create(&thread, NULL, append_for_ever, *state),
+                     0);
+    for (int i = 0; i < 100; i++) {
+        pid_t pid = fork();
+
+        if (pid == 0) {
+            aif_log *log = *state;
+            uint64_t n;
+
+            alarm(10);
+            aif_log_free(log);
+            _exit(aif_log_head(log, &n, &e) == AIF_EFORKED ? 0 : 1);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+    }
+    assert_int_equal(pthread_cancel(thread), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(head_of(*state), 1);
+}
+
+#define OPEN(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_unknown_scheme_is_said),
+        cmocka_unit_test(free_takes_null),
+        OPEN(an_append_of_nothing_is_nothing),
+        OPEN(every_event_of_a_call_may_be_the_same),
+        OPEN(a_failed_read_leaves_the_batch),
+        OPEN(a_child_may_not_use_it),
+        OPEN(a_child_of_a_busy_process_is_refused_too),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
