@@ -165,26 +165,13 @@ keep_new(aif_event *events, const uint64_t *offsets, size_t n, aif_span *span)
     return whole;
 }
 
-/* Move the head over what was appended, and push it. */
-static void
-push_new(aif_broker *b, aif_event *events, const uint64_t *offsets, size_t n)
-{
-    aif_span span = {.events = events, .from = b->head, .to = b->head};
-    bool whole = keep_new(events, offsets, n, &span);
-
-    aif_count(&b->stats.appended, span.n);
-    b->head = span.to;
-    if (whole && span.n > 0) {
-        aif_subs_push(b, &span);
-    }
-}
-
 static aif_err
 append(aif_broker *b, const aif_event *events, uint64_t *offsets, size_t n,
        aif_error *e)
 {
     aif_err err = AIF_OK;
 
+    AIF_POINT("broker.drained");
     if (!b->head_sure) {
         err = aif_log_head(b->log, &b->head, e);
     }
@@ -192,36 +179,53 @@ append(aif_broker *b, const aif_event *events, uint64_t *offsets, size_t n,
         err = aif_log_append(b->log, events, n, offsets, e);
     }
     b->head_sure = err == AIF_OK;
-    aif_count(err == AIF_OK ? &b->stats.turns : &b->stats.retries, 1);
-    return err;
+    if (err != AIF_OK) {
+        aif_count(&b->stats.retries, 1);
+        return err;
+    }
+    AIF_POINT("broker.appended");
+    aif_count(&b->stats.turns, 1);
+    return AIF_OK;
 }
 
 static void
-commit_group(aif_broker *b, size_t from, size_t to)
+answer_all(aif_broker *b, size_t from, size_t to, aif_err err,
+           const aif_error *e)
 {
-    aif_turn *t = &b->turn;
-    size_t first = t->requests[from]->first;
-    size_t n = t->requests[to - 1]->first + t->requests[to - 1]->n - first;
-    aif_error e;
-    aif_err err;
+    const aif_turn *t = &b->turn;
 
-    AIF_POINT("broker.drained");
-    err = append(b, t->events + first, t->offsets + first, n, &e);
-    if (err == AIF_OK) {
-        AIF_POINT("broker.appended");
-    }
     for (size_t i = from; i < to; i++) {
         const aif_request *r = t->requests[i];
 
         if (err == AIF_OK) {
             answer_published(b, r, t->offsets + r->first);
         } else {
-            aif_broker_refuse(b, &r->from, r->id, &e);
+            aif_broker_refuse(b, &r->from, r->id, e);
         }
     }
     AIF_POINT("broker.answered");
+}
+
+/* The requests [from, to): append, answer, push what is new. */
+static void
+commit_group(aif_broker *b, size_t from, size_t to)
+{
+    aif_turn *t = &b->turn;
+    size_t first = t->requests[from]->first;
+    size_t n = t->requests[to - 1]->first + t->requests[to - 1]->n - first;
+    aif_error e = {.sqlstate = ""};
+    aif_err err = append(b, t->events + first, t->offsets + first, n, &e);
+    aif_span span = {t->events + first, 0, b->head, b->head};
+    bool whole = false;
+
     if (err == AIF_OK) {
-        push_new(b, t->events + first, t->offsets + first, n);
+        whole = keep_new(t->events + first, t->offsets + first, n, &span);
+        b->head = span.to;
+        aif_count(&b->stats.appended, span.n);
+    }
+    answer_all(b, from, to, err, &e);
+    if (whole && span.n > 0) {
+        aif_subs_push(b, &span);
     }
 }
 

@@ -1,9 +1,10 @@
 /* client.c - the happy path: encode a request, send it, wait for the answer
  * that has its id.
  *
- * No answer after a while: connect anew and send the same frame again (events
- * keep their (producer, sequence), the rest only asks).  ETIMEOUT when the
- * caller's time is over.  An ERROR answer is the caller's error.
+ * The connection was lost and made again: the same frame is sent again
+ * (events keep their (producer, sequence), the rest only asks).  ETIMEOUT when
+ * the caller's time is over; the same call made again goes on waiting for the
+ * same answer.  An ERROR answer is the caller's error.
  */
 #include "client.h"
 
@@ -12,15 +13,19 @@
 #include "guard.h"
 #include "mem.h"
 
-#include <limits.h>
+#include <string.h>
 
 #define PUBLISH_BYTES (8u << 20) /* a frame with more than one event */
 #define HINT_LINGER_MS 100       /* who hints and goes: the hint may leave */
+#define AGAIN_MS 5000 /* no answer on a good connection: no memory for it? */
 
 struct aif_client {
     aif_guard guard;
     aif_dealer dealer;
     aif_buf out;
+    aif_buf asked;    /* the request that was sent last */
+    uint64_t id;      /* its id; 0: it was answered */
+    int64_t again;    /* when to send it again even so */
     bool hinted;      /* since the last answer: a hint may still be queued */
     zmq_msg_t answer; /* what the frame of the last call points into */
 };
@@ -55,6 +60,7 @@ aif_client_free(aif_client *c)
     (void)zmq_msg_close(&c->answer);
     aif_dealer_fini(&c->dealer, c->hinted ? HINT_LINGER_MS : 0);
     aif_buf_fini(&c->out);
+    aif_buf_fini(&c->asked);
     aif_free(c);
 }
 
@@ -64,63 +70,93 @@ deadline(int timeout_ms)
     return aif_now_ms() + (timeout_ms > 0 ? timeout_ms : 0);
 }
 
-/* Take frames until `until`; *got when one has the id.  Others are answers
- * that came too late, and are dropped. */
-static aif_err
-take_answer(aif_client *c, uint64_t id, int64_t until, aif_frame *f, bool *got,
-            aif_error *e)
+static void
+send_asked(aif_client *c)
 {
-    int64_t left;
+    c->again = aif_now_ms() + AGAIN_MS;
+    aif_dealer_send(&c->dealer, &c->asked);
+}
+
+/* Is what c->out asks what was asked last, and not answered yet? */
+static bool
+is_asked(const aif_client *c)
+{
+    size_t head = AIF_FRAME_HEAD;
+
+    return c->id != 0 && c->out.n == c->asked.n &&
+           memcmp(c->out.p, c->asked.p, 4) == 0 &&
+           memcmp(c->out.p + head, c->asked.p + head, c->out.n - head) == 0;
+}
+
+/* Send c->out, or go on waiting for the answer to the same. */
+static aif_err
+send_request(aif_client *c, uint64_t id, aif_error *e)
+{
+    aif_buf spare = c->asked;
+    aif_err err = AIF_OK;
+
+    if (c->dealer.socket != NULL && is_asked(c)) {
+        return AIF_OK;
+    }
+    if (c->dealer.socket == NULL || c->id != 0) { /* nobody waits for that */
+        err = aif_dealer_connect(&c->dealer, e);
+    }
+    c->id = 0;
+    if (err == AIF_OK) {
+        c->asked = c->out;
+        c->out = spare;
+        c->id = id;
+        send_asked(c);
+    }
+    return err;
+}
+
+/* Take frames until one answers, or until end.  Others are answers that came
+ * too late, and are dropped. */
+static aif_err
+take_answer(aif_client *c, int64_t end, aif_frame *f, bool *got, aif_error *e)
+{
+    int64_t now;
     bool any;
     aif_err err;
 
     for (*got = false;;) {
         err = aif_dealer_recv(&c->dealer, &c->answer, f, &any, e);
-        if (any && f->id == id) {
-            *got = err == AIF_OK;
+        if (any && f->id == c->id) {
+            *got = true;
             return err;
         }
-        left = until - aif_now_ms();
-        if (left <= 0) {
+        now = aif_now_ms();
+        if (aif_dealer_renewed(&c->dealer) || now >= c->again) {
+            send_asked(c);
+        }
+        if (now >= end) {
             return AIF_OK;
         }
         if (!any) {
-            (void)aif_dealer_wait(&c->dealer, left);
+            (void)aif_dealer_wait(&c->dealer,
+                                  (end < c->again ? end : c->again) - now);
         }
     }
 }
 
-/* Send what c->out holds until it is answered. */
+/* Ask what c->out holds until it is answered. */
 static aif_err
 ask(aif_client *c, const aif_frame *request, aif_kind kind, int64_t end,
     aif_frame *f, aif_error *e)
 {
-    int64_t patience = AIF_ASK_AGAIN_MS;
     bool got = false;
-    aif_err err = AIF_OK;
+    aif_err err = send_request(c, request->id, e);
 
-    if (c->dealer.socket == NULL) {
-        err = aif_dealer_connect(&c->dealer, e);
+    if (err == AIF_OK) {
+        err = take_answer(c, end, f, &got, e);
     }
-    while (err == AIF_OK) {
-        int64_t until = aif_now_ms() + patience;
-
-        aif_dealer_send(&c->dealer, &c->out);
-        err =
-            take_answer(c, request->id, until < end ? until : end, f, &got, e);
-        if (err != AIF_OK || got) {
-            break;
-        }
-        if (aif_now_ms() >= end) {
-            return aif_fail(e, AIF_ETIMEOUT, "no answer to %s from %s in time",
-                            aif_kind_name(request->kind), c->dealer.uri);
-        }
-        patience = patience * 2 < AIF_ASK_AGAIN_MOST_MS
-                       ? patience * 2
-                       : AIF_ASK_AGAIN_MOST_MS;
-        err = aif_dealer_connect(&c->dealer, e);
+    if (err == AIF_OK && !got) {
+        return aif_fail(e, AIF_ETIMEOUT, "no answer to %s from %s in time",
+                        aif_kind_name(request->kind), c->dealer.uri);
     }
-    c->hinted = c->hinted && !got;
+    c->id = 0;
+    c->hinted = false;
     if (err == AIF_OK && f->kind == AIF_K_ERROR) {
         return aif_dealer_error(f, e);
     }

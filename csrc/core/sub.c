@@ -4,9 +4,9 @@
  * taken.
  *
  * What can go wrong ends in one cure, subscribing again from our own cursor:
- * a gap, a broker that does not know us (it restarted, or our lease ended),
- * a frame of which no memory was left to keep the events.  A broker that is
- * silent gets a new connection first (dealer.c says why).
+ * a gap, a connection that was lost and made again, a broker that does not
+ * know us (our lease ended), a frame of which no memory was left to keep the
+ * events.
  */
 #include "client.h"
 
@@ -22,10 +22,13 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define WINDOW (4u << 20) /* bytes on the way to us, at most, and one frame   \
-                           */
-#define RENEW_MS 1000     /* the broker's lease is ten times that */
-#define TAKE_EVENTS 1000  /* one aif_sub_next takes no more, the last frame */
+#define WINDOW                                                                \
+    (4u << 20)             /* bytes on the way to us, at most, and one frame  \
+                            */
+#define RENEW_MS 1000      /* the broker's lease is ten times that */
+#define AGAIN_MS 250       /* after an ERROR that may pass: at first, */
+#define AGAIN_MOST_MS 4000 /* then twice as long each time, to this */
+#define TAKE_EVENTS 1000   /* one aif_sub_next takes no more, the last frame */
 #define TAKE_BYTES (1u << 20) /* apart */
 
 struct aif_sub {
@@ -40,10 +43,9 @@ struct aif_sub {
     uint64_t granted;
     bool hints;
     bool live;        /* SUBSCRIBED came */
-    bool waiting;     /* for an answer to SUBSCRIBE or CREDIT */
-    int64_t due;      /* when to renew or, waiting, to connect anew */
-    int64_t patience; /* with the next SUBSCRIBE */
-    int epoll;        /* of timer and zmq's fd: stays when zmq's changes */
+    int64_t due;      /* when to renew or, not live, to SUBSCRIBE (again) */
+    int64_t patience; /* before the same SUBSCRIBE is sent again */
+    int epoll;        /* of zmq's fds and the timer */
     int timer;        /* wakes who only watches the fd */
 };
 
@@ -78,99 +80,79 @@ static void
 credit(aif_sub *s, int64_t now)
 {
     s->granted = s->received + WINDOW;
+    s->due = now + RENEW_MS;
     say(s, &(aif_frame){.kind = AIF_K_CREDIT, .id = s->id, .to = s->granted});
-    if (!s->waiting) {
-        s->due = now + RENEW_MS;
-        s->waiting = true;
-    }
 }
 
-/* Subscribe from our cursor, with a new id: what comes for the old is old. */
+/* Subscribe from our cursor.  The same id asks the same again. */
 static void
 subscribe(aif_sub *s, int64_t now)
 {
-    aif_frame f = {.kind = AIF_K_SUBSCRIBE,
-                   .id = ++s->dealer.last_id,
-                   .from = s->cursor,
-                   .max = WINDOW,
-                   .flag = s->hints};
+    const aif_frame f = {.kind = AIF_K_SUBSCRIBE,
+                         .id = s->id,
+                         .from = s->cursor,
+                         .max = WINDOW,
+                         .flag = s->hints};
     aif_error e;
 
-    if (s->id != 0) {
-        say(s, &(aif_frame){.kind = AIF_K_UNSUBSCRIBE, .id = s->id});
-    }
-    s->id = f.id;
-    s->received = 0;
-    s->granted = WINDOW;
-    s->live = false;
-    s->waiting = true;
     s->due = now + s->patience;
-    s->patience = min(s->patience * 2, AIF_ASK_AGAIN_MOST_MS);
+    s->patience = min(s->patience * 2, AGAIN_MOST_MS);
     if (aif_frame_encode(&f, &s->out, &e) == AIF_OK &&
         aif_buf_put(&s->out, s->patterns.p, s->patterns.n, &e) == AIF_OK) {
         aif_dealer_send(&s->dealer, &s->out);
     }
 }
 
-/* A new connection; the fd that others wait on stays the same. */
-static aif_err
-reconnect(aif_sub *s, aif_error *e)
-{
-    struct epoll_event ev = {.events = EPOLLIN};
-    aif_err err;
-
-    if (s->dealer.socket != NULL) { /* before it is closed: a forked child's
-                                       copy would keep it in the set */
-        (void)epoll_ctl(s->epoll, EPOLL_CTL_DEL, aif_dealer_fd(&s->dealer),
-                        &ev);
-    }
-    err = aif_dealer_connect(&s->dealer, e);
-    if (err == AIF_OK && epoll_ctl(s->epoll, EPOLL_CTL_ADD,
-                                   aif_dealer_fd(&s->dealer), &ev) != 0) {
-        err =
-            aif_fail(e, AIF_ENOMEM, "watching a socket: %s", strerror(errno));
-    }
-    s->id = 0; /* the old one ended with its connection */
-    return err;
-}
-
-/* Do what is due: renew, or begin again. */
-static aif_err
-tend(aif_sub *s, aif_error *e)
-{
-    int64_t now = aif_now_ms();
-    aif_err err = AIF_OK;
-
-    if (s->dealer.socket != NULL && now < s->due) {
-        return AIF_OK;
-    }
-    if (s->live && !s->waiting) {
-        credit(s, now);
-        return AIF_OK;
-    }
-    if (s->waiting || s->dealer.socket == NULL) {
-        err = reconnect(s, e);
-    }
-    if (err == AIF_OK) {
-        subscribe(s, now);
-    }
-    return err;
-}
-
-/* Begin again from our cursor, soon, on the connection that there is. */
+/* From our cursor, under a new id: what comes for the old one is old. */
 static void
 begin_again(aif_sub *s)
 {
+    if (s->id != 0) {
+        say(s, &(aif_frame){.kind = AIF_K_UNSUBSCRIBE, .id = s->id});
+    }
+    s->id = ++s->dealer.last_id;
+    s->received = 0;
+    s->granted = WINDOW;
     s->live = false;
-    s->waiting = false;
+    s->patience = AGAIN_MS;
     s->due = 0;
 }
 
-static void
-heard(aif_sub *s)
+static aif_err
+connect_first(aif_sub *s, aif_error *e)
 {
-    s->waiting = false;
-    s->patience = AIF_ASK_AGAIN_MS;
+    struct epoll_event ev = {.events = EPOLLIN};
+    aif_err err = aif_dealer_connect(&s->dealer, e);
+    int fds[2];
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    aif_dealer_fds(&s->dealer, fds);
+    if (epoll_ctl(s->epoll, EPOLL_CTL_ADD, fds[0], &ev) != 0 ||
+        epoll_ctl(s->epoll, EPOLL_CTL_ADD, fds[1], &ev) != 0) {
+        return aif_fail(e, AIF_ENOMEM, "a subscription's fds: %s",
+                        strerror(errno));
+    }
+    begin_again(s);
+    return AIF_OK;
+}
+
+/* Do what is due: renew the lease, or subscribe. */
+static void
+tend(aif_sub *s)
+{
+    int64_t now;
+
+    if (aif_dealer_renewed(&s->dealer)) {
+        begin_again(s);
+    }
+    now = aif_now_ms();
+    if (now >= s->due && s->live) {
+        credit(s, now);
+    } else if (now >= s->due) {
+        subscribe(s, now);
+    }
 }
 
 static aif_err
@@ -203,7 +185,6 @@ on_events(aif_sub *s, const aif_frame *f, taking *t, aif_error *e)
     if (!s->live) {
         return AIF_OK; /* will come again: from the cursor in SUBSCRIBED */
     }
-    heard(s);
     if (f->from > s->cursor) {
         begin_again(s);
         return AIF_OK;
@@ -219,7 +200,9 @@ on_events(aif_sub *s, const aif_frame *f, taking *t, aif_error *e)
 static void
 on_subscribed(aif_sub *s, const aif_frame *f)
 {
-    heard(s);
+    if (s->live) {
+        return; /* it was asked twice */
+    }
     s->live = true;
     s->due = aif_now_ms() + RENEW_MS;
     if (s->cursor == AIF_AFTER_NOW) {
@@ -291,7 +274,7 @@ static aif_err
 receive(aif_sub *s, taking *t, bool *empty, aif_error *e)
 {
     aif_frame f;
-    bool got = s->dealer.socket != NULL;
+    bool got = true;
     aif_err err = AIF_OK;
 
     while (err == AIF_OK && got && !enough(s, t)) {
@@ -332,12 +315,12 @@ collect(aif_sub *s, taking *t, int64_t end, aif_error *e)
 
     for (;;) {
         err = receive(s, t, &empty, e);
-        if (err == AIF_OK && empty) {
-            err = tend(s, e);
-        }
         if (err != AIF_OK) {
             put_back(s, t);
             return err;
+        }
+        if (empty) {
+            tend(s);
         }
         if (satisfied(s, t) || aif_now_ms() >= end) {
             return AIF_OK;
@@ -357,7 +340,7 @@ arm(aif_sub *s)
     int64_t ms = s->due - aif_now_ms();
     struct itimerspec at = {.it_value = {.tv_nsec = 1}};
 
-    if (s->dealer.socket != NULL && !aif_dealer_ready(&s->dealer) && ms > 0) {
+    if (!aif_dealer_ready(&s->dealer) && ms > 0) {
         at.it_value.tv_sec = (time_t)(ms / 1000);
         at.it_value.tv_nsec = (long)(ms % 1000) * 1000000;
     }
@@ -448,13 +431,15 @@ aif_sub_open(const char *uri, const aif_pattern *p, size_t n, uint64_t after,
     s->epoll = s->timer = -1;
     s->cursor = after;
     s->hints = hints;
-    s->patience = AIF_ASK_AGAIN_MS;
     err = aif_dealer_init(&s->dealer, uri, e);
     if (err == AIF_OK) {
         err = put_patterns(s, p, n, e);
     }
     if (err == AIF_OK) {
         err = open_fds(s, e);
+    }
+    if (err == AIF_OK) {
+        err = connect_first(s, e);
     }
     if (err == AIF_OK) {
         err = first_answer(s, end, e);

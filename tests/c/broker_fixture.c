@@ -202,3 +202,15 @@ raw_next(raw *r)
     }
     return f;
 }
+
+#ifdef __SANITIZE_THREAD__
+/* Tests fork, and the child makes threads: TSan would rather not. */
+__attribute__((visibility("default"))) const char *
+__tsan_default_options(void);
+
+const char *
+__tsan_default_options(void)
+{
+    return "die_after_fork=0";
+}
+#endif

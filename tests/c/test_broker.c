@@ -82,8 +82,8 @@ static void
 a_path_must_be_one_for_sockets(void **state)
 {
     char uri[160] = "ipc:///tmp/";
-    char path[16] = "/tmp/aif-XXXXXX";
-    char file[32];
+    char path[32] = "/tmp/aif-XXXXXX";
+    char file[48];
 
     (void)state;
     memset(uri + strlen(uri), 'x', 103);
