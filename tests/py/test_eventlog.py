@@ -1,3 +1,5 @@
+import contextlib
+import os
 import threading
 import time
 
@@ -144,6 +146,44 @@ def test_closed_is_closed(mem_log):
     for call in (mem_log.head, mem_log.count, lambda: mem_log.read(0), lambda: append(mem_log, Event("a"))):
         with pytest.raises(ClosedError, match="this EventLog is closed"):
             call()
+
+
+@pytest.mark.skipif("AIF_TEST_PG" not in os.environ, reason="no PostgreSQL: tests/with_postgres gives one")
+def test_postgresql_goes_away_and_comes_back():
+    import psycopg2
+
+    uri = os.environ["AIF_TEST_PG"]
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with EventLog(uri) as log, contextlib.closing(psycopg2.connect(uri)) as other:
+        log.append([EVERY_FIELD], "test_eventlog", 1)
+        other.cursor().execute(f"SELECT pg_terminate_backend(pid) {others}")
+        with pytest.raises(StoreError, match="terminat"):
+            log.read(0)
+        assert EVERY_FIELD[:6] in [e[:6] for e in log.read(0)]
+
+
+@pytest.mark.skipif("AIF_TEST_PG" not in os.environ, reason="no PostgreSQL: tests/with_postgres gives one")
+def test_postgresql_says_why_not():
+    import psycopg2
+
+    uri = os.environ["AIF_TEST_PG"]
+    with EventLog(uri) as log, contextlib.closing(psycopg2.connect(uri)) as other:
+        other.autocommit = True
+        other.cursor().execute("ALTER TABLE aiflow_event ADD CONSTRAINT no CHECK (key <> 'refused')")
+        try:
+            with pytest.raises(StoreError, match="violates check constraint") as caught:
+                log.append([Event("refused")], "test_eventlog", 2)
+        finally:
+            other.cursor().execute("ALTER TABLE aiflow_event DROP CONSTRAINT no")
+        assert caught.value.sqlstate == "23514"
+        assert len(log.append([Event("refused")], "test_eventlog", 2)) == 1
+
+
+def test_no_password_in_what_a_database_says():
+    with pytest.raises(StoreError) as caught:
+        EventLog("postgresql://me:secret@127.0.0.1:1/db?connect_timeout=1")
+    assert "secret" not in str(caught.value)
+    assert caught.value.sqlstate == ""
 
 
 def test_threads_share_a_log(tmp_path):

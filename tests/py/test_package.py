@@ -124,3 +124,28 @@ def test_shown_without_secrets(uri, shown):
 
 def test_the_installed_version_is_a_version():
     assert importlib.metadata.version("aiflow-ext")[0].isdigit()
+
+
+def test_sub_interpreters_have_their_own():
+    program = """if True:
+        import sys
+        from aiflow_ext import Event, EventLog, _core
+        here = EventLog("mem:")
+        here.append([Event("a")], "p", 1)
+        name = "_xxsubinterpreters" if sys.version_info < (3, 13) else "_interpreters"
+        interpreters = __import__(name)
+        for _ in range(3):
+            there = interpreters.create()
+            code = (
+                "from aiflow_ext import Event, EventLog\\n"
+                "log = EventLog('mem:')\\n"
+                "assert log.append([Event('b')], 'p', 1) == [1]\\n"
+                "assert type(log.read(0)[0]) is Event\\n"
+                "try: log.append([Event('')], 'p', 2)\\n"
+                "except ValueError: pass\\n"
+            )
+            interpreters.run_string(there, code)
+            interpreters.destroy(there)
+        print(here.read(0)[0].key)
+    """
+    assert run(program, PYTHONWARNINGS="ignore") == "a"
