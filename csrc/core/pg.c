@@ -9,6 +9,7 @@
 #include "store.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #define NUMBER(n) TEXT(n)
@@ -153,7 +154,7 @@ aif_pg_fail(aif_pg *s, PGresult *res, const char *what, aif_error *e)
     }
     (void)aif_fail(e, is_corrupt(state) ? AIF_ECORRUPT : AIF_ESTORE,
                    "%s: %.*s", what, (int)strcspn(why, "\n"), why);
-    strncat(e->sqlstate, state, sizeof e->sqlstate - 1);
+    (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
     PQclear(res);
     if (PQstatus(s->conn) != CONNECTION_OK ||
         PQtransactionStatus(s->conn) != PQTRANS_IDLE) {
