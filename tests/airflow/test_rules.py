@@ -16,7 +16,7 @@ from aiflow_ext import Event, EventClient
 
 DAG_IDS = (
     "waits", "while_once", "while_each", "while_ignore", "stops", "deaf", "restarts", "statuses", "periods",
-    "conditions", "retries", "chains", "templates", "made",
+    "conditions", "retries", "chains", "templates", "made", "first",
 )  # fmt: skip
 
 
@@ -112,6 +112,15 @@ def test_a_task_with_a_start_rule_waits_deferred(runs: Runs) -> None:
     run.until(lambda: run.lines("a"), "started for the event that came before its upstream was done")
     assert run.offsets("a") == [[offset]]
     run.ends()
+
+
+def test_the_first_rule_that_fires_decides(runs: Runs) -> None:
+    run = runs.begin("first")
+    run.reach(starts="deferred", ends="deferred")
+    offset = run.send("x")
+    run.ends()
+    assert run.states() == {"starts": "success", "ends": "skipped"}
+    assert sorted(run.actions()) == [("ends", "stop_1", "stop", [offset]), ("starts", "start_1", "start", [offset])]
 
 
 def test_while_running_once_is_one_more_start_with_all_events(runs: Runs) -> None:

@@ -89,6 +89,14 @@ for how in ("once", "each", "ignore"):
         stop_on(a, event("end"))
         keep = hold.override(task_id="keep")("keep")
 
+with DAG("first", schedule=None, max_active_runs=50):
+    starts = mark.override(task_id="starts")()
+    start_on(starts, event("x"))
+    stop_on(starts, event("x"))
+    ends = mark.override(task_id="ends")()
+    stop_on(ends, event("x"))
+    start_on(ends, event("x"))
+
 with DAG("stops", schedule=None, max_active_runs=50):
     heard = hold.override(task_id="heard")("never")
     stop_on(heard, event("stop"))
