@@ -142,7 +142,7 @@ class Side:
             states = self.airflow.rest.states(dag_id, run_id)
             return states if states and set(states.values()) == {state} else {}
 
-        return self.airflow.wait_until(reached, 30, f"{dag_id}: every task is {state}")
+        return self.airflow.wait_until(reached, 60, f"{dag_id}: every task is {state}")
 
     def _fire(self, client: Any, key: str, metric: str | None) -> None:
         """Publish one event and wait for the file its reaction writes."""
@@ -151,7 +151,7 @@ class Side:
         before = time.time_ns()
         offset = client.publish(Event(key))
         path = self.out / "reactions" / str(offset)
-        self.airflow.wait_until(lambda: path.exists() and path.read_text(), 30, f"a reaction to {key}", poll=0.02)
+        self.airflow.wait_until(lambda: path.exists() and path.read_text(), 60, f"a reaction to {key}", poll=0.02)
         if metric:
             self.add(metric, (int(path.read_text()) - before) / 1e6)
         time.sleep(0.3)  # the try before has ended, so that this is the wait for a task at rest

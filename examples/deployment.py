@@ -296,7 +296,7 @@ class Deployment:
                 raise RuntimeError(f"{name} ended at once\n{self.tails(40)}")
             return check()
 
-        self.wait_until(ready, 90.0, f"{name} works")
+        self.wait_until(ready, 240.0, f"{name} works")
 
     def _job_runs(self, name: str, last: int) -> bool:
         statement = "SELECT 1 FROM job WHERE job_type = ? AND id > ? AND state = 'running'"
