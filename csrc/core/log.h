@@ -29,10 +29,12 @@ AIF_MUST_CHECK aif_err aif_log_append(aif_log *log, const aif_event *events,
                                       size_t n, uint64_t *offsets,
                                       aif_error *e);
 
-/* Add to out at most max events beyond after that p matches (NULL: all). */
+/* Add to out at most max events beyond after that p matches (NULL: all).  It
+ * may add fewer than there are (AIF_READ_BYTES), but not none.  A row that
+ * cannot be ours, or a gap, is ECORRUPT.  On failure out is as before. */
 AIF_MUST_CHECK aif_err aif_log_read(aif_log *log, const aif_pattern *p,
-                                    uint64_t after, size_t max,
-                                    aif_batch *out, aif_error *e);
+                                    uint64_t after, size_t max, aif_batch *out,
+                                    aif_error *e);
 AIF_MUST_CHECK aif_err aif_log_count(aif_log *log, const aif_pattern *p,
                                      uint64_t after, uint64_t *n,
                                      aif_error *e);
