@@ -175,59 +175,81 @@ many_patterns_are_all_found(void **state)
     }
 }
 
+enum { LISTED = 200, IDS = 40 };
+
+typedef struct {
+    aif_pattern p[LISTED];
+    uint64_t id[LISTED];
+    size_t n;
+} plain_list;
+
+static void
+list_remove(plain_list *list, uint64_t id)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < list->n; i++) {
+        if (list->id[i] != id) {
+            list->p[kept] = list->p[i];
+            list->id[kept++] = list->id[i];
+        }
+    }
+    list->n = kept;
+}
+
+static size_t
+list_find(const plain_list *list, const aif_event *ev, uint64_t *ids)
+{
+    bool hit[IDS] = {false};
+    size_t n = 0;
+
+    for (size_t i = 0; i < list->n; i++) {
+        hit[list->id[i]] |= aif_pattern_matches(&list->p[i], ev);
+    }
+    for (uint64_t id = 0; id < IDS; id++) {
+        if (hit[id]) {
+            ids[n++] = id;
+        }
+    }
+    return n;
+}
+
+static aif_str
+random_text(void)
+{
+    static const char *const texts[] = {"a", "b", "ab", "a*", "b*", "*"};
+    const char *s = texts[rand() % 6];
+
+    return (aif_str){s, strlen(s)};
+}
+
 /* Against a list that is compared pattern by pattern. */
 static void
 it_finds_what_a_plain_list_finds(void **state)
 {
-    static const char *const texts[] = {"a", "b", "ab", "a*", "b*", "*"};
-    enum { LISTED = 200, IDS = 40 };
-    struct {
-        aif_pattern p;
-        uint64_t id;
-    } list[LISTED];
     const char *env = getenv("AIF_SEED");
     unsigned seed = env != NULL ? (unsigned)atoi(env) : (unsigned)time(NULL);
-    size_t n = 0;
+    plain_list list = {.n = 0};
+    uint64_t expected[IDS];
 
     print_message("AIF_SEED=%u\n", seed);
     srand(seed);
     for (int turn = 0; turn < 20000; turn++) {
-        aif_str f[4];
-        for (int i = 0; i < 4; i++) {
-            const char *s = texts[rand() % 6];
-            f[i] = (aif_str){s, strlen(s)};
-        }
-        aif_pattern p = {f[0], f[1], f[2], f[3]};
+        aif_pattern p = {random_text(), random_text(), random_text(),
+                         random_text()};
+        aif_event ev = {
+            .ns = p.ns, .key = p.key, .type = p.type, .sender = p.sender};
         uint64_t id = (uint64_t)rand() % IDS;
-        if (n < LISTED && rand() % 4 == 0) {
+        if (list.n < LISTED && rand() % 4 == 0) {
             add(*state, p, id);
-            list[n].p = p;
-            list[n++].id = id;
+            list.p[list.n] = p;
+            list.id[list.n++] = id;
         } else if (rand() % 10 == 0) {
-            size_t kept = 0;
             aif_match_remove(*state, id);
-            for (size_t i = 0; i < n; i++) {
-                if (list[i].id != id) {
-                    list[kept++] = list[i];
-                }
-            }
-            n = kept;
+            list_remove(&list, id);
         } else {
-            uint64_t expected[IDS];
-            size_t hits = 0;
-            aif_event ev = {
-                .ns = f[0], .key = f[1], .type = f[2], .sender = f[3]};
-            for (uint64_t want = 0; want < IDS; want++) {
-                bool hit = false;
-                for (size_t i = 0; i < n; i++) {
-                    hit = hit || (list[i].id == want &&
-                                  aif_pattern_matches(&list[i].p, &ev));
-                }
-                if (hit) {
-                    expected[hits++] = want;
-                }
-            }
-            assert_found(*state, ev, hits, expected);
+            assert_found(*state, ev, list_find(&list, &ev, expected),
+                         expected);
         }
     }
 }
