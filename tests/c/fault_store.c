@@ -20,6 +20,7 @@ static int sqlite_errno;
 static int pg_left = -1;
 static bool pg_lost;
 static bool fired;
+static int syncs;
 
 static bool
 comes_now(int *left)
@@ -71,6 +72,7 @@ fdatasync(int fd)
     if (real == NULL) {
         *(void **)&real = dlsym(RTLD_NEXT, "fdatasync");
     }
+    syncs++;
     return kernel_says_no() ? -1 : real(fd);
 }
 
@@ -114,6 +116,12 @@ bool
 fault_store_fired(void)
 {
     return fired;
+}
+
+int
+fault_store_syncs(void)
+{
+    return syncs;
 }
 
 /* X(name, parameters, arguments): the calls that ask a server something. */

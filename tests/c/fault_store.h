@@ -16,5 +16,7 @@ void fault_pg_after(int n, bool answer_is_lost);
 void fault_store_off(void);
 /* Did the n-th call come? */
 bool fault_store_fired(void);
+/* How often this program asked for its files to be on the disk. */
+int fault_store_syncs(void);
 
 #endif

@@ -214,6 +214,29 @@ an_identity_that_another_commits_first_is_found(void **state)
     append_at(*state, events_of("p", 3, 1), 1, 5);
 }
 
+/* A trigger sees what the session of the append has. */
+static void
+an_append_is_durable_whatever_the_default(void **state)
+{
+    char uri[sizeof c.uri + 50];
+    aif_log *log;
+
+    (void)snprintf(uri, sizeof uri, "%s%%20-csynchronous_commit%%3Doff",
+                   c.uri);
+    sql("CREATE TABLE seen (setting text);"
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "  INSERT INTO seen VALUES (current_setting('synchronous_commit'));"
+        "  RETURN NULL; END $$;"
+        "CREATE TRIGGER see AFTER INSERT ON aiflow_event"
+        "  FOR EACH STATEMENT EXECUTE FUNCTION see()");
+    assert_int_equal(aif_log_open(uri, &log, &e), AIF_OK);
+    append_at(log, events_of("p", 0, 1), 1, 1);
+    aif_log_free(log);
+    append_at(*state, events_of("p", 1, 1), 1, 2);
+    assert_string_equal(ask("SELECT string_agg(setting, ' ') FROM seen"),
+                        "on on");
+}
+
 /* In each, "sekret" is the password or a part of it. */
 static void
 no_error_tells_the_password(void **state)
@@ -299,6 +322,7 @@ own_tests(void)
         OPEN(a_connection_lost_inside_an_append_is_estore),
         OPEN(a_lock_that_is_never_given_back_is_estore),
         OPEN(an_identity_that_another_commits_first_is_found),
+        OPEN(an_append_is_durable_whatever_the_default),
         cmocka_unit_test(no_error_tells_the_password),
         cmocka_unit_test(what_is_wrong_with_a_server_is_said),
         cmocka_unit_test(a_database_that_is_not_utf8_is_refused),

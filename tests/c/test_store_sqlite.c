@@ -124,6 +124,18 @@ a_place_that_cannot_be_is_said(void **state)
                                 "sqlite:PATH, or mem: for a log in memory");
 }
 
+/* What kill -9 cannot show: a machine that loses power. */
+static void
+every_append_is_on_the_disk(void **state)
+{
+    for (uint64_t i = 0; i < 20; i++) {
+        const int before = fault_store_syncs();
+
+        append_at(*state, events_of("p", i, 1), 1, i + 1);
+        assert_in_range(fault_store_syncs(), before + 1, before + 3);
+    }
+}
+
 /* Overwrite a page of events with rubbish. */
 static void
 a_corrupt_page_is_said(void **state)
@@ -236,6 +248,7 @@ own_tests(void)
         FRESH(what_is_not_a_log_is_refused),
         FRESH(a_place_that_cannot_be_is_said),
         FRESH(a_corrupt_page_is_said),
+        OPEN(every_append_is_on_the_disk),
         OPEN(a_full_disk_is_survived),
         OPEN(a_file_that_was_moved_is_noticed),
         OPEN(a_lock_that_is_never_given_back_is_estore),
