@@ -161,12 +161,12 @@ def check_answers(story: Story) -> None:
     print(f"\n{right} of {len(story.answers)} answers were right; the native Dag beside it ran to success.")
 
 
-def bring_up(home: Path, port: int = 0) -> Deployment:
+def bring_up(home: Path, keep: bool) -> Deployment:
     """Airflow in event mode on SQLite, with the Dags of this folder."""
     began = time.monotonic()
     stop_recorded(home)
     print("bringing Airflow up: database, api-server, dag-processor, event scheduler ...", flush=True)
-    airflow = Deployment(home, HERE, event_mode=True, port=port).start()
+    airflow = Deployment(home, HERE, event_mode=True, port=free_port(8080) if keep else 0, keep=keep).start()
     os.environ["AIRFLOW_HOME"] = str(home)  # where an EventClient finds the broker
     print(f"up after {time.monotonic() - began:.0f} s, in {home}", flush=True)
     return airflow
@@ -185,7 +185,7 @@ End it: make down""")
 def demo(home: Path, keep: bool, speed: float) -> int:
     stop_recorded(home)
     shutil.rmtree(home, ignore_errors=True)
-    airflow = bring_up(home, free_port(8080) if keep else 0)
+    airflow = bring_up(home, keep)
     story = Story()
     try:
         learn(airflow, story, speed)
@@ -205,7 +205,7 @@ def demo(home: Path, keep: bool, speed: float) -> int:
 
 
 def up(home: Path) -> int:
-    airflow = bring_up(home, free_port(8080))
+    airflow = bring_up(home, keep=True)
     for dag_id in (DAG, "native"):
         airflow.wait_for_dag(dag_id)
         airflow.rest.unpause(dag_id)

@@ -9,6 +9,7 @@ Linux only (/proc).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import secrets
@@ -28,6 +29,7 @@ import rest
 from rest import Rest, RestError
 
 T = TypeVar("T")
+_libc = ctypes.CDLL(None)
 COMMANDS = {
     "api-server": ["api-server", "--host", "127.0.0.1"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -39,7 +41,8 @@ JOBS = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "trigge
 
 class Deployment:
     """One Airflow.  `database` is "sqlite", or the URI of a PostgreSQL server: then a database of its
-    own is made there, and dropped by `close`.  `config` maps "section.key" to a value."""
+    own is made there, and dropped by `close`.  `config` maps "section.key" to a value.  Unless `keep`, the
+    services end when this process does, however it ends."""
 
     def __init__(
         self,
@@ -50,12 +53,14 @@ class Deployment:
         event_mode: bool = False,
         triggerer: bool = False,
         port: int = 0,
+        keep: bool = False,
         config: dict[str, str] | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
         self.home = Path(home).resolve()
         self.dags = Path(dags).resolve()
         self.event_mode = event_mode
+        self.keep = keep
         self.names = ["api-server", "dag-processor", "scheduler"] + ["triggerer"] * triggerer
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -285,6 +290,7 @@ class Deployment:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # its session id finds everything below it, always
+                preexec_fn=None if self.keep else _end_with_parent,
             )
         self._save()
         check = (lambda: self._job_runs(name, last)) if name in JOBS else self._server_answers
@@ -405,6 +411,10 @@ def _started(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if stat.state == "Z" else stat.began
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_port(wanted: int = 0) -> int:
