@@ -20,8 +20,7 @@
 
 #define AIF_TURN_EVENTS AIF_BATCH_MAX /* one turn drains no more than this */
 #define AIF_TURN_BYTES (8u << 20)     /* nor, its last frame apart, this */
-#define AIF_READ_COST 1000 /* a LIST or COUNT weighs as much as these events  \
-                            */
+#define AIF_READ_COST 1000            /* events; what a LIST or COUNT weighs */
 
 #define AIF_PIECE_EVENTS 1000      /* in one EVENTS frame */
 #define AIF_PIECE_BYTES (1u << 20) /* unless one event alone is larger */
@@ -32,8 +31,7 @@
 #define AIF_BROKER_STORE_RETRY_MS 200
 /* Other processes append too: how often to look, while somebody listens. */
 #define AIF_BROKER_HEAD_POLL_MS 20        /* postgresql */
-#define AIF_BROKER_HEAD_POLL_SLOW_MS 1000 /* a file: not meant to be shared   \
-                                           */
+#define AIF_BROKER_HEAD_POLL_SLOW_MS 1000 /* a file is not to be shared */
 
 typedef struct {
     uint8_t n;

@@ -14,8 +14,7 @@
 #define SEND_HWM 64 /* hints, mostly: one request is under way at a time */
 #define RECONNECT_MS 20
 #define RECONNECT_MOST_MS 200
-#define HANDSHAKE_MS 1000 /* a dead broker's child may accept, but not speak  \
-                           */
+#define HANDSHAKE_MS 1000 /* a dead broker's child accepts, but is silent */
 #define HEARTBEAT_MS 1000
 #define HEARTBEAT_TIMEOUT_MS 2000
 

@@ -22,9 +22,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define WINDOW                                                                \
-    (4u << 20)             /* bytes on the way to us, at most, and one frame  \
-                            */
+#define WINDOW (4u << 20)  /* bytes on the way to us at most, and one frame */
 #define RENEW_MS 1000      /* the broker's lease is ten times that */
 #define AGAIN_MS 250       /* after an ERROR that may pass: at first, */
 #define AGAIN_MOST_MS 4000 /* then twice as long each time, to this */
