@@ -159,6 +159,13 @@ Broker_dealloc(PyObject *op)
     handle_dealloc(op);
 }
 
+static PyObject *
+Broker_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
+            Py_ssize_t Py_UNUSED(nargs))
+{
+    return Broker_stop(op, NULL);
+}
+
 PyDoc_STRVAR(error__doc__,
              "error($self, /)\n--\n\n"
              "What ended the thread; None while it runs or was stopped.");
@@ -218,7 +225,7 @@ static PyMethodDef Broker_methods[] = {
     {"error", Broker_error, METH_NOARGS, error__doc__},
     {"stats", Broker_stats, METH_NOARGS, stats__doc__},
     {"__enter__", handle_with, METH_NOARGS, handle_with__doc__},
-    {"__exit__", METHOD(handle_exit), METH_FASTCALL, handle_exit__doc__},
+    {"__exit__", METHOD(Broker_exit), METH_FASTCALL, handle_exit__doc__},
     {NULL, NULL, 0, NULL},
 };
 

@@ -115,7 +115,7 @@ PyObject *
 handle_exit(PyObject *self, PyObject *const *Py_UNUSED(args),
             Py_ssize_t Py_UNUSED(nargs))
 {
-    return PyObject_CallMethod(self, "close", NULL);
+    return handle_close(self, NULL);
 }
 
 /* Nobody can be inside: whoever calls a method holds a reference.  In a

@@ -183,7 +183,7 @@ def test_no_password_in_what_a_database_says():
     with pytest.raises(StoreError) as caught:
         EventLog("postgresql://me:secret@127.0.0.1:1/db?connect_timeout=1")
     assert "secret" not in str(caught.value)
-    assert caught.value.sqlstate == ""
+    assert caught.value.sqlstate == "08006"
 
 
 def test_threads_share_a_log(tmp_path):

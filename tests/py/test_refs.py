@@ -82,7 +82,7 @@ def test_memory_is_flat(tmp_path, work, times):
         try:
             work(broker)
             work(broker)
-            grown = min(growth(work, broker, times) for _ in range(3))
+            grown = min(growth(work, broker, times) for _ in range(4))
         finally:
             tracemalloc.stop()
     assert grown < 16 * times
