@@ -29,7 +29,7 @@ Offsets = list[int]
 SLICE = 1.0  # seconds in the core before signals are looked at
 RETRY = 0.25  # seconds before the broker's failed database is tried again
 PAGE = 1000  # events
-CHUNK_BYTES = 10 << 20  # of a frame's 16 MiB: 10,000 times the client's namespace and sender must fit too
+CHUNK_BYTES = 7 << 20  # the core cuts frames at 8 MiB; a call that is one frame can be made again and wait on
 EVENT_BYTES = 160  # what an event takes in a frame beside its texts, rounded up
 
 
@@ -79,7 +79,7 @@ class EventClient:
         how many events before it are in the log.
         """
         offsets: Offsets = []
-        for chunk in _chunks(events):
+        for chunk in _chunks(events, 4 * (len(self.namespace) + len(self.sender or ""))):
             try:
                 offsets += self._publish(chunk, timeout)
             except Exception as e:
@@ -310,12 +310,12 @@ class Subscription:
             self._ready.append(event)
 
 
-def _chunks(events: Iterable[Event]) -> Iterator[Events]:
-    """Cut events into what one publish takes."""
+def _chunks(events: Iterable[Event], filled_in: int) -> Iterator[Events]:
+    """Cut events into what one publish takes; each grows by filled_in bytes."""
     chunk: Events = []
     size = 0
     for event in events:
-        n = _most_bytes(event)
+        n = _most_bytes(event) + filled_in
         if chunk and (len(chunk) == _core.BATCH_MAX or size + n > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

@@ -1,13 +1,15 @@
+import contextlib
 import errno
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from aiflow_ext import Event, EventClient, _core
+from aiflow_ext import Event, EventClient, _core, events
 from aiflow_ext.errors import ClosedError
 
 
@@ -22,8 +24,8 @@ def test_the_client_fills_in_and_the_event_goes_first(broker):
         client.publish(Event("a"))
         client.publish(Event("a", namespace="theirs", sender="you"))
         client.publish(Event("a", sender=""))
-        events = client.list(namespace="*")
-    assert [(e.namespace, e.sender) for e in events] == [("mine", "me"), ("theirs", "you"), ("mine", "")]
+        found = client.list(namespace="*")
+    assert [(e.namespace, e.sender) for e in found] == [("mine", "me"), ("theirs", "you"), ("mine", "")]
 
 
 def test_filters(broker):
@@ -104,9 +106,8 @@ def test_a_bad_event_is_named_and_the_client_lives_on(client, event, error, text
 
 
 def test_what_went_in_before_a_bad_event_is_said(client):
-    events = [Event("a")] * 10_000 + [Event("")]
     with pytest.raises(ValueError, match="key") as caught:
-        client.publish_many(events)
+        client.publish_many([Event("a")] * 10_000 + [Event("")])
     assert caught.value.__notes__ == ["the first 10000 events are in the log"]
     assert client.count() == 10_000
 
@@ -197,11 +198,23 @@ def test_ctrl_c_while_no_broker_answers(tmp_path, waiting):
         assert process.communicate(timeout=20)[1].endswith("KeyboardInterrupt\n")
 
 
+def test_a_locked_database_is_waited_for(client, tmp_path):
+    """For longer than one call of the core takes: the same request is waited on by the next."""
+    other = sqlite3.connect(tmp_path / "events.db", isolation_level=None, check_same_thread=False)
+    with contextlib.closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(1.3 * events.SLICE, other.execute, ["ROLLBACK"])
+        release.start()
+        assert client.publish(Event("a")) == 1
+        release.join()
+    assert client.count() == 1
+
+
 def test_a_full_disk_is_ridden_out_or_named(tmp_path):
     """A file-size limit stands for the full disk: writes fail while it is there, and work again after."""
     program = f"""if True:
         import resource, signal, threading
-        from aiflow_ext import Event, EventClient, _core
+        from aiflow_ext import Event, EventClient, _core, events
         from aiflow_ext.errors import StoreError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         broker = _core.Broker("ipc://{tmp_path}/b", "sqlite:{tmp_path}/log.db")
