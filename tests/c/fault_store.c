@@ -17,6 +17,8 @@
 
 static int sqlite_left = -1;
 static int sqlite_errno;
+static int memory_left = -1;
+static sqlite3_mem_methods memory; /* the real ones */
 static int pg_left = -1;
 static bool pg_lost;
 static bool fired;
@@ -97,6 +99,37 @@ fault_sqlite_after(int n, int error)
     fired = false;
 }
 
+static void *
+faulty_malloc(int n)
+{
+    return comes_now(&memory_left) ? NULL : memory.xMalloc(n);
+}
+
+static void *
+faulty_realloc(void *p, int n)
+{
+    return comes_now(&memory_left) ? NULL : memory.xRealloc(p, n);
+}
+
+void
+fault_sqlite_memory_init(void)
+{
+    sqlite3_mem_methods faulty;
+
+    (void)sqlite3_config(SQLITE_CONFIG_GETMALLOC, &memory);
+    faulty = memory;
+    faulty.xMalloc = faulty_malloc;
+    faulty.xRealloc = faulty_realloc;
+    (void)sqlite3_config(SQLITE_CONFIG_MALLOC, &faulty);
+}
+
+void
+fault_sqlite_memory_after(int n)
+{
+    memory_left = n;
+    fired = false;
+}
+
 void
 fault_pg_after(int n, bool answer_is_lost)
 {
@@ -109,6 +142,7 @@ void
 fault_store_off(void)
 {
     sqlite_left = -1;
+    memory_left = -1;
     pg_left = -1;
 }
 

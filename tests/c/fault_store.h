@@ -13,6 +13,10 @@
 /* n = 0: the next one. */
 void fault_sqlite_after(int n, int error);
 void fault_pg_after(int n, bool answer_is_lost);
+/* SQLite's own allocations; needs fault_sqlite_memory_init before the first
+ * use of SQLite. */
+void fault_sqlite_memory_init(void);
+void fault_sqlite_memory_after(int n);
 void fault_store_off(void);
 /* Did the n-th call come? */
 bool fault_store_fired(void);

@@ -136,6 +136,54 @@ every_append_is_on_the_disk(void **state)
     }
 }
 
+/* Open, append and read while the n-th allocation of SQLite's fails; what
+ * failed is as it was. */
+static bool
+work_without_memory(int n)
+{
+    const aif_pattern p = {AIF_STR("d*"), AIF_STR("digits"), AIF_STR("*"),
+                           AIF_STR("*")};
+    uint64_t offsets[3];
+    aif_batch out = {0};
+    aif_log *log;
+    aif_err err;
+
+    fault_sqlite_memory_after(n);
+    err = aif_log_open(c.uri, &log, &e);
+    if (err == AIF_OK) {
+        err = aif_log_append(log, events_of("p", (uint64_t)n * 3, 3), 3,
+                             offsets, &e);
+    }
+    if (err == AIF_OK) {
+        err = aif_log_read(log, &p, 0, 10000, &out, &e);
+    }
+    fault_store_off();
+    if (err != AIF_OK && err != AIF_ENOMEM) {
+        fail_msg("allocation %d: %s", n, e.text);
+    }
+    assert_true(out.n == 0 || out.n == offsets[2]);
+    aif_batch_fini(&out);
+    aif_log_free(log);
+    return fault_store_fired();
+}
+
+static void
+it_survives_every_oom_of_sqlites(void **state)
+{
+    aif_log *log;
+    int n = 0;
+
+    (void)state;
+    while (work_without_memory(n)) {
+        n++;
+    }
+    assert_in_range(n, 50, 5000);
+    log = open_again();
+    assert_int_equal(count_of(log), head_of(log));
+    assert_int_equal(count_of(log) % 3, 0);
+    aif_log_free(log);
+}
+
 /* Overwrite a page of events with rubbish. */
 static void
 a_corrupt_page_is_said(void **state)
@@ -248,6 +296,7 @@ own_tests(void)
         FRESH(what_is_not_a_log_is_refused),
         FRESH(a_place_that_cannot_be_is_said),
         FRESH(a_corrupt_page_is_said),
+        FRESH(it_survives_every_oom_of_sqlites),
         OPEN(every_append_is_on_the_disk),
         OPEN(a_full_disk_is_survived),
         OPEN(a_file_that_was_moved_is_noticed),
@@ -262,6 +311,7 @@ main(void)
     const char *tmp = getenv("TMPDIR");
     int failed;
 
+    fault_sqlite_memory_init();
     (void)snprintf(dir, sizeof dir, "%.40s/aiflow-XXXXXX",
                    tmp == NULL ? "/tmp" : tmp);
     if (mkdtemp(dir) == NULL) {
