@@ -56,14 +56,14 @@ format: venv ## Rewrite every file in our style
 	$(VENV)/bin/clang-format -i $(C)
 	$(VENV)/bin/ruff format -q . && $(VENV)/bin/ruff check -q --fix .
 lint: build ## Style, types, warnings of two compilers, exported symbols, walls
-	$(VENV)/bin/clang-format --dry-run -Werror $(C)
+	@$(VENV)/bin/clang-format --dry-run -Werror $(C)
 	$(VENV)/bin/ruff format -q --check . && $(VENV)/bin/ruff check -q .
 	@! nm -AD --defined-only aiflow_ext/_core*.so | grep -v ' PyInit__core$$'
 	$(SUB) c-objects
 	$(SUB) c-objects CC=clang OUT=build/clang
 	@$(PY) -m pytest -q tests/py/test_walls.py
 	$(VENV)/bin/mypy --no-error-summary
-	$(VENV)/bin/stubtest --mypy-config-file pyproject.toml --concise aiflow_ext._core
+	$(VENV)/bin/stubtest --mypy-config-file tests/stubtest.ini --concise aiflow_ext._core
 cover: ## List the branches of the core that no C test takes
 	$(SUB) c-tests OUT=build/cover SAN='-O0 --coverage'
 	@tests/uncovered build/cover csrc/core

@@ -34,7 +34,7 @@ setup(
             depends=sorted(glob("csrc/*/*.h")),
             include_dirs=["csrc/core"],
             define_macros=[("_POSIX_C_SOURCE", "200809L")],
-            extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden", *cflags, *san],
+            extra_compile_args=["-std=c11", "-fvisibility=hidden", *cflags, *san],
             extra_link_args=[*libs, "-lpthread", *san],
         )
     ],

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -253,13 +255,28 @@ a_broker_that_comes_back_is_found(void **state)
     aif_client_free(c);
 }
 
+/* At the broker's place, until the client has called in vain. */
+static void
+be_called(const served *s)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    (void)snprintf(at.sun_path, sizeof at.sun_path, "%s",
+                   s->bind + strlen("ipc://"));
+    (void)bind(listener, (struct sockaddr *)&at, sizeof at);
+    (void)listen(listener, 1);
+    (void)close(accept(listener, NULL, NULL));
+    (void)close(listener);
+    (void)unlink(at.sun_path);
+}
+
 static void *
 come_later(void *arg)
 {
     served *s = arg;
-    const struct timespec a_while = {.tv_nsec = 300000000};
 
-    (void)nanosleep(&a_while, NULL); /* so that the client asks in vain */
+    be_called(s);
     serve(s);
     return NULL;
 }
