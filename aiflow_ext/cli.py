@@ -98,15 +98,16 @@ def broker(args: argparse.Namespace) -> None:
     if uri.startswith("ipc://"):
         Path(uri.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ends = {signal.SIGTERM, signal.SIGINT}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    try:
-        with Broker(uri, log) as served:
+    with Broker(uri, log) as served:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        try:
             served.start()
             _say(f"serving {served.uri}, log {safe_uri(log)}")
             _wait_for(served, ends)
-        _say(f"stopped; {', '.join(f'{n} {name}' for name, n in served.stats().items())}")
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            served.stop()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    _say(f"stopped; {', '.join(f'{n} {name}' for name, n in served.stats().items())}")
 
 
 def version(args: argparse.Namespace) -> None:

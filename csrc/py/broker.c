@@ -73,16 +73,21 @@ serve(void *arg)
     return NULL;
 }
 
-/* Signals are for Python's main thread: block all of them in the new one. */
+/* Signals are for Python's main thread: block all of them in the new one, but
+ * those it can only raise itself, which faulthandler wants to see. */
 static int
 start_thread(Broker *self)
 {
-    sigset_t all;
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    sigset_t blocked;
     sigset_t before;
     int rc;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        sigdelset(&blocked, own[i]);
+    }
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
     rc = pthread_create(&self->thread, NULL, serve, self);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;

@@ -332,13 +332,10 @@ all_set(PyObject *tuple)
     return 1;
 }
 
-/* Fill the tuple under Event directly: its __new__ is Python and costs more
- * than all the rest. */
 static PyObject *
-from_event(module_state *st, const aif_event *ev, const predecessor *before)
+fields_from(const aif_event *ev, const predecessor *before)
 {
-    PyTypeObject *type = (PyTypeObject *)st->Event_type;
-    PyObject *t = type->tp_alloc(type, EVENT_FIELDS);
+    PyObject *t = PyTuple_New(EVENT_FIELDS);
     const aif_event *had = before->ev;
 
     if (t == NULL) {
@@ -356,6 +353,24 @@ from_event(module_state *st, const aif_event *ev, const predecessor *before)
         Py_CLEAR(t);
     }
     return t;
+}
+
+/* tuple.__new__(Event, fields): Event's own __new__ is Python, and costs more
+ * than all the rest. */
+static PyObject *
+from_event(module_state *st, const aif_event *ev, const predecessor *before)
+{
+    PyObject *fields = fields_from(ev, before);
+    PyObject *args = fields == NULL ? NULL : PyTuple_Pack(1, fields);
+    PyObject *event = NULL;
+
+    if (args != NULL) {
+        event =
+            PyTuple_Type.tp_new((PyTypeObject *)st->Event_type, args, NULL);
+    }
+    Py_XDECREF(args);
+    Py_XDECREF(fields);
+    return event;
 }
 
 PyObject *
