@@ -19,7 +19,7 @@ enum { SOON = 10000 }; /* ms; a limit for what takes no time */
 typedef struct {
     char dir[64];
     char bind[128];
-    char log[128];
+    char log[512];
     aif_broker *broker;
     pthread_t thread;
 } served;
