@@ -88,6 +88,11 @@ def _attach_to_dag(dag: DAG, rule: Rules) -> None:
             f"restart_on({dag.dag_id!r}, ...): a Dag has no restart; write start_on(dag, ...) for a new run, and "
             "stop_on(dag, ...) to end the running ones."
         )
+    if rule.get("while_running", "once") != "once":
+        raise ValueError(
+            f"start_on({dag.dag_id!r}, ..., while_running={rule['while_running']!r}): each firing makes a run of its "
+            "own; leave while_running out, and bound the runs with max_active_runs of the Dag."
+        )
     dag.default_args = {**(dag.default_args or {}), KEY: json.dumps(_with(dag_rules(dag), rule))}
 
 

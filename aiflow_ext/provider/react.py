@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +21,12 @@ from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import get_dialect_name
 from airflow.utils.state import DagRunState
 from sqlalchemy import insert, select, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext._event import Event
-from aiflow_ext.errors import Error
+from aiflow_ext.errors import CorruptError, Error
 from aiflow_ext.provider import apply, dagruns, status, stop
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
@@ -139,7 +141,13 @@ class _Transaction:
 
     def _something_to_do(self, offset: int) -> bool:
         """Look without a lock and without a write: an idle scheduler must not wake itself."""
-        if self.r._log.read(offset, 1):
+        head = self.r._log.head()
+        if head < offset:
+            raise CorruptError(
+                f"the log ends at offset {head}, but events up to {offset} have been acted on: it is another log. "
+                f"To go on with it: UPDATE aiflow_consumer SET \"offset\" = {head} WHERE name = '{CONSUMER}'"
+            )
+        if head > offset:
             return True
         world = load(self.session, self.r.registry, CONSUMER, self.now_ms)
         self._due(world)
@@ -223,36 +231,40 @@ class _Transaction:
             return
         index, kind, offsets = fired[0]
         rule = task.rules.rules[index]
-        if run is None:
-            before, after = self._act_on_dag(task, rule, kind, offsets)
-        else:
-            before, after = self._act(run, task, rule, kind, offsets)
+        before, after = "", "error"
+        with self._contained(task):
+            if run is None:
+                before, after = self._act_on_dag(task, rule, kind, offsets)
+            else:
+                before, after = self._act(run, task, rule, kind, offsets)
         self.acted = True
-        self.session.execute(
-            insert(models.action).values(
-                dag_id=task.dag_id,
-                run_id=task.run_id,
-                task_id=task.task_id,
-                rule=rule["name"],
-                cause=cause,
-                action=kind,
-                offsets=json.dumps(offsets),
-                before=before,
-                after=after,
-                at_ms=self.now_ms,
-            )
-        )
-        log.info(
-            "aiflow: %s dag=%s run=%s task=%s rule=%s offsets=%s: %s -> %s",
-            kind,
-            task.dag_id,
-            task.run_id,
-            task.task_id,
-            rule["name"],
-            offsets,
-            before or "none",
-            after or "none",
-        )
+        row = {
+            "dag_id": task.dag_id,
+            "run_id": task.run_id,
+            "task_id": task.task_id,
+            "rule": rule["name"],
+            "cause": cause,
+            "action": kind,
+            "offsets": json.dumps(offsets),
+            "before": before,
+            "after": after,
+            "at_ms": self.now_ms,
+        }
+        self.session.execute(insert(models.action).values(**row))
+        log.info("aiflow: %s %s offsets=%s: %s -> %s", kind, _name(task), offsets, before or "none", after or "none")
+
+    @contextmanager
+    def _contained(self, task: TaskState) -> Iterator[None]:
+        """A Dag that makes Airflow raise must not stop the events of all others: undo its part, say so, go on."""
+        try:
+            with self.session.begin_nested():
+                yield
+        except OperationalError:
+            raise
+        except Exception:
+            log.exception("aiflow: an action failed and is given up: %s", _name(task))
+            task.pending.clear()
+            task.stopping = None
 
     # Actions on tasks
 
@@ -326,7 +338,8 @@ class _Transaction:
         for run, task in list(self.world.tasks()):
             if self._can_settle(run, task):
                 self._hold(run)
-                self._settle_task(run, task)
+                with self._contained(task):
+                    self._settle_task(run, task)
 
     def _can_settle(self, run: Run, task: TaskState) -> bool:
         ti = run.tries.get(task.task_id)
@@ -371,11 +384,9 @@ class _Transaction:
         elif apply.ended(ti) and not self._upstream_moves(run, task):
             dropped = task.pending.pop(0)
             log.warning(
-                "aiflow: dag=%s run=%s task=%s does not start for events %s: its upstream did not end as it needs",
-                task.dag_id,
-                task.run_id,
-                task.task_id,
+                "aiflow: no start for events %s, the upstream did not end as it needs: %s",
                 dropped["events"],
+                _name(task),
             )
         self.reaction.dirty.add((run.dag_id, run.run_id))
 
@@ -455,6 +466,11 @@ def _reaches(event: Event, run: Run) -> bool:
     if event.offset <= run.since or event.create_time < run.created_ms:
         return False
     return event.context is None or event.context == run.context
+
+
+def _name(task: TaskState) -> str:
+    """Which one, for the log."""
+    return f"dag={task.dag_id} run={task.run_id} task={task.task_id}"
 
 
 def _differs(run: Run) -> bool:

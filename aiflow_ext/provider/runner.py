@@ -15,10 +15,10 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from airflow.utils.sqlalchemy import is_lock_not_available_error, prohibit_commit, with_row_locks
+from airflow.utils.sqlalchemy import get_dialect_name, is_lock_not_available_error, prohibit_commit, with_row_locks
 from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import select, tuple_
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import select, tuple_, update
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from aiflow_ext.errors import Error
@@ -98,8 +98,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             return
         try:
             self._reaction = self._reactor.react()
-        except Error as e:
-            log.error("aiflow: events wait, the log cannot be read: %s", e)
+        except (Error, DBAPIError) as e:  # nothing was done; a deadlock or a lost connection is tried again
+            log.error("aiflow: events wait for the next pass: %s", e)
             self._reaction = Reaction()
         self._retry |= self._reaction.busy
 
@@ -181,23 +181,21 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         return self._reactor.registry.of_run(session, dag_run.dag_id, pinned) is not None
 
     def _start_is_due(self, dag_run: DagRun, session: Session) -> bool:
-        """A pending start of a task that has ended: the next reaction makes it, or drops it."""
+        """A pending start of a task that has ended: the next reaction makes it, or drops it.
+
+        Where there are pending starts, their tasks cannot end before this pass is committed: it would end the run.
+        """
         table, TI = models.rule_state, TaskInstance
-        due = (
-            select(table.c.task_id)
-            .join(
-                TI,
-                (TI.dag_id == table.c.dag_id) & (TI.run_id == table.c.run_id) & (TI.task_id == table.c.task_id),
-            )
-            .where(
-                table.c.dag_id == dag_run.dag_id,
-                table.c.run_id == dag_run.run_id,
-                table.c.pending != "[]",
-                TI.state.in_(ENDED),
-            )
-            .limit(1)
+        pending = (table.c.dag_id == dag_run.dag_id, table.c.run_id == dag_run.run_id, table.c.pending != "[]")
+        tasks = list(session.scalars(select(table.c.task_id).where(*pending)))
+        if not tasks:
+            return False
+        if get_dialect_name(session) == "sqlite":  # has no row locks: take the one for writing
+            session.execute(update(table).where(*pending).values(pending=table.c.pending))
+        states = select(TI.state).where(
+            TI.dag_id == dag_run.dag_id, TI.run_id == dag_run.run_id, TI.task_id.in_(tasks), TI.map_index == -1
         )
-        return session.scalar(due) is not None
+        return any(state in ENDED for state in session.scalars(states.with_for_update(of=TI)))
 
 
 class _Clock:

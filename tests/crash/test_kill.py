@@ -58,25 +58,29 @@ def test_killed_at_every_point(airflow: Deployment) -> None:
     run_id = airflow.rest.trigger("counted", run_id="r")
     airflow.wait_until(lambda: airflow.rest.states("counted", run_id).get("count") == "deferred", 40, "parked")
     client = EventClient(f"ipc://{airflow.home}/aiflow/broker.sock")
+    publishers: list[threading.Thread] = []
     acknowledged: list[int] = []
     born: list[int] = []
-    for point in POINTS:
-        airflow.end("scheduler")
+
+    def publish() -> None:
+        """Waits through the crash, and resends."""
+        acknowledged.append(client.publish(Event("n", "x"), timeout=120))
+        born.append(client.publish(Event("birth"), timeout=120))
+
+    airflow.kill("scheduler")
+    for point in POINTS:  # each start finds what the kill before left behind, and dies at its own point
         airflow.env["AIF_CRASH_AT"] = point
         airflow.begin("scheduler")
-        publisher = threading.Thread(  # it waits through the crash, and resends
-            target=lambda: (
-                acknowledged.append(client.publish(Event("n", "x"), timeout=120)),
-                born.append(client.publish(Event("birth"), timeout=120)),
-            )
-        )
+        publisher = threading.Thread(target=publish)
         publisher.start()
         airflow.wait_until(lambda: not airflow.alive("scheduler"), 60, f"killed at {point}")
-        del airflow.env["AIF_CRASH_AT"]
         airflow.kill("scheduler")  # what it left behind, too: its workers
-        airflow.launch("scheduler")
+        del airflow.env["AIF_CRASH_AT"]
+        publishers.append(publisher)
+    airflow.launch("scheduler")
+    for publisher in publishers:
         publisher.join(120)
-        assert not publisher.is_alive(), f"{point}: the publisher never got its answer"
+        assert not publisher.is_alive(), "a publisher never got its answer"
     airflow.wait_until(lambda: len(starts(airflow, run_id)) >= len(POINTS), 60, "all acted on")
     airflow.wait_until(lambda: tries(airflow, run_id) >= len(POINTS), 90, "all run")
 
