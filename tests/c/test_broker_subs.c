@@ -1,0 +1,168 @@
+/* Subscribers of a broker that does not run: the clock is ours. */
+#include "broker_fixture.h"
+
+#include "broker_in.h"
+#include "clock.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const aif_route here = {.n = 5, .p = {0, 1, 2, 3, 4}};
+
+static int
+setup(void **state)
+{
+    aif_error e;
+
+    return aif_broker_open("tcp://127.0.0.1:0", "mem:", (aif_broker **)state,
+                           &e) != AIF_OK;
+}
+
+static int
+teardown(void **state)
+{
+    aif_broker_free(*state);
+    return 0;
+}
+
+static aif_err
+add(aif_broker *b, uint64_t id, uint64_t after, aif_error *e)
+{
+    aif_frame f = {
+        .kind = AIF_K_SUBSCRIBE, .id = id, .from = after, .max = 1000};
+    aif_buf tail = {0};
+    aif_err err;
+
+    assert_int_equal(aif_wire_put_pattern(&everything, &tail, e), AIF_OK);
+    f.tail = (aif_reader){tail.p, tail.n};
+    err = aif_subs_add(b, &here, &f, e);
+    aif_buf_fini(&tail);
+    return err;
+}
+
+static void
+a_lease_is_10_seconds_from_what_was_heard_last(void **state)
+{
+    const aif_frame credit = {.kind = AIF_K_CREDIT, .id = 2, .to = 1};
+    aif_broker *b = *state;
+    int64_t heard;
+    aif_error e;
+
+    assert_int_equal(add(b, 1, 0, &e), AIF_OK);
+    heard = aif_now_ms();
+    assert_true(b->subs[0]->heard <= heard);
+    assert_int_equal(add(b, 2, 0, &e), AIF_OK);
+    b->subs[0]->heard = heard;
+    b->subs[1]->heard = heard + 1;
+    aif_subs_expire(b, heard + AIF_BROKER_LEASE_MS);
+    assert_int_equal(b->n_subs, 2);
+    /* the next look is due a second later, whatever was asked before */
+    assert_int_equal(aif_subs_due(b, heard + AIF_BROKER_LEASE_MS),
+                     heard + AIF_BROKER_LEASE_MS + 1000);
+    b->lease_due = 0;
+    aif_subs_expire(b, heard + AIF_BROKER_LEASE_MS + 1);
+    assert_int_equal(b->n_subs, 1);
+    assert_int_equal(b->subs[0]->id, 2);
+    b->subs[0]->heard = heard;
+    /* its answer finds nobody: this route is nobody's */
+    assert_int_equal(aif_subs_credit(b, &here, &credit, &e), AIF_OK);
+    assert_int_equal(b->n_subs, 0);
+    assert_int_equal(aif_subs_credit(b, &here, &credit, &e), AIF_ECLOSED);
+    assert_int_equal(aif_subs_due(b, 0), INT64_MAX);
+}
+
+static void
+there_are_4096_subscriptions_at_most(void **state)
+{
+    aif_broker *b = *state;
+    aif_error e;
+
+    for (uint64_t i = 1; i <= AIF_SUBSCRIBERS_MAX; i++) {
+        assert_int_equal(add(b, i, 0, &e), AIF_OK);
+    }
+    assert_int_equal(add(b, AIF_SUBSCRIBERS_MAX + 1, 0, &e), AIF_ECONFLICT);
+    assert_string_equal(e.text,
+                        "the broker has 4096 subscribers: that is its limit");
+    assert_int_equal(add(b, 7, 0, &e), AIF_OK); /* again: it is there */
+    aif_subs_remove(b, &here, 7);
+    assert_int_equal(add(b, AIF_SUBSCRIBERS_MAX + 1, 0, &e), AIF_OK);
+}
+
+static void
+append(aif_broker *b, uint64_t from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        aif_event ev = numbered("p", from + i);
+        aif_error e;
+
+        assert_int_equal(aif_log_append(b->log, &ev, 1, &b->head, &e), AIF_OK);
+    }
+}
+
+/* Those behind are due at once; who was full, 5 ms after; who has no credit,
+ * not before it says something. */
+static void
+who_is_behind_is_due(void **state)
+{
+    const int64_t now = 1000;
+    aif_broker *b = *state;
+    aif_error e;
+
+    b->lease_due = now + 500;
+    assert_int_equal(add(b, 1, 0, &e), AIF_OK);
+    assert_int_equal(aif_subs_due(b, now), now + 500);
+    append(b, 1, 2);
+    assert_int_equal(aif_subs_due(b, now), now);
+    b->store_due = now + 200; /* the store has just failed */
+    assert_int_equal(aif_subs_due(b, now), now + 200);
+    b->store_due = 0;
+    b->subs[0]->full = true;
+    b->full_due = now + AIF_BROKER_FULL_RETRY_MS;
+    assert_int_equal(aif_subs_due(b, now), now + AIF_BROKER_FULL_RETRY_MS);
+    b->subs[0]->full = false;
+    b->subs[0]->sent = b->subs[0]->granted;
+    assert_int_equal(aif_subs_due(b, now), now + 500);
+}
+
+/* zmq knows no such peer: found with the first push, not after the lease. */
+static void
+who_is_gone_is_dropped_with_the_first_push(void **state)
+{
+    aif_broker *b = *state;
+    aif_error e;
+
+    assert_int_equal(add(b, 1, 0, &e), AIF_OK);
+    append(b, 1, 1);
+    aif_subs_catch_up(b, aif_now_ms());
+    assert_int_equal(b->n_subs, 0);
+}
+
+static void
+after_now_is_the_head_of_the_log(void **state)
+{
+    aif_broker *b = *state;
+    aif_error e;
+
+    append(b, 1, 3);
+    b->head = 1; /* others appended 2 and 3, and we have not looked */
+    assert_int_equal(add(b, 1, AIF_AFTER_NOW, &e), AIF_OK);
+    assert_int_equal(b->subs[0]->cursor, 3);
+    assert_int_equal(b->head, 3);
+    assert_int_equal(add(b, 2, 1000, &e), AIF_OK); /* waits for the 1001st */
+    assert_int_equal(b->subs[1]->cursor, 1000);
+    assert_int_equal(b->head, 3);
+}
+
+int
+main(void)
+{
+#define OPEN(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        OPEN(a_lease_is_10_seconds_from_what_was_heard_last),
+        OPEN(there_are_4096_subscriptions_at_most),
+        OPEN(who_is_behind_is_due),
+        OPEN(who_is_gone_is_dropped_with_the_first_push),
+        OPEN(after_now_is_the_head_of_the_log),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
