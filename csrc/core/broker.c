@@ -159,8 +159,10 @@ dispatch(aif_broker *b, const aif_route *from, const aif_frame *f,
         *cost = AIF_READ_COST;
         return do_count(b, from, f, e);
     case AIF_K_HEAD:
+        *cost = AIF_LOOK_COST;
         return do_head(b, from, f, e);
     case AIF_K_SUBSCRIBE:
+        *cost = AIF_LOOK_COST;
         return aif_subs_add(b, from, f, e);
     case AIF_K_UNSUBSCRIBE:
         aif_subs_remove(b, from, f->id);

@@ -21,6 +21,7 @@
 #define AIF_TURN_EVENTS AIF_BATCH_MAX /* one turn drains no more than this */
 #define AIF_TURN_BYTES (8u << 20)     /* nor, its last frame apart, this */
 #define AIF_READ_COST 1000            /* events; what a LIST or COUNT weighs */
+#define AIF_LOOK_COST 100             /* and a HEAD or SUBSCRIBE as these */
 
 #define AIF_PIECE_EVENTS 1000      /* in one EVENTS frame */
 #define AIF_PIECE_BYTES (1u << 20) /* unless one event alone is larger */
