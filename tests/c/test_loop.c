@@ -368,8 +368,8 @@ a_lost_database_wakes_when_it_is_back(void **state)
     assert_int_equal(aif_watch_open(uri, "aif_test_loop", &s[0].watch, &e),
                      AIF_OK);
     run(conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-              " WHERE application_name = 'aiflow watch'"
-              " AND datname = current_database()");
+              " WHERE datname = current_database()"
+              " AND query = 'LISTEN \"aif_test_loop\"'");
     wait_for(s, 1, -1);
     assert_true(s[0].ready);
     assert_true(changed(s[0].watch));

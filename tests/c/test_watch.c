@@ -196,8 +196,8 @@ static void
 terminate(pg *t)
 {
     run(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-           " WHERE application_name = 'aiflow watch'"
-           " AND datname = current_database()");
+           " WHERE datname = current_database()"
+           " AND query = 'LISTEN \"aif_test_watch\"'");
     readable(t->w);
     while (aif_watch_fd(t->w) >= 0) {
         assert_false(changed(t->w));
