@@ -80,7 +80,22 @@ static const char APPEND[] =
     ")"
     "SELECT 0::int8, base FROM head";
 
-/* The same, where some are known: those keep their offsets.  Another's commit
+/* The same for a single event, which is the usual case: 68 us instead of 78
+ * without the commit's wait for the disk. */
+static const char APPEND_ONE[] =
+    "WITH head AS ("
+    "  UPDATE aiflow_log_head SET \"offset\" = \"offset\" + 1"
+    "  WHERE id = 1"
+    "  RETURNING \"offset\""
+    "), added AS ("
+    "  INSERT INTO aiflow_event (" AIF_PG_COLUMNS ")"
+    "  SELECT \"offset\", $1::int8, $2::text, $3::text, $4::text, $5::text,"
+    "    $6::text, $7::text, $8::text, $9::int8"
+    "  FROM head"
+    ")"
+    "SELECT 0::int8, \"offset\" - 1 FROM head";
+
+/* The same for many, where some are known: those keep their offsets.  Another's commit
  * of one after our snapshot is a unique_violation again.  This alone would do
  * for both, at 20 us an event.  Rows: also (i, offset) of each known one. */
 static const char APPEND_AGAIN[] =
@@ -110,6 +125,7 @@ static const char APPEND_AGAIN[] =
 
 static const char *const STATEMENTS[][2] = {
     {AIF_PG_APPEND, APPEND},
+    {AIF_PG_APPEND_ONE, APPEND_ONE},
     {AIF_PG_APPEND_AGAIN, APPEND_AGAIN},
     {AIF_PG_READ, AIF_PG_READ_FROM AIF_PG_READ_TO},
     {AIF_PG_COUNT, AIF_PG_COUNT_FROM},

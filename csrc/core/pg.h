@@ -11,6 +11,7 @@
 
 /* The statements that are kept, by name. */
 #define AIF_PG_APPEND "aiflow_append"
+#define AIF_PG_APPEND_ONE "aiflow_append_one"
 #define AIF_PG_APPEND_AGAIN "aiflow_append_again"
 #define AIF_PG_READ "aiflow_read"
 #define AIF_PG_COUNT "aiflow_count"

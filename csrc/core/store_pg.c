@@ -21,6 +21,7 @@
 #define OID_TEXT 25
 
 enum { ARRAYS = 9 };
+#define HEAD_BYTES 20 /* of an array; each element begins with its length */
 
 typedef struct {
     aif_buf bytes[ARRAYS];
@@ -46,8 +47,8 @@ put_be32(aif_buf *b, uint32_t v, aif_error *e)
 static aif_err
 put_head(aif_buf *b, uint32_t type, size_t n, aif_error *e)
 {
-    const uint32_t head[] = {htonl(1), 0, htonl(type), htonl((uint32_t)n),
-                             htonl(1)};
+    const uint32_t head[HEAD_BYTES / 4] = {htonl(1), 0, htonl(type),
+                                           htonl((uint32_t)n), htonl(1)};
 
     return aif_buf_put(b, head, sizeof head, e);
 }
@@ -98,19 +99,21 @@ put_all(arrays *a, const aif_event *events, size_t n, aif_error *e)
     return err;
 }
 
+/* Send the arrays, from their skip-th byte on. */
 static PGresult *
-execute(aif_pg *s, const char *name, const arrays *a)
+execute(aif_pg *s, const char *statement, const arrays *a, size_t skip)
 {
     const char *values[ARRAYS];
     int lengths[ARRAYS];
     int formats[ARRAYS];
 
     for (int i = 0; i < ARRAYS; i++) {
-        values[i] = (const char *)a->bytes[i].p;
-        lengths[i] = (int)a->bytes[i].n; /* AIF_BATCH_BYTES bounds it */
+        values[i] = (const char *)a->bytes[i].p + skip;
+        lengths[i] = (int)(a->bytes[i].n - skip); /* bounded by BATCH_BYTES */
         formats[i] = 1;
     }
-    return PQexecPrepared(s->conn, name, ARRAYS, values, lengths, formats, 1);
+    return PQexecPrepared(s->conn, statement, ARRAYS, values, lengths, formats,
+                          1);
 }
 
 /* unique_violation: of the identity another was first; of the offset, the
@@ -154,11 +157,12 @@ static aif_err
 append(aif_pg *s, const arrays *a, size_t n, uint64_t *offsets, aif_error *e)
 {
     aif_err err;
-    PGresult *res = execute(s, AIF_PG_APPEND, a);
+    PGresult *res = n == 1 ? execute(s, AIF_PG_APPEND_ONE, a, HEAD_BYTES + 4)
+                           : execute(s, AIF_PG_APPEND, a, 0);
 
     for (int i = 0; i < TRIES && violates(res, "aiflow_event_identity"); i++) {
         PQclear(res);
-        res = execute(s, AIF_PG_APPEND_AGAIN, a);
+        res = execute(s, AIF_PG_APPEND_AGAIN, a, 0);
     }
     if (violates(res, "aiflow_event_pkey")) {
         PQclear(res);
