@@ -276,50 +276,6 @@ credit_bounds_what_is_under_way(void **state)
     aif_client_free(c);
 }
 
-static void
-who_is_not_known_is_told(void **state)
-{
-    const served *s = *state;
-    const aif_frame credit = {.kind = AIF_K_CREDIT, .id = 5, .to = 1};
-    aif_frame f;
-    raw r;
-
-    raw_open(&r, s->bind);
-    raw_frame(&r, &credit, NULL);
-    f = raw_next(&r);
-    assert_int_equal(f.kind, AIF_K_ERROR);
-    assert_int_equal(f.id, 5);
-    assert_int_equal(f.code, AIF_ECLOSED);
-    raw_close(&r);
-}
-
-static void
-subscribing_again_is_one_subscription(void **state)
-{
-    const served *s = *state;
-    const aif_frame subscribe = {
-        .kind = AIF_K_SUBSCRIBE, .id = 5, .max = 1000};
-    const aif_frame leave = {.kind = AIF_K_UNSUBSCRIBE, .id = 5};
-    aif_buf tail = {0};
-    aif_error e;
-    raw r;
-
-    raw_open(&r, s->bind);
-    assert_int_equal(aif_wire_put_pattern(&everything, &tail, &e), AIF_OK);
-    for (int i = 0; i < 2; i++) {
-        raw_frame(&r, &subscribe, &tail);
-        assert_int_equal(raw_next(&r).kind, AIF_K_SUBSCRIBED);
-        assert_int_equal(stats_of(s).subscribers, 1);
-    }
-    raw_frame(&r, &leave, NULL);
-    raw_frame(&r, &leave, NULL); /* no harm */
-    while (stats_of(s).subscribers != 0) {
-        assert_it_lives(s);
-    }
-    aif_buf_fini(&tail);
-    raw_close(&r);
-}
-
 /* zmq says so with the next push. */
 static void
 who_is_gone_is_dropped(void **state)
@@ -507,8 +463,6 @@ main(void)
         SERVED(a_broker_that_comes_back_loses_nothing, sqlite),
         SERVED(a_slow_subscriber_delays_nobody, mem),
         SERVED(credit_bounds_what_is_under_way, mem),
-        SERVED(who_is_not_known_is_told, mem),
-        SERVED(subscribing_again_is_one_subscription, mem),
         SERVED(who_is_gone_is_dropped, mem),
         SERVED(hints_come_to_those_who_want_them, mem),
         SERVED(the_fd_says_when_there_is_something, mem),
