@@ -33,7 +33,10 @@ static const char SESSION[] =
     "SELECT set_config('synchronous_commit', 'on', false)"
     " WHERE current_setting('synchronous_commit') = 'off'";
 
-/* One transaction (libpq sends it as one query).  The lock, because IF NOT
+/* No index on (key, "offset"), as in SQLite: 67,000 events/s at batch 1000
+ * with it, 144,000 without (a server whose disk does not count).
+ *
+ * One transaction (libpq sends it as one query).  The lock, because IF NOT
  * EXISTS does not keep two from making the same table. */
 static const char SCHEMA[] =
     "SELECT pg_advisory_xact_lock(7092165482341005153);"
