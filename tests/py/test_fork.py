@@ -11,6 +11,9 @@ import pytest
 from aiflow_ext import Event, EventClient, EventLog, _core
 from aiflow_ext.errors import ForkError
 
+pytestmark = pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="a fork may inherit a lock that ASan's allocator holds"
+)
 NEW_ONE = "open a new one in this process|make a new EventClient\\(\\) in this process"
 
 
