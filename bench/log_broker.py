@@ -1,5 +1,6 @@
 """The event log and the broker alone, through the Python binding: what a program of yours sees.
 
+disk           4 KiB written and fdatasync'ed, one after the other: what the other figures stand on
 log append     events/s of one writer, a transaction for each batch, durable (fsync as the database is set)
 log read       events/s of one reader, 1,000 at a time
 broker         events/s with 1 and with 4 publishing processes: the broker groups what waits into one transaction
@@ -27,8 +28,8 @@ import report
 from aiflow_ext import Event, EventClient
 from aiflow_ext._core import Broker, EventLog
 
-FULL = {"seconds": 2.0, "repeats": 3, "latency": 1000}
-QUICK = {"seconds": 0.5, "repeats": 1, "latency": 200}
+FULL = {"rounds": 5, "seconds": 1.0, "latency": 500}
+QUICK = {"rounds": 1, "seconds": 0.5, "latency": 200}
 BATCHES = (1, 100, 1000)
 PUBLISHERS = (1, 4)
 VALUE = "x" * 100
@@ -36,6 +37,11 @@ TARGETS = {1: 5_000, 1000: 100_000}
 LATENCY_TARGET_MS = 1.0
 
 Log = Callable[[], Any]
+
+
+def settle() -> None:
+    """What earlier measurements have left to write is written: it would slow the next one's fsync, tenfold here."""
+    os.sync()
 
 
 def append_rate(uri: str, batch: int, seconds: float) -> float:
@@ -46,6 +52,17 @@ def append_rate(uri: str, batch: int, seconds: float) -> float:
         while (used := time.perf_counter() - began) < seconds:
             log.append(events, producer, n + 1)
             n += batch
+    return n / used
+
+
+def disk_rate(folder: Path, seconds: float) -> float:
+    """What the disk does at best: no log is durable one event at a time any faster."""
+    with (folder / "disk").open("wb", buffering=0) as f:
+        began, n = time.perf_counter(), 0
+        while (used := time.perf_counter() - began) < seconds:
+            f.write(b"x" * 4096)
+            os.fdatasync(f.fileno())
+            n += 1
     return n / used
 
 
@@ -140,27 +157,30 @@ def stores(folder: Path, server: str) -> Iterator[dict[str, Log]]:
         connection.close()
 
 
-def measure(found: dict[str, list[float]], name: str, new: Log, plan: dict[str, Any], folder: Path) -> None:
+def measure(found: dict[str, list[float]], kind: str, new: Log, plan: dict[str, Any], folder: Path) -> None:
+    """One round of every figure for one kind of store."""
+
+    def add(what: str, *values: float) -> None:
+        found.setdefault(f"{kind}: {what}", []).extend(values)
+
+    settle()
+    found.setdefault("disk: write of 4 KiB and fdatasync [1/s]", []).append(disk_rate(folder, plan["seconds"]))
     for batch in BATCHES:
-        for _ in range(plan["repeats"]):
-            uri = new()
-            found.setdefault(f"{name}: log append, batch {batch} [events/s]", []).append(
-                append_rate(uri, batch, plan["seconds"])
-            )
-        if batch == BATCHES[-1]:
-            found[f"{name}: log read, batch 1000 [events/s]"] = [
-                read_rate(uri, 200_000) for _ in range(plan["repeats"])
-            ]
-    with Broker(f"ipc://{folder}/{name}.sock", new()) as broker:
+        uri = new()
+        settle()
+        add(f"log append, batch {batch} [events/s]", append_rate(uri, batch, plan["seconds"]))
+    add("log read, batch 1000 [events/s]", read_rate(uri, 200_000))
+    with Broker(f"ipc://{folder}/{uuid.uuid4().hex}.sock", new()) as broker:
         broker.start()
         for publishers in PUBLISHERS:
             for batch in (1, 100):
-                found[f"{name}: broker, {publishers} publishing, batch {batch} [events/s]"] = [
-                    broker_rate(broker.uri, publishers, batch, plan["seconds"]) for _ in range(plan["repeats"])
-                ]
+                settle()
+                rate = broker_rate(broker.uri, publishers, batch, plan["seconds"])
+                add(f"broker, {publishers} publishing, batch {batch} [events/s]", rate)
+        settle()
         heard, acknowledged = latencies(broker.uri, plan["latency"])
-        found[f"{name}: publish -> subscriber [ms]"] = heard
-        found[f"{name}: publish -> acknowledged [ms]"] = acknowledged
+        add("publish -> subscriber [ms]", *heard)
+        add("publish -> acknowledged [ms]", *acknowledged)
 
 
 def rows(found: dict[str, list[float]]) -> list[list[str]]:
@@ -192,8 +212,9 @@ def main(quick: bool) -> None:
     print(report.describe(where), flush=True)
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="aif.") as name, stores(Path(name), server) as kinds:
-        for kind, new in kinds.items():
-            measure(found, kind, new, plan, Path(name))
+        for _ in range(plan["rounds"]):  # the kinds take turns: what else the disk does then hits both
+            for kind, new in kinds.items():
+                measure(found, kind, new, plan, Path(name))
     if not quick:
         report.write("log_broker", {"machine": where, "plan": plan, "values": found})
     print(report.table(["", "median", "p90", "p99", "n", "target"], rows(found)))
