@@ -82,7 +82,7 @@ def test_two_event_schedulers_do_nothing_twice(deploy: Deploy) -> None:
         with client(airflow) as events:
             for _ in range(20):
                 offsets.append(events.publish(Event("birth"), timeout=60))
-                time.sleep(0.01)
+                time.sleep(0.01)  # pace: the kill shall fall between two
 
     threads = [threading.Thread(target=publish) for _ in range(2)]
     for thread in threads:
