@@ -276,6 +276,24 @@ a_server_that_does_not_let_us_in_is_named(void **state)
     assert_null(strchr(e.text, '\n'));
 }
 
+static void
+opening_survives_every_oom_on_pg_too(void **state)
+{
+    aif_watch *w;
+    aif_err err;
+    int n = 0;
+
+    (void)state;
+    do {
+        fault_alloc_after(n++);
+        err = aif_watch_open("postgresql://127.0.0.1:1/x", "c", &w, &e);
+        fault_off();
+        assert_null(w);
+        assert_true(err == AIF_ENOMEM || err == AIF_ESTORE);
+    } while (err == AIF_ENOMEM);
+    assert_int_equal(n, 3);
+}
+
 /* ---- wrong arguments ---- */
 
 static void
@@ -543,6 +561,7 @@ main(int argc, char **argv)
         PG(a_lost_connection_comes_back_changed),
         PG(a_server_that_turns_us_down_is_tried_again),
         cmocka_unit_test(a_server_that_does_not_let_us_in_is_named),
+        cmocka_unit_test(opening_survives_every_oom_on_pg_too),
         cmocka_unit_test(a_wrong_channel_is_refused),
         cmocka_unit_test(a_wrong_uri_is_refused_and_not_quoted),
         WAL(a_commit_of_another_is_seen_once),
