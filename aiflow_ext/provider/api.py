@@ -6,6 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from aiflow_ext.provider.config import Config, event_mode
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,13 +69,16 @@ os.register_at_fork(after_in_child=_handles.clear)
 
 
 def _client() -> EventClient | None:
+    """The client of the broker; None where nobody is to be woken."""
+    config: Config = _handles.get("config") or Config.from_airflow()
+    _handles["config"] = config
+    path = config.broker.removeprefix("ipc://")
+    # `airflow scheduler --event-mode` does not reach our configuration, but its socket is there to be seen.
+    if "api" not in config.wake_sources or not (os.path.exists(path) if config.embedded else event_mode()):
+        return None
     if "client" not in _handles:
-        from aiflow_ext.provider.config import Config, event_mode
+        from aiflow_ext.events import EventClient
 
-        _handles["client"] = None
-        if event_mode() and "api" in (config := Config.from_airflow()).wake_sources:
-            from aiflow_ext.events import EventClient
-
-            _handles["client"] = EventClient(config.broker)
-    client: EventClient | None = _handles["client"]
+        _handles["client"] = EventClient(config.broker)
+    client: EventClient = _handles["client"]
     return client

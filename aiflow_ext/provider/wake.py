@@ -67,6 +67,7 @@ class Waker:
         """
         wake = Wake()
         deadline = time.monotonic() + timeout_sec
+        self._forget_own_commits()
         while True:
             self._open_all()
             sources = [s for s in (self._sub, self._watch) if s is not None]
@@ -77,6 +78,22 @@ class Waker:
                 self._listen(wake)
             if wake or time.monotonic() >= deadline:
                 return wake
+
+    def _forget_own_commits(self) -> None:
+        """SQLite cannot say whose commit it was, and each pass commits: it would wake itself for ever.
+
+        What others committed during the pass is forgotten, too; the API server's hints, which wait in the
+        subscription, make up for nearly all of that, and the next full pass for the rest.
+        """
+        if self._watch is not None and not self._notified():
+            try:
+                self._watch.poll()
+            except Error as e:
+                self._lost("database", e)
+
+    def _notified(self) -> bool:
+        """Whether the database tells us itself (NOTIFY)."""
+        return self._watch is not None and self._watch.fileno() >= 0
 
     def _listen(self, wake: Wake) -> None:
         if self._sub is not None:
@@ -89,8 +106,7 @@ class Waker:
             while True:
                 events, hint = sub.next(0)
                 wake.events |= bool(events)
-                # Where the database tells us itself, the API server's hint is no news.
-                wake.full |= hint is not None and self._watch is None
+                wake.full |= hint is not None and not self._notified()  # after a NOTIFY it is no news
                 if not events and hint is None:
                     return
         except Error as e:
