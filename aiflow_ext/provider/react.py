@@ -356,15 +356,13 @@ class _Transaction:
         ti = run.tries.get(task.task_id)
         if ti is None or not run.running:
             return
-        restarted = False
         if task.stopping is not None:
-            restarted = bool(task.stopping["restart"])
             if not self.r._stops.settle(self.session, task, ti, self.now_ms):
                 return
             self.reaction.dirty.add((run.dag_id, run.run_id))
         if apply.ended(ti):
             task.started = None
-        if task.pending and (ti.parked or apply.ended(ti) or (restarted and ti.state == "up_for_retry")):
+        if task.pending and (ti.parked or apply.ended(ti)):
             self._start_now(run, task, ti)
         elif ti.parked and task.started is not None:  # Airflow retries: the same events start it again
             apply.resume(self.session, ti, self._events(task.started["events"]))

@@ -69,8 +69,10 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _sleep(self, seconds: float) -> None:
         """The stock loop is idle for `seconds`, unless something happens."""
-        until = min(seconds, self._until_due())
-        self._wake = self._waker.wait(BUSY_RETRY_SEC if self._retry else until)
+        again = self._retry or bool(self._wake)
+        heard = self._waker.wait(BUSY_RETRY_SEC if again else min(seconds, self._until_due()))
+        heard.dirty |= self._wake.dirty
+        self._wake = heard
 
     def _until_due(self) -> float:
         """Seconds to the next full pass, or to what a rule or a stop has to do before."""
@@ -84,17 +86,17 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         wake, self._wake, self._retry = self._wake, Wake(), False
         full = wake.full or time.monotonic() >= self._full_at
         self._react(wake, full)
-        dirty = wake.dirty | self._reaction.dirty | (wake.status & self._reaction.dirty)
         if full or self._reaction.made_runs:
             self._full_at = time.monotonic() + self._config.safety_pass_sec
             return super()._do_scheduling(session)
-        return self._schedule_dirty(dirty, session)
+        return self._schedule_dirty(wake.dirty | self._reaction.dirty, session)
 
     def _react(self, wake: Wake, full: bool) -> None:
         due = self._reaction.due_ms is not None and self._reaction.due_ms <= time.time() * 1000
-        if not (full or due or wake.events or wake.dirty or wake.status or self._reaction.busy):
-            self._reaction.dirty = set()
-            self._reaction.made_runs = False
+        with_rules = {*self._reactor.registry.dag_ids()}
+        ours = any(dag_id in with_rules for dag_id, _ in wake.dirty | wake.status)
+        if not (full or due or wake.events or ours or self._reaction.busy):
+            self._reaction = Reaction(due_ms=self._reaction.due_ms)
             return
         try:
             self._reaction = self._reactor.react()
@@ -105,6 +107,9 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _schedule_dirty(self, dirty: set[Key], session: Session) -> int:
         """The middle of the stock pass, for the runs that changed: examine them, then the critical section."""
+        if queued := self._enqueue_scheduled(session):  # what an event started need not wait for the rest: 25 ms
+            self._wake.dirty |= dirty  # the loop comes back at once
+            return queued
         with prohibit_commit(session) as guard:
             runs = self._lock_runs(dirty, session) if dirty else []
             self._stamp_team_names(runs, session)
@@ -115,19 +120,21 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                 self._send_dag_callbacks_to_processor(dag, callback)
         if any(run.state != DagRunState.RUNNING for run in runs):  # a place for a queued run is free
             self._full_at = 0.0
-        if not self._has_scheduled(session):
+        return self._enqueue_scheduled(session) if runs else 0
+
+    def _enqueue_scheduled(self, session: Session) -> int:
+        """The stock critical section, where there is anything for it; how many task instances were queued."""
+        one = select(TaskInstance.id).where(TaskInstance.state == TaskInstanceState.SCHEDULED).limit(1)
+        if session.scalar(one) is None or sum(executor.slots_available for executor in self.executors) <= 0:
             return 0
         with prohibit_commit(session) as guard:
             session.expunge_all()
-            if sum(executor.slots_available for executor in self.executors) <= 0:
-                return 0
             try:
                 queued = self._critical_section_enqueue_task_instances(session=session)
             except OperationalError as e:
                 if not is_lock_not_available_error(error=e):
                     raise
                 session.rollback()
-                self._retry = True
                 return 0
             guard.commit()
         return queued
@@ -152,10 +159,6 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             self._wake.dirty |= busy
             self._retry |= bool(busy)
         return runs
-
-    def _has_scheduled(self, session: Session) -> bool:
-        one = select(TaskInstance.id).where(TaskInstance.state == TaskInstanceState.SCHEDULED).limit(1)
-        return session.scalar(one) is not None
 
     def _critical_section_enqueue_task_instances(self, session: Session) -> int:
         try:

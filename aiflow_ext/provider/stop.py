@@ -13,6 +13,7 @@ from aiflow_ext._event import Event
 from aiflow_ext.errors import Error
 from aiflow_ext.provider import apply
 from aiflow_ext.provider.state import TaskState, Try
+from aiflow_ext.provider.status import STATES
 from aiflow_ext.provider.task import STOP_NAMESPACE, STOP_TYPE
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,9 @@ class Stops:
         assert stopping is not None
         if self.over(stopping, ti):
             self._asked.discard(stopping["try"])
-            if not stopping["restart"] and ti.state != stopping["state"] and ti.state != "":
+            # Ended by SIGTERM it stands as failed, or waits for a retry: neither is what the rule said.
+            wrong = ("failed", "up_for_retry") if stopping["restart"] else STATES
+            if ti.state in wrong and ti.state != stopping["state"]:
                 apply.set_state(session, ti, stopping["state"], [ti.state])
             task.stopping = None
             return True

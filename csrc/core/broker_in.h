@@ -31,7 +31,7 @@
 #define AIF_BROKER_FULL_RETRY_MS 5 /* a subscriber whose pipe was full */
 #define AIF_BROKER_STORE_RETRY_MS 200
 /* Other processes append too: how often to look, while somebody listens. */
-#define AIF_BROKER_HEAD_POLL_MS 20        /* postgresql */
+#define AIF_BROKER_HEAD_POLL_MS 100 /* postgresql: another broker appends */
 #define AIF_BROKER_HEAD_POLL_SLOW_MS 1000 /* a file is not to be shared */
 
 typedef struct {

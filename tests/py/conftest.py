@@ -1,12 +1,16 @@
 """Real brokers for the tests: in this process, or one of their own that can be killed."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from aiflow_ext import EventClient, EventLog, _core
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

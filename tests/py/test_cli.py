@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -30,8 +31,10 @@ def aiflow(broker, monkeypatch, capsys):
     return run
 
 
+@contextmanager
 def command(*argv, **kwargs):
-    return subprocess.Popen(
+    """The command as a process of its own, that is gone in the end, whatever the test found."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "aiflow_ext.cli", *argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -39,6 +42,11 @@ def command(*argv, **kwargs):
         text=True,
         **kwargs,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_send_says_the_offset(aiflow, client):
