@@ -2,6 +2,7 @@ PYTHON ?= python3# 3.11 or newer; makes the virtual environment
 VENV ?= .venv
 PY = $(VENV)/bin/python
 PG = tests/with_postgres# gives a test its database, AIF_TEST_PG
+HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
 
 .PHONY: help deps build venv test test-c test-asan test-tsan test-valgrind test-py test-airflow test-crash \
@@ -34,11 +35,11 @@ test-tsan: deps ## C tests with threads, thread sanitizer
 test-valgrind: deps ## C tests under valgrind
 	$(SUB) c-tests RUN='valgrind -q --leak-check=full --error-exitcode=9'
 test-py: build ## Python tests, no Airflow
-	@PYTHONMALLOC=debug $(PG) $(PY) -X dev -m pytest -q tests/py
+	@PYTHONMALLOC=debug $(PG) $(HANG) 400 $(PY) -X dev -m pytest -q tests/py
 test-airflow: build ## Tests with a real Airflow
-	@$(PG) $(PY) -m pytest -q tests/airflow
+	@$(PG) $(HANG) 1200 $(PY) -m pytest -q tests/airflow
 test-crash: build ## kill -9 at every labelled point, then count
-	@$(PG) $(PY) -m pytest -q tests/crash
+	@$(PG) $(HANG) 900 $(PY) -m pytest -q tests/crash
 fuzz: deps ## Fuzz the decoders; FUZZ_SECONDS=30
 	$(SUB) fuzz-run CC=clang OUT=build/fuzz SAN='-O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
 
