@@ -5,7 +5,7 @@ PG = tests/with_postgres# gives a test its database, AIF_TEST_PG
 HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
 
-.PHONY: help deps build venv test test-c test-asan test-tsan test-valgrind test-py test-airflow test-crash \
+.PHONY: help deps build venv test test-c test-asan test-tsan test-valgrind test-py test-py-asan test-airflow test-crash \
 	fuzz bench demo up down format lint cover clean
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1 /p' Makefile | while read -r t h; do printf '  %-14s %s\n' "$$t" "$$h"; done
@@ -24,7 +24,7 @@ build: venv ## Build the extension in place
 	@$(PY) setup.py -q build_ext --inplace
 
 test: deps build ## Everything a change must pass
-	@$(PG) $(MAKE) --no-print-directory lint test-c test-py test-asan test-tsan fuzz test-airflow test-crash
+	@$(PG) $(MAKE) --no-print-directory lint test-c test-py test-asan test-py-asan test-tsan fuzz test-airflow test-crash
 test-c: deps ## C tests
 	$(SUB) c-tests
 test-asan: deps ## C tests, address and undefined-behaviour sanitizers
@@ -36,6 +36,10 @@ test-valgrind: deps ## C tests under valgrind
 	$(SUB) c-tests RUN='valgrind -q --leak-check=full --error-exitcode=9'
 test-py: build ## Python tests, no Airflow
 	@PYTHONMALLOC=debug $(PG) $(HANG) 400 $(PY) -X dev -m pytest -q tests/py
+test-py-asan: build ## The same, with a sanitized extension
+	@AIF_SANITIZE=address,undefined $(PY) setup.py -q build --build-lib build/asan-py
+	@$(PG) env LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 400 $(VENV)/bin/pytest -q tests/py
 test-airflow: build ## Tests with a real Airflow
 	@$(PG) $(HANG) 1200 $(PY) -m pytest -q tests/airflow
 test-crash: build ## kill -9 at every labelled point, then count
