@@ -39,7 +39,7 @@ test-py: build ## Python tests, no Airflow
 test-py-asan: build ## The same, with a sanitized extension
 	@AIF_SANITIZE=address,undefined $(PY) setup.py -q build --build-lib build/asan-py
 	@$(PG) env LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 400 $(VENV)/bin/pytest -q tests/py
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep'
 test-airflow: build ## Tests with a real Airflow
 	@$(PG) $(HANG) 1200 $(PY) -m pytest -q tests/airflow
 test-crash: build ## kill -9 at every labelled point, then count
