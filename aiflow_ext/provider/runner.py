@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import airflow.jobs.scheduler_job_runner as stock
@@ -25,6 +26,7 @@ from aiflow_ext.errors import Error
 from aiflow_ext.provider import apply
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.due import next_due
 from aiflow_ext.provider.preload import preload
 from aiflow_ext.provider.react import Reaction, Reactor
 from aiflow_ext.provider.state import ENDED, Key
@@ -87,9 +89,17 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         full = wake.full or time.monotonic() >= self._full_at
         self._react(wake, full)
         if full or self._reaction.made_runs:
-            self._full_at = time.monotonic() + self._config.safety_pass_sec
-            return super()._do_scheduling(session)
+            queued = super()._do_scheduling(session)
+            self._full_at = time.monotonic() + self._until_full(session)
+            return queued
         return self._schedule_dirty(wake.dirty | self._reaction.dirty, session)
+
+    def _until_full(self, session: Session) -> float:
+        """Seconds to the next full pass: the safety net's, or to when time alone makes work (a schedule, a retry)."""
+        now = datetime.now(UTC)
+        due = next_due(session, self.scheduler_dag_bag, now)
+        left = self._config.safety_pass_sec
+        return left if due is None else min(left, (due - now).total_seconds())
 
     def _react(self, wake: Wake, full: bool) -> None:
         due = self._reaction.due_ms is not None and self._reaction.due_ms <= time.time() * 1000

@@ -1,0 +1,53 @@
+"""When will time alone make work for Airflow?  No row changes then, so nobody tells; the scheduler looks it up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance as TI
+from airflow.models.taskreschedule import TaskReschedule
+from airflow.utils.state import DagRunState, TaskInstanceState
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload
+
+RETRIES = 200  # that are looked at; those beyond wait for the next full pass
+
+
+def next_due(session: Session, dag_bag: Any, now: datetime) -> datetime | None:
+    """Return the next moment at which a run is created or may begin, or a retry or a reschedule is due.
+
+    :param dag_bag: the scheduler's, for the delays of retries.
+    :return: a time after `now`; None where there is none.
+    """
+    create, run = DagModel.next_dagrun_create_after, DagRun.run_after
+    reschedule = TaskReschedule.reschedule_date
+    queries = (
+        select(func.min(create)).where(create > now, DagModel.is_paused.is_(False), DagModel.is_stale.is_(False)),
+        select(func.min(run)).where(run > now, DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING])),
+        select(func.min(reschedule))
+        .join(TI, TI.id == TaskReschedule.ti_id)
+        .where(reschedule > now, TI.state == TaskInstanceState.UP_FOR_RESCHEDULE),
+    )
+    times = [time for query in queries if (time := session.scalar(query)) is not None]
+    return min([*times, *_retries(session, dag_bag, now)], default=None)
+
+
+def _retries(session: Session, dag_bag: Any, now: datetime) -> Iterator[datetime]:
+    waiting = (
+        select(TI)
+        .join(DagRun, (DagRun.dag_id == TI.dag_id) & (DagRun.run_id == TI.run_id))
+        .where(TI.state == TaskInstanceState.UP_FOR_RETRY, DagRun.state == DagRunState.RUNNING)
+        .options(joinedload(TI.dag_run))
+        .limit(RETRIES)
+    )
+    for ti in session.scalars(waiting):
+        dag = dag_bag.get_dag_for_run(dag_run=ti.dag_run, session=session)
+        if dag is None or not dag.has_task(ti.task_id) or ti.end_date is None:
+            continue
+        ti.task = dag.get_task(ti.task_id)
+        if (due := ti.next_retry_datetime()) > now:
+            yield due
