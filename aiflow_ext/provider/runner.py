@@ -178,10 +178,10 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             raise
 
     def _schedule_dag_run(self, dag_run: DagRun, session: Session) -> Any:
-        """Stock, but a run with rules does not end while a start is due, and its parked tasks are ours."""
+        """Stock, but a run with rules waits for what a rule still has to do, and its parked tasks are ours."""
         if not self._follows_rules(dag_run, session):
             return super()._schedule_dag_run(dag_run, session)
-        if self._start_is_due(dag_run, session):
+        if self._is_unsettled(dag_run, session):
             self._wake.dirty.add((dag_run.dag_id, dag_run.run_id))
             return None
         callback = super()._schedule_dag_run(dag_run, session)
@@ -193,13 +193,17 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         pinned = dag_run.created_dag_version_id if dag_run.bundle_version else None
         return self._reactor.registry.of_run(session, dag_run.dag_id, pinned) is not None
 
-    def _start_is_due(self, dag_run: DagRun, session: Session) -> bool:
-        """A pending start of a task that has ended: the next reaction makes it, or drops it.
+    def _is_unsettled(self, dag_run: DagRun, session: Session) -> bool:
+        """A task has ended, and a start is pending, or its stop wants another state: the next reaction does that.
 
-        Where there are pending starts, their tasks cannot end before this pass is committed: it would end the run.
+        Where something is pending, its task cannot end before this pass is committed: it would end the run.
         """
         table, TI = models.rule_state, TaskInstance
-        pending = (table.c.dag_id == dag_run.dag_id, table.c.run_id == dag_run.run_id, table.c.pending != "[]")
+        pending = (
+            table.c.dag_id == dag_run.dag_id,
+            table.c.run_id == dag_run.run_id,
+            (table.c.pending != "[]") | table.c.stopping.is_not(None),
+        )
         tasks = list(session.scalars(select(table.c.task_id).where(*pending)))
         if not tasks:
             return False
