@@ -24,8 +24,9 @@ build: venv ## Build the extension in place
 	@$(PY) setup.py -q build_ext --inplace
 
 test: deps build ## Everything a change must pass
-	@$(PG) $(MAKE) --no-print-directory lint test-c test-py test-asan test-py-asan test-tsan fuzz
-	@$(PG) $(MAKE) --no-print-directory -j2 -O test-airflow test-crash # they mostly wait: side by side
+	@$(PG) $(MAKE) --no-print-directory lint test-c
+	@for pair in "test-py test-asan" "test-py-asan test-tsan" fuzz "test-airflow test-crash"; do \
+		$(PG) $(MAKE) --no-print-directory -j2 -O $$pair || exit 1; done # one of a pair mostly waits
 test-c: deps ## C tests
 	$(SUB) c-tests
 test-asan: deps ## C tests, address and undefined-behaviour sanitizers
