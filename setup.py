@@ -21,6 +21,19 @@ def pkg_config(library: str, what: str) -> list[str]:
     return shlex.split(out.stdout)
 
 
+def is_here(library: str) -> bool:
+    return subprocess.run(["pkg-config", "--exists", library]).returncode == 0
+
+
+def sources() -> list[str]:
+    """Return the C files to compile: without libmariadb, those for it are replaced by one that says so."""
+    found = set(glob("csrc/core/*.c") + glob("csrc/py/*.c"))
+    mysql = {"csrc/core/store_mysql.c", *glob("csrc/core/mysql_*.c")}
+    return sorted(found - ({"csrc/core/store_mysql_none.c"} if "libmariadb" in PACKAGES else mysql))
+
+
+if is_here("libmariadb"):  # without it there is no mysql:
+    PACKAGES["libmariadb"] = "libmariadb-dev"
 cflags = [flag for library in PACKAGES for flag in pkg_config(library, "--cflags")]
 libs = [flag for library in PACKAGES for flag in pkg_config(library, "--libs")]
 sanitize = os.environ.get("AIF_SANITIZE", "")  # "address,undefined"; use its own --build-lib: see the Makefile
@@ -30,8 +43,8 @@ setup(
     ext_modules=[
         Extension(
             "aiflow_ext._core",
-            sources=sorted(glob("csrc/core/*.c") + glob("csrc/py/*.c")),
-            depends=sorted(glob("csrc/*/*.h")),
+            sources=sources(),
+            depends=sorted(glob("csrc/*/*.[ch]")),
             include_dirs=["csrc/core"],
             define_macros=[("_POSIX_C_SOURCE", "200809L")],
             extra_compile_args=["-std=c11", "-fvisibility=hidden", *cflags, *san],

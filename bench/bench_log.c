@@ -75,7 +75,7 @@ appends(aif_log *log, size_t batch, double seconds, double *took)
             events[i].create_time = (int64_t)(now() * 1e3);
         }
         took[turns] = now();
-        if (aif_log_append(log, events, batch, offsets, &e) != AIF_OK) {
+        if (aif_log_append(log, events, batch, offsets, NULL, &e) != AIF_OK) {
             break;
         }
         took[turns] = now() - took[turns];

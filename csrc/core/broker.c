@@ -25,7 +25,9 @@
  * time a client waits for an answer what it asks; these bound the rest. */
 #define SEND_HWM 256
 #define RECV_HWM 64
-#define HANDSHAKE_MS 2000 /* a connection that says nothing is closed */
+#define HANDSHAKE_MS 2000  /* a connection that says nothing is closed */
+#define HEARTBEAT_MS 10000 /* and one whose peer hangs, with what waits for */
+#define HEARTBEAT_TIMEOUT_MS 30000 /* it; libzmq's own thread answers them */
 
 aif_sent
 aif_broker_send(aif_broker *b, const aif_route *to)
@@ -37,6 +39,7 @@ aif_broker_send(aif_broker *b, const aif_route *to)
     if (zmq_send(b->router, b->out.p, b->out.n, ZMQ_DONTWAIT) < 0) {
         return AIF_FULL;
     }
+    aif_count(&b->stats.bytes_out, b->out.n);
     return AIF_SENT;
 }
 
@@ -45,8 +48,9 @@ aif_broker_answer(aif_broker *b, const aif_route *to, const aif_frame *f)
 {
     aif_error e;
 
-    if (aif_frame_encode(f, &b->out, &e) == AIF_OK) {
-        (void)aif_broker_send(b, to);
+    if (aif_frame_encode(f, &b->out, &e) == AIF_OK &&
+        aif_broker_send(b, to) != AIF_SENT) {
+        aif_count(&b->stats.lost, 1);
     }
 }
 
@@ -63,84 +67,21 @@ aif_broker_refuse(aif_broker *b, const aif_route *to, uint64_t id,
     aif_broker_answer(b, to, &f);
 }
 
-/* The pattern of a LIST or COUNT, or NULL for all. */
 static aif_err
-get_pattern(const aif_frame *f, aif_pattern *p, const aif_pattern **out,
-            aif_error *e)
+do_status(aif_broker *b, const aif_route *from, const aif_frame *f,
+          aif_error *e)
 {
-    aif_reader in = f->tail;
-    size_t n;
-    aif_err err = aif_wire_get_patterns(&in, 0, 1, p, &n, e);
+    aif_frame answer = {.kind = AIF_K_STATUSED, .id = f->id};
+    aif_buf text = {0};
+    aif_err err;
 
-    *out = n == 0 ? NULL : p;
-    return err;
-}
-
-/* LISTED with what was read; more: the read may have been cut. */
-static aif_err
-answer_listed(aif_broker *b, const aif_route *from, uint64_t id,
-              const aif_batch *batch, bool more, aif_error *e)
-{
-    const aif_frame f = {.kind = AIF_K_LISTED, .id = id, .flag = more};
-    aif_err err = aif_frame_encode(&f, &b->out, e);
-
-    for (size_t i = 0; err == AIF_OK && i < batch->n; i++) {
-        err = aif_event_encode(&batch->events[i], &b->out, e);
-    }
+    aif_seen_subs(b, true);
+    err = aif_broker_status(b, &text, e);
     if (err == AIF_OK) {
-        (void)aif_broker_send(b, from);
-    }
-    return err;
-}
-
-static aif_err
-do_list(aif_broker *b, const aif_route *from, const aif_frame *f, aif_error *e)
-{
-    size_t max = f->max < AIF_BATCH_MAX ? f->max : AIF_BATCH_MAX;
-    const aif_pattern *p;
-    aif_pattern room;
-    aif_batch batch = {0};
-    aif_err err = get_pattern(f, &room, &p, e);
-
-    if (err == AIF_OK) {
-        err = aif_log_read(b->log, p, f->from, max, &batch, e);
-    }
-    if (err == AIF_OK) {
-        err =
-            answer_listed(b, from, f->id, &batch,
-                          batch.n == max || batch.bytes >= AIF_READ_BYTES, e);
-    }
-    aif_batch_fini(&batch);
-    return err;
-}
-
-static aif_err
-do_count(aif_broker *b, const aif_route *from, const aif_frame *f,
-         aif_error *e)
-{
-    aif_frame answer = {.kind = AIF_K_COUNTED, .id = f->id};
-    const aif_pattern *p;
-    aif_pattern room;
-    aif_err err = get_pattern(f, &room, &p, e);
-
-    if (err == AIF_OK) {
-        err = aif_log_count(b->log, p, f->from, &answer.to, e);
-    }
-    if (err == AIF_OK) {
+        answer.text = (aif_str){(const char *)text.p, text.n};
         aif_broker_answer(b, from, &answer);
     }
-    return err;
-}
-
-static aif_err
-do_head(aif_broker *b, const aif_route *from, const aif_frame *f, aif_error *e)
-{
-    aif_frame answer = {.kind = AIF_K_HEADED, .id = f->id};
-    aif_err err = aif_log_head(b->log, &answer.to, e);
-
-    if (err == AIF_OK) {
-        aif_broker_answer(b, from, &answer);
-    }
+    aif_buf_fini(&text);
     return err;
 }
 
@@ -151,16 +92,18 @@ dispatch(aif_broker *b, const aif_route *from, const aif_frame *f,
 {
     switch (f->kind) {
     case AIF_K_PUBLISH:
-        return aif_turn_add(&b->turn, from, f, frame, e);
+        return aif_turn_add(&b->turn, &b->gate, from, f, frame, e);
     case AIF_K_LIST:
-        *cost = AIF_READ_COST;
-        return do_list(b, from, f, e);
     case AIF_K_COUNT:
-        *cost = AIF_READ_COST;
-        return do_count(b, from, f, e);
     case AIF_K_HEAD:
+    case AIF_K_SENDERS:
+    case AIF_K_AT:
+    case AIF_K_LAST:
+    case AIF_K_SEQUENCE:
+        return aif_broker_ask(b, from, f, cost, e);
+    case AIF_K_STATUS:
         *cost = AIF_LOOK_COST;
-        return do_head(b, from, f, e);
+        return do_status(b, from, f, e);
     case AIF_K_SUBSCRIBE:
         *cost = AIF_LOOK_COST;
         return aif_subs_add(b, from, f, e);
@@ -191,10 +134,18 @@ handle(aif_broker *b, const aif_route *from, zmq_msg_t *frame, size_t *cost)
         aif_frame_decode(zmq_msg_data(frame), zmq_msg_size(frame), &f, &e);
 
     if (err == AIF_OK) {
+        err = aif_gate_check(b, from, frame, &f, &e);
+    }
+    if (err == AIF_OK) {
         err = dispatch(b, from, &f, frame, cost, &e);
     }
     if (err == AIF_EPROTO) {
         aif_count(&b->stats.rejected, 1);
+    } else if (err == AIF_EDENIED) {
+        aif_count(&b->stats.denied, 1);
+    }
+    if (err != AIF_OK) {
+        aif_seen_refused(b, from, frame, &e);
     }
     if (err != AIF_OK &&
         f.kind != AIF_K_HINT) { /* nobody waits for a hint's */
@@ -246,10 +197,17 @@ drain_one(aif_broker *b, size_t *events, size_t *bytes)
     got = recv_message(b, &from, &frame, &ours);
     if (got && ours) {
         *bytes += zmq_msg_size(&frame);
+        aif_count(&b->stats.frames, 1);
+        aif_count(&b->stats.bytes_in, zmq_msg_size(&frame));
+        aif_door_spoke(b, &frame);
         handle(b, &from, &frame, &cost);
         *events += b->turn.n - before + cost;
     } else if (got) {
+        aif_error e;
+
+        (void)aif_fail(&e, AIF_EPROTO, "not a routing id and one frame");
         aif_count(&b->stats.rejected, 1);
+        aif_seen_refused(b, &from, &frame, &e);
     }
     (void)zmq_msg_close(&frame);
     return got;
@@ -267,36 +225,61 @@ drain(aif_broker *b)
     }
 }
 
-/* Did another process append? */
+void
+aif_broker_moved(aif_broker *b, const aif_head *head)
+{
+    if (head->purged > b->purged) {
+        b->purged = head->purged;
+        atomic_store(&b->stats.purged, b->purged);
+    }
+    if (head->offset > b->head) {
+        b->head = head->offset;
+        b->poll_now_ms = b->poll_least_ms;
+        b->keen = b->now + AIF_BROKER_KEEN_MS;
+        atomic_store(&b->stats.head, b->head);
+    }
+}
+
+/* Did another process append?  Who has just appended will soon again. */
 static void
 poll_head(aif_broker *b, int64_t now)
 {
     aif_error e;
-    uint64_t head;
+    aif_head head;
+    aif_err err;
 
-    if (b->head_poll_ms == 0 || b->n_subs == 0 || now < b->head_due) {
+    if (b->poll_ms == 0 || b->n_subs == 0 || now < b->head_due) {
         return;
     }
-    if (aif_log_head(b->log, &head, &e) == AIF_OK) {
-        b->head = head > b->head ? head : b->head;
-        b->head_sure = true;
-        b->head_due = now + b->head_poll_ms;
-    } else {
-        b->head_due = now + AIF_BROKER_STORE_RETRY_MS;
+    if (now >= b->keen) {
+        b->poll_now_ms =
+            2 * b->poll_now_ms < b->poll_ms ? 2 * b->poll_now_ms : b->poll_ms;
     }
+    err = aif_broker_look(b, &head, &e);
+    aif_seen_store(b, "head", err, &e);
+    b->head_due =
+        now + (err == AIF_OK ? b->poll_now_ms : AIF_BROKER_STORE_RETRY_MS);
 }
 
 static void
 turn(aif_broker *b)
 {
+    uint64_t since = aif_now_us();
     int64_t now;
 
+    atomic_store(&b->stats.busy_since, since);
+    aif_gate_tend(b);
+    b->now = aif_now_ms();
     drain(b);
+    aif_door_tend(b); /* after it: the last words of who left were heard */
     aif_turn_commit(b);
     now = aif_now_ms();
     poll_head(b, now);
     aif_subs_catch_up(b, now);
     aif_subs_expire(b, now);
+    aif_seen_subs(b, false);
+    aif_seen_turn(b, since);
+    atomic_store(&b->stats.busy_since, 0);
 }
 
 static long
@@ -305,7 +288,7 @@ wait_ms(const aif_broker *b)
     int64_t now = aif_now_ms();
     int64_t due = aif_subs_due(b, now);
 
-    if (b->head_poll_ms > 0 && b->n_subs > 0 && b->head_due < due) {
+    if (b->poll_ms > 0 && b->n_subs > 0 && b->head_due < due) {
         due = b->head_due;
     }
     if (due == INT64_MAX) {
@@ -317,11 +300,13 @@ wait_ms(const aif_broker *b)
 static aif_err
 serve(aif_broker *b, aif_error *e)
 {
-    zmq_pollitem_t items[2] = {{.socket = b->router, .events = ZMQ_POLLIN},
-                               {.fd = b->stop, .events = ZMQ_POLLIN}};
+    zmq_pollitem_t items[2 + AIF_GATE_ITEMS] = {
+        {.socket = b->router, .events = ZMQ_POLLIN},
+        {.fd = b->stop, .events = ZMQ_POLLIN}};
+    int n = 2 + (int)aif_gate_items(b, items + 2);
 
     for (;;) {
-        if (zmq_poll(items, 2, wait_ms(b)) < 0 && zmq_errno() != EINTR) {
+        if (zmq_poll(items, n, wait_ms(b)) < 0 && zmq_errno() != EINTR) {
             return aif_fail(e, AIF_ECLOSED, "waiting for frames: %s",
                             zmq_strerror(zmq_errno()));
         }
@@ -383,6 +368,8 @@ open_router(aif_broker *b, aif_error *e)
         !set(s, ZMQ_ROUTER_MANDATORY, 1) || !set(s, ZMQ_SNDHWM, SEND_HWM) ||
         !set(s, ZMQ_RCVHWM, RECV_HWM) ||
         !set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
+        !set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) ||
+        !set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) ||
         zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &max, sizeof max) != 0) {
         return zmq_failed("a ROUTER socket", e);
     }
@@ -392,17 +379,21 @@ open_router(aif_broker *b, aif_error *e)
 static aif_err
 open_log(aif_broker *b, const char *uri, aif_error *e)
 {
+    aif_head head = {0};
     aif_err err = aif_log_open(uri, &b->log, e);
 
     if (err == AIF_OK) {
-        err = aif_log_head(b->log, &b->head, e);
+        err = aif_log_head(b->log, &head, e);
     }
-    b->head_sure = err == AIF_OK;
-    if (strncmp(uri, "postgres", 8) == 0) {
-        b->head_poll_ms = AIF_BROKER_HEAD_POLL_MS;
+    aif_broker_moved(b, &head);
+    if (strncmp(uri, "sqlite:", 7) == 0) {
+        b->poll_ms = AIF_BROKER_POLL_FILE_MS;
+        b->poll_least_ms = AIF_BROKER_POLL_FILE_LEAST_MS;
     } else if (strncmp(uri, "mem:", 4) != 0) {
-        b->head_poll_ms = AIF_BROKER_HEAD_POLL_SLOW_MS;
+        b->poll_ms = AIF_BROKER_POLL_MS;
+        b->poll_least_ms = AIF_BROKER_POLL_LEAST_MS;
     }
+    b->poll_now_ms = b->poll_ms;
     return err;
 }
 
@@ -414,6 +405,7 @@ shut(aif_broker *b)
     if (b->router != NULL) {
         (void)zmq_close(b->router);
     }
+    aif_gate_close(b);
     if (b->ctx != NULL) {
         (void)zmq_ctx_term(b->ctx);
     }
@@ -423,34 +415,43 @@ shut(aif_broker *b)
         (void)close(b->stop);
     }
     aif_buf_fini(&b->out);
+    aif_seen_fini(b);
     aif_free(b);
 }
 
 /* The address first: who lost the race for it must not touch the log. */
 aif_err
-aif_broker_open(const char *bind, const char *log_uri, aif_broker **out,
-                aif_error *e)
+aif_broker_open(const aif_broker_options *o, aif_broker **out, aif_error *e)
 {
     aif_broker *b = aif_zalloc(sizeof *b);
     aif_err err = AIF_OK;
 
     *out = NULL;
     if (b == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "a broker at %s", bind);
+        return aif_fail(e, AIF_ENOMEM, "a broker at %s", o->bind);
     }
     aif_guard_init(&b->guard);
+    aif_gate_init(b);
+    aif_seen_init(b, o->log);
     b->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (b->stop < 0) {
         err = zmq_failed("an eventfd", e);
     }
     if (err == AIF_OK) {
+        err = aif_match_new(&b->index, e);
+    }
+    if (err == AIF_OK) {
         err = open_router(b, e);
     }
     if (err == AIF_OK) {
-        err = aif_endpoint_bind(&b->endpoint, b->router, bind, e);
+        err = aif_gate_open(b, o->bind, o->secret, e);
     }
     if (err == AIF_OK) {
-        err = open_log(b, log_uri, e);
+        err = aif_endpoint_bind(&b->endpoint, b->router, o->bind,
+                                o->insecure || b->gate.zap != NULL, e);
+    }
+    if (err == AIF_OK) {
+        err = open_log(b, o->log, e);
     }
     if (err != AIF_OK) {
         shut(b);
@@ -464,25 +465,6 @@ const char *
 aif_broker_uri(const aif_broker *b)
 {
     return b->endpoint.uri;
-}
-
-static uint64_t
-get(_Atomic uint64_t *counter)
-{
-    return atomic_load_explicit(counter, memory_order_relaxed);
-}
-
-void
-aif_broker_get_stats(aif_broker *b, aif_broker_stats *out)
-{
-    *out = (aif_broker_stats){
-        .appended = get(&b->stats.appended),
-        .pushed = get(&b->stats.pushed),
-        .turns = get(&b->stats.turns),
-        .rejected = get(&b->stats.rejected),
-        .retries = get(&b->stats.retries),
-        .subscribers = get(&b->stats.subscribers),
-    };
 }
 
 void

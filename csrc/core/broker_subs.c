@@ -43,9 +43,51 @@ sub_free(aif_subscriber *s)
     }
 }
 
-static void
-drop(aif_broker *b, size_t i)
+static uint64_t
+index_id(const aif_subscriber *s)
 {
+    return (uint64_t)(uintptr_t)s;
+}
+
+static void
+forget(aif_broker *b, const aif_subscriber *s)
+{
+    if (s->indexed) {
+        aif_match_remove(b->index, index_id(s));
+        b->n_indexed--;
+    }
+}
+
+/* Who wants certain keys is found by them, however many there are; the others
+ * the index would only list, each time, and slower than we do. */
+static aif_err
+remember(aif_broker *b, aif_subscriber *s, aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    for (size_t i = 0; i < s->n; i++) {
+        if (!aif_pattern_exact(s->patterns[i].ns) ||
+            !aif_pattern_exact(s->patterns[i].key)) {
+            return AIF_OK;
+        }
+    }
+    for (size_t i = 0; err == AIF_OK && i < s->n; i++) {
+        err = aif_match_add(b->index, &s->patterns[i], index_id(s), e);
+    }
+    if (err != AIF_OK) {
+        aif_match_remove(b->index, index_id(s));
+        return err;
+    }
+    s->indexed = true;
+    b->n_indexed++;
+    return AIF_OK;
+}
+
+void
+aif_subs_drop(aif_broker *b, size_t i)
+{
+    b->flight -= b->subs[i]->sent - b->subs[i]->taken;
+    forget(b, b->subs[i]);
     sub_free(b->subs[i]);
     b->subs[i] = b->subs[--b->n_subs];
     atomic_store(&b->stats.subscribers, b->n_subs);
@@ -56,7 +98,7 @@ aif_subs_remove(aif_broker *b, const aif_route *from, uint64_t id)
 {
     for (size_t i = b->n_subs; i-- > 0;) {
         if (b->subs[i]->id == id && same_route(&b->subs[i]->to, from)) {
-            drop(b, i);
+            aif_subs_drop(b, i);
         }
     }
 }
@@ -116,15 +158,15 @@ copy_patterns(const aif_frame *f, aif_subscriber **out, aif_error *e)
 static aif_err
 first_cursor(aif_broker *b, const aif_frame *f, uint64_t *cursor, aif_error *e)
 {
-    aif_err err = AIF_OK;
+    aif_head head;
+    aif_err err;
 
     *cursor = f->from;
-    if (f->from == AIF_AFTER_NOW) {
-        err = aif_log_head(b->log, cursor, e);
+    if (f->from > 0 && f->from != AIF_AFTER_NOW) {
+        return aif_broker_reach(b, f->from, e);
     }
-    if (err == AIF_OK && f->from == AIF_AFTER_NOW && *cursor > b->head) {
-        b->head = *cursor;
-    }
+    err = aif_broker_look(b, &head, e);
+    *cursor = f->from == 0 ? 0 : head.offset;
     return err;
 }
 
@@ -148,8 +190,18 @@ make(aif_broker *b, const aif_route *from, const aif_frame *f,
     (*out)->to = *from;
     (*out)->id = f->id;
     (*out)->start = (*out)->cursor = (*out)->told = cursor;
-    (*out)->granted = f->max;
+    (*out)->purged = cursor == 0 ? b->purged : 0;
+    (*out)->granted = (*out)->window = f->max;
     (*out)->hints = f->flag;
+    memcpy((*out)->key, b->gate.key, sizeof b->gate.key);
+    err = aif_catch_missed(b, *out, e);
+    if (err == AIF_OK) {
+        err = remember(b, *out, e);
+    }
+    if (err != AIF_OK) {
+        sub_free(*out);
+        return err;
+    }
     b->subs[b->n_subs++] = *out;
     atomic_store(&b->stats.subscribers, b->n_subs);
     return AIF_OK;
@@ -175,131 +227,17 @@ aif_subs_add(aif_broker *b, const aif_route *from, const aif_frame *f,
     return AIF_OK;
 }
 
-static bool
-wants(const aif_subscriber *s, const aif_event *ev)
+/* Who grants a window beyond what it took has taken the rest. */
+static void
+note_taken(aif_broker *b, aif_subscriber *s, uint64_t granted)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        if (aif_pattern_matches(&s->patterns[i], ev)) {
-            return true;
-        }
-    }
-    return false;
-}
+    uint64_t taken = granted > s->window ? granted - s->window : 0;
 
-/* The index of span's first event beyond offset. */
-static size_t
-beyond(const aif_span *span, uint64_t offset)
-{
-    size_t low = 0;
-    size_t high = span->n;
-
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-
-        if (span->events[mid].offset <= offset) {
-            low = mid + 1;
-        } else {
-            high = mid;
-        }
-    }
-    return low;
-}
-
-/* Where a piece that begins at i ends: it is full, or the span is over. */
-static size_t
-piece_end(const aif_subscriber *s, const aif_span *span, size_t i, size_t *n)
-{
-    size_t bytes = 0;
-
-    for (*n = 0; i < span->n; i++) {
-        const aif_event *ev = &span->events[i];
-
-        if (!wants(s, ev)) {
-            continue;
-        }
-        bytes += aif_wire_event_size(ev);
-        if (*n == AIF_PIECE_EVENTS || (*n > 0 && bytes > AIF_PIECE_BYTES)) {
-            break;
-        }
-        ++*n;
-    }
-    return i;
-}
-
-/* b->out: the events of span in [i, end) that s wants. */
-static aif_err
-encode_piece(aif_broker *b, const aif_subscriber *s, const aif_span *span,
-             size_t i, size_t end, uint64_t to)
-{
-    const aif_frame f = {
-        .kind = AIF_K_EVENTS, .id = s->id, .from = s->told, .to = to};
-    aif_error e;
-    aif_err err = aif_frame_encode(&f, &b->out, &e);
-
-    for (; err == AIF_OK && i < end; i++) {
-        if (wants(s, &span->events[i])) {
-            err = aif_event_encode(&span->events[i], &b->out, &e);
-        }
-    }
-    return err;
-}
-
-/* Send b->out, EVENTS up to `to`; false when s is gone. */
-static bool
-send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
-{
-    switch (aif_broker_send(b, &s->to)) {
-    case AIF_SENT:
-        s->sent += b->out.n;
-        s->cursor = s->told = to;
-        aif_count(&b->stats.pushed, n);
-        return true;
-    case AIF_FULL:
-        s->full = true;
-        return true;
-    case AIF_GONE:
-        break;
-    }
-    return false;
-}
-
-static bool
-can_send(const aif_subscriber *s)
-{
-    return !s->full && s->sent < s->granted;
-}
-
-/* Push as much of span as s wants and may have; false when it is gone. */
-static bool
-serve(aif_broker *b, aif_subscriber *s, const aif_span *span)
-{
-    bool here = true;
-
-    while (here && can_send(s) && s->cursor >= span->from &&
-           s->cursor < span->to) {
-        size_t n;
-        size_t i = beyond(span, s->cursor);
-        size_t end = piece_end(s, span, i, &n);
-        uint64_t to = end == span->n ? span->to : span->events[end - 1].offset;
-
-        if (n == 0) { /* nothing for it: it is told with the next CREDIT */
-            s->cursor = to;
-        } else if (encode_piece(b, s, span, i, end, to) == AIF_OK) {
-            here = send_piece(b, s, to, n);
-        } else {
-            s->full = true; /* no memory: the same cure */
-        }
-    }
-    return here;
-}
-
-void
-aif_subs_push(aif_broker *b, const aif_span *span)
-{
-    for (size_t i = b->n_subs; i-- > 0;) {
-        if (!serve(b, b->subs[i], span)) {
-            drop(b, i);
-        }
+    taken = taken < s->sent ? taken : s->sent;
+    if (taken > s->taken) {
+        b->flight -= taken - s->taken;
+        s->taken = taken;
+        s->took = aif_now_ms();
     }
 }
 
@@ -309,7 +247,6 @@ aif_err
 aif_subs_credit(aif_broker *b, const aif_route *from, const aif_frame *f,
                 aif_error *e)
 {
-    const aif_span nothing = {0};
     aif_subscriber *s = find(b, from, f->id);
     uint64_t most;
 
@@ -319,9 +256,9 @@ aif_subs_credit(aif_broker *b, const aif_route *from, const aif_frame *f,
     }
     most = s->sent + AIF_WINDOW_MAX;
     s->granted = f->to < most ? f->to : most;
+    note_taken(b, s, f->to);
     s->heard = aif_now_ms();
-    if (encode_piece(b, s, &nothing, 0, 0, s->cursor) == AIF_OK &&
-        !send_piece(b, s, s->cursor, 0)) {
+    if (!aif_push_cursor(b, s)) {
         aif_subs_remove(b, from, f->id);
     }
     return AIF_OK;
@@ -340,79 +277,6 @@ aif_subs_hint(aif_broker *b, aif_str text)
     }
 }
 
-static bool
-behind(const aif_broker *b, const aif_subscriber *s)
-{
-    return s->cursor < b->head && can_send(s);
-}
-
-/* Whom to read for: each in turn, so that one who is far behind does not keep
- * the others waiting. */
-static const aif_subscriber *
-next_behind(aif_broker *b)
-{
-    for (size_t i = 0; i < b->n_subs; i++) {
-        size_t at = (b->next_sub + i) % b->n_subs;
-
-        if (behind(b, b->subs[at])) {
-            b->next_sub = at + 1;
-            return b->subs[at];
-        }
-    }
-    return NULL;
-}
-
-/* Not the pattern but all: the read is bounded by what is there, not by how
- * far apart the wanted ones lie, and others at the same place share it. */
-static aif_err
-read_span(aif_broker *b, uint64_t from, aif_span *span)
-{
-    aif_error e;
-    aif_err err =
-        aif_log_read(b->log, NULL, from, AIF_PIECE_EVENTS, &b->span, &e);
-    size_t n = b->span.n;
-    uint64_t last = n == 0 ? from : b->span.events[n - 1].offset;
-    bool cut = n == AIF_PIECE_EVENTS || b->span.bytes >= AIF_READ_BYTES;
-
-    if (err == AIF_OK && last > b->head) {
-        b->head = last; /* another process's */
-    }
-    *span = (aif_span){b->span.events, n, from, cut ? last : b->head};
-    return err;
-}
-
-static void
-unblock(aif_broker *b, int64_t now)
-{
-    if (now < b->full_due) {
-        return;
-    }
-    for (size_t i = 0; i < b->n_subs; i++) {
-        b->subs[i]->full = false;
-    }
-    b->full_due = now + AIF_BROKER_FULL_RETRY_MS;
-}
-
-void
-aif_subs_catch_up(aif_broker *b, int64_t now)
-{
-    const aif_subscriber *s;
-    aif_span span;
-
-    unblock(b, now);
-    s = now < b->store_due ? NULL : next_behind(b);
-    if (s == NULL) {
-        return;
-    }
-    if (read_span(b, s->cursor, &span) == AIF_OK) {
-        aif_subs_push(b, &span);
-    } else {
-        aif_count(&b->stats.retries, 1);
-        b->store_due = now + AIF_BROKER_STORE_RETRY_MS;
-    }
-    aif_batch_fini(&b->span);
-}
-
 void
 aif_subs_expire(aif_broker *b, int64_t now)
 {
@@ -420,37 +284,45 @@ aif_subs_expire(aif_broker *b, int64_t now)
         return;
     }
     for (size_t i = b->n_subs; i-- > 0;) {
-        if (now - b->subs[i]->heard > AIF_BROKER_LEASE_MS) {
-            drop(b, i);
+        const aif_subscriber *s = b->subs[i];
+
+        if (now - s->heard > AIF_BROKER_LEASE_MS) {
+            aif_count(&b->stats.expired, 1);
+            aif_seen_say(
+                b, AIF_WARNING,
+                "subscriber expired peer=%s stream=%llu cursor=%llu "
+                "silent_ms=%lld",
+                aif_route_text(&s->to).text, (unsigned long long)s->id,
+                (unsigned long long)s->cursor, (long long)(now - s->heard));
+            aif_subs_drop(b, i);
         }
     }
     b->lease_due = now + AIF_BROKER_LEASE_MS / 10;
 }
 
-int64_t
-aif_subs_due(const aif_broker *b, int64_t now)
+void
+aif_subs_recheck(aif_broker *b)
 {
-    int64_t due = b->n_subs == 0 ? INT64_MAX : b->lease_due;
+    aif_error e = {.sqlstate = ""};
 
-    for (size_t i = 0; i < b->n_subs; i++) {
+    for (size_t i = b->n_subs; i-- > 0;) {
         const aif_subscriber *s = b->subs[i];
 
-        if (s->full && b->full_due < due) {
-            due = b->full_due;
-        }
-        if (behind(b, s) && due > now) {
-            due = now < b->store_due ? b->store_due : now;
+        if (aif_gate_keeps(&b->gate, s, &e) != AIF_OK) {
+            aif_broker_refuse(b, &s->to, s->id, &e);
+            aif_count(&b->stats.denied, 1);
+            aif_subs_drop(b, i);
         }
     }
-    return due;
 }
 
 void
 aif_subs_fini(aif_broker *b)
 {
     while (b->n_subs > 0) {
-        drop(b, b->n_subs - 1);
+        aif_subs_drop(b, b->n_subs - 1);
     }
     aif_free(b->subs);
+    aif_match_free(b->index);
     aif_batch_fini(&b->span);
 }

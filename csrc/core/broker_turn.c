@@ -1,5 +1,6 @@
 /* broker_turn.c - the publishes of one turn: collect them, append them all in
- * one transaction, answer each, push the new events.
+ * one transaction, answer each, push the new events.  A publisher whose
+ * identity belongs to another event is refused; the others are not touched.
  *
  * It can fail in the store (every publisher of the append is told, and may
  * send again) and for memory (the one publisher is told).  Events were
@@ -92,8 +93,8 @@ decode_events(aif_turn *t, aif_reader in, size_t *n, aif_error *e)
 }
 
 aif_err
-aif_turn_add(aif_turn *t, const aif_route *from, const aif_frame *f,
-             zmq_msg_t *frame, aif_error *e)
+aif_turn_add(aif_turn *t, const aif_gate *gate, const aif_route *from,
+             const aif_frame *f, zmq_msg_t *frame, aif_error *e)
 {
     aif_request *r;
     size_t n = 0;
@@ -102,10 +103,14 @@ aif_turn_add(aif_turn *t, const aif_route *from, const aif_frame *f,
     if (err == AIF_OK) {
         err = decode_events(t, f->tail, &n, e);
     }
+    for (size_t i = 0; err == AIF_OK && i < n; i++) {
+        err = aif_gate_publish(gate, &t->events[t->n + i], e);
+    }
     if (err != AIF_OK) {
         return err;
     }
-    *r = (aif_request){.from = *from, .id = f->id, .first = t->n, .n = n};
+    *r = (aif_request){
+        .from = *from, .id = f->id, .at = aif_now_us(), .first = t->n, .n = n};
     /* A frame of one event is beyond the size that zmq keeps inside
      * zmq_msg_t, so its bytes, and the views, stay where they are. */
     (void)zmq_msg_init(&r->frame);
@@ -145,47 +150,67 @@ group_end(const aif_turn *t, size_t from)
     return to;
 }
 
-/* The new events among n, to the front of events.  False where they do not
- * continue the log without a gap: somebody else appended in between, and
- * those who listen have to read the log. */
-static bool
+/* The new events among n, to the front of events: those beyond the head that
+ * the append found.  The others were in the log before, or twice in this
+ * turn. */
+static void
 keep_new(aif_event *events, const uint64_t *offsets, size_t n, aif_span *span)
 {
-    bool whole = true;
-
     for (size_t i = 0; i < n; i++) {
-        if (offsets[i] <= span->to) {
-            continue; /* was in the log before, or twice in this turn */
+        if (offsets[i] > span->to) {
+            span->to = offsets[i];
+            events[span->n] = events[i];
+            events[span->n++].offset = offsets[i];
         }
-        whole = whole && offsets[i] == span->to + 1;
-        span->to = offsets[i];
-        events[span->n] = events[i];
-        events[span->n++].offset = offsets[i];
     }
-    return whole;
+}
+
+/* As the log does: time does not go back, and pushed is what is stored. */
+static void
+set_times(aif_event *events, size_t n, int64_t time)
+{
+    for (size_t i = 0; i < n; i++) {
+        time = events[i].create_time > time ? events[i].create_time : time;
+        events[i].create_time = time;
+    }
 }
 
 static aif_err
-append(aif_broker *b, const aif_event *events, uint64_t *offsets, size_t n,
-       aif_error *e)
+append(aif_broker *b, aif_event *events, uint64_t *offsets, size_t n,
+       aif_head *before, aif_error *e)
 {
-    aif_err err = AIF_OK;
+    uint64_t since = aif_now_us();
+    aif_err err;
 
     AIF_POINT("broker.drained");
-    if (!b->head_sure) {
-        err = aif_log_head(b->log, &b->head, e);
-    }
-    if (err == AIF_OK) {
-        err = aif_log_append(b->log, events, n, offsets, e);
-    }
-    b->head_sure = err == AIF_OK;
+    err = aif_log_append(b->log, events, n, offsets, before, e);
+    aif_hist_add(&b->stats.append, aif_now_us() - since);
+    aif_seen_store(b, "append", err, e);
     if (err != AIF_OK) {
         aif_count(&b->stats.retries, 1);
         return err;
     }
     AIF_POINT("broker.appended");
     aif_count(&b->stats.turns, 1);
+    set_times(events, n, before->create_time);
     return AIF_OK;
+}
+
+/* Tell who sent another event by an identity that is taken. */
+static void
+refuse_conflicts(aif_broker *b, aif_request *r)
+{
+    const uint64_t *offsets = b->turn.offsets + r->first;
+    aif_error e;
+
+    for (size_t i = 0; i < r->n && !r->refused; i++) {
+        if (offsets[i] == 0 &&
+            aif_log_conflict(b->log, &b->turn.events[r->first + i], &e) !=
+                AIF_OK) { /* always: it says what there is */
+            aif_broker_refuse(b, &r->from, r->id, &e);
+            r->refused = true;
+        }
+    }
 }
 
 static void
@@ -197,10 +222,11 @@ answer_all(aif_broker *b, size_t from, size_t to, aif_err err,
     for (size_t i = from; i < to; i++) {
         const aif_request *r = t->requests[i];
 
-        if (err == AIF_OK) {
-            answer_published(b, r, t->offsets + r->first);
-        } else {
+        if (err != AIF_OK) {
             aif_broker_refuse(b, &r->from, r->id, e);
+        } else if (!r->refused) {
+            answer_published(b, r, t->offsets + r->first);
+            aif_hist_add(&b->stats.answer, aif_now_us() - r->at);
         }
     }
     AIF_POINT("broker.answered");
@@ -214,18 +240,26 @@ commit_group(aif_broker *b, size_t from, size_t to)
     size_t first = t->requests[from]->first;
     size_t n = t->requests[to - 1]->first + t->requests[to - 1]->n - first;
     aif_error e = {.sqlstate = ""};
-    aif_err err = append(b, t->events + first, t->offsets + first, n, &e);
-    aif_span span = {t->events + first, 0, b->head, b->head};
-    bool whole = false;
+    aif_head before = {0};
+    aif_err err =
+        append(b, t->events + first, t->offsets + first, n, &before, &e);
+    aif_span span = {t->events + first, 0, before.offset, before.offset};
 
+    for (size_t i = from; err == AIF_OK && i < to; i++) {
+        refuse_conflicts(b, t->requests[i]); /* while the events are there */
+    }
     if (err == AIF_OK) {
-        whole = keep_new(t->events + first, t->offsets + first, n, &span);
+        keep_new(t->events + first, t->offsets + first, n, &span);
+        aif_broker_moved(b, &before);
         b->head = span.to;
+        atomic_store(&b->stats.head, b->head);
         aif_count(&b->stats.appended, span.n);
+        b->appended += span.n;
     }
     answer_all(b, from, to, err, &e);
-    if (whole && span.n > 0) {
+    if (span.n > 0 && b->n_subs > 0) {
         aif_subs_push(b, &span);
+        aif_hist_add(&b->stats.push, aif_now_us() - t->requests[from]->at);
     }
 }
 

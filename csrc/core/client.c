@@ -1,16 +1,15 @@
 /* client.c - the happy path: encode a request, send it, wait for the answer
  * that has its id.
  *
- * The connection was lost and made again: the same frame is sent again
- * (events keep their (producer, sequence), the rest only asks).  ETIMEOUT when
+ * The broker was lost, and came back or another took its place: the same frame
+ * is sent again (events keep their (producer, sequence), the
+ * rest only asks).  ETIMEOUT when
  * the caller's time is over; the same call made again goes on waiting for the
  * same answer.  An ERROR answer is the caller's error.
  */
-#include "client.h"
+#include "client_in.h"
 
 #include "clock.h"
-#include "dealer.h"
-#include "guard.h"
 #include "mem.h"
 
 #include <string.h>
@@ -19,19 +18,9 @@
 #define HINT_LINGER_MS 100       /* who hints and goes: the hint may leave */
 #define AGAIN_MS 5000 /* no answer on a good connection: no memory for it? */
 
-struct aif_client {
-    aif_guard guard;
-    aif_dealer dealer;
-    aif_buf out;
-    aif_buf asked;    /* the request that was sent last */
-    uint64_t id;      /* its id; 0: it was answered */
-    int64_t again;    /* when to send it again even so */
-    bool hinted;      /* since the last answer: a hint may still be queued */
-    zmq_msg_t answer; /* what the frame of the last call points into */
-};
-
 aif_err
-aif_client_open(const char *uri, aif_client **out, aif_error *e)
+aif_client_open(const char *uri, const aif_curve *curve, aif_client **out,
+                aif_error *e)
 {
     aif_client *c = aif_zalloc(sizeof *c);
     aif_err err;
@@ -40,7 +29,7 @@ aif_client_open(const char *uri, aif_client **out, aif_error *e)
     if (c == NULL) {
         return aif_fail(e, AIF_ENOMEM, "a client of %s", uri);
     }
-    err = aif_dealer_init(&c->dealer, uri, e);
+    err = aif_dealer_init(&c->dealer, uri, curve, e);
     if (err != AIF_OK) {
         aif_free(c);
         return err;
@@ -111,6 +100,34 @@ send_request(aif_client *c, uint64_t id, aif_error *e)
     return err;
 }
 
+/* The broker is gone, or there was no answer for long: the same frame again,
+ * to the next one where there are several. */
+static aif_err
+tend(aif_client *c, int64_t now, aif_error *e)
+{
+    bool gone = aif_dealer_gone(&c->dealer, now);
+    bool silent = c->id != 0 && now >= c->again;
+    aif_err err = aif_dealer_denied(&c->dealer, e);
+
+    if (err != AIF_OK) {
+        aif_dealer_disconnect(&c->dealer); /* the next call tries anew */
+        return err;
+    }
+    if (gone || (silent && c->dealer.uris.n > 1)) {
+        err = aif_dealer_move(&c->dealer, e);
+    }
+    if (err == AIF_OK && c->id != 0 && (gone || silent)) {
+        send_asked(c);
+    }
+    return err;
+}
+
+static int64_t
+min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Take frames until one answers, or until end.  Others are answers that came
  * too late, and are dropped. */
 static aif_err
@@ -127,15 +144,14 @@ take_answer(aif_client *c, int64_t end, aif_frame *f, bool *got, aif_error *e)
             return err;
         }
         now = aif_now_ms();
-        if (aif_dealer_renewed(&c->dealer) || now >= c->again) {
-            send_asked(c);
-        }
-        if (now >= end) {
-            return AIF_OK;
+        err = tend(c, now, e);
+        if (err != AIF_OK || now >= end) {
+            return err;
         }
         if (!any) {
-            (void)aif_dealer_wait(&c->dealer,
-                                  (end < c->again ? end : c->again) - now);
+            (void)aif_dealer_wait(
+                &c->dealer,
+                min(end, min(c->again, aif_dealer_due(&c->dealer))) - now);
         }
     }
 }
@@ -153,7 +169,7 @@ ask(aif_client *c, const aif_frame *request, aif_kind kind, int64_t end,
     }
     if (err == AIF_OK && !got) {
         return aif_fail(e, AIF_ETIMEOUT, "no answer to %s from %s in time",
-                        aif_kind_name(request->kind), c->dealer.uri);
+                        aif_kind_name(request->kind), c->dealer.uris.names);
     }
     c->id = 0;
     c->hinted = false;
@@ -258,141 +274,44 @@ aif_client_publish(aif_client *c, const aif_event *events, size_t n,
 }
 
 static aif_err
-put_pattern(aif_client *c, const aif_pattern *p, aif_error *e)
+put_patterns(aif_client *c, const aif_query *q, aif_error *e)
 {
-    aif_err err;
+    aif_err err = aif_query_check(q, e);
 
-    if (p == NULL) {
-        return AIF_OK;
-    }
-    err = aif_pattern_check(p, e);
-    return err != AIF_OK ? err : aif_wire_put_pattern(p, &c->out, e);
-}
-
-static aif_err
-take_events(aif_reader in, aif_batch *out, uint64_t *after, aif_error *e)
-{
-    aif_err err = AIF_OK;
-    aif_event ev;
-
-    while (err == AIF_OK && in.n > 0) {
-        err = aif_event_decode(&in, &ev, e);
-        if (err == AIF_OK) {
-            err = aif_batch_add(out, &ev, e);
-        }
-        if (err == AIF_OK) {
-            *after = ev.offset;
-        }
+    for (size_t i = 0; err == AIF_OK && i < q->n; i++) {
+        err = aif_wire_put_pattern(&q->patterns[i], &c->out, e);
     }
     return err;
 }
 
-/* One LIST; *after moves to the last event that came. */
+/* A request with at most a query, and the answer to it. */
 static aif_err
-list_frame(aif_client *c, const aif_pattern *p, uint64_t *after, size_t max,
-           aif_batch *out, bool *more, int64_t end, aif_error *e)
+exchange(aif_client *c, aif_frame *request, const aif_query *q, aif_kind kind,
+         aif_frame *f, int timeout_ms, aif_error *e)
 {
-    aif_frame request = {.kind = AIF_K_LIST, .from = *after};
-    aif_frame f;
-    aif_err err;
+    aif_err err = begin(c, request, e);
 
-    request.max = max < AIF_BATCH_MAX ? (uint32_t)max : AIF_BATCH_MAX;
-    err = begin(c, &request, e);
-    if (err == AIF_OK) {
-        err = put_pattern(c, p, e);
+    if (err == AIF_OK && q != NULL) {
+        err = put_patterns(c, q, e);
     }
-    if (err == AIF_OK) {
-        err = ask(c, &request, AIF_K_LISTED, end, &f, e);
-    }
-    if (err != AIF_OK) {
-        return err;
-    }
-    *more = f.flag;
-    return take_events(f.tail, out, after, e);
-}
-
-/* On failure out has the events that it had before. */
-static aif_err
-list(aif_client *c, const aif_pattern *p, uint64_t after, size_t max,
-     aif_batch *out, int timeout_ms, aif_error *e)
-{
-    int64_t end = deadline(timeout_ms);
-    size_t before = out->n;
-    size_t bytes = out->bytes;
-    bool more = true;
-    aif_err err = AIF_OK;
-
-    while (err == AIF_OK && more && out->n - before < max) {
-        uint64_t from = after;
-
-        err = list_frame(c, p, &after, max - (out->n - before), out, &more,
-                         end, e);
-        if (err == AIF_OK && more && after <= from) {
-            err = aif_fail(e, AIF_EPROTO, "LISTED goes back from offset %llu",
-                           (unsigned long long)from);
-        }
-    }
-    if (err != AIF_OK) {
-        out->n = before;
-        out->bytes = bytes;
-    }
-    return err;
+    return err != AIF_OK ? err
+                         : ask(c, request, kind, deadline(timeout_ms), f, e);
 }
 
 aif_err
-aif_client_list(aif_client *c, const aif_pattern *p, uint64_t after,
-                size_t max, aif_batch *out, int timeout_ms, aif_error *e)
+aif_client_enter(aif_client *c, aif_frame *request, const aif_query *q,
+                 aif_kind kind, aif_frame *f, int timeout_ms, aif_error *e)
 {
     aif_err err = aif_guard_enter(&c->guard, e);
 
-    if (err == AIF_OK) {
-        err = list(c, p, after, max, out, timeout_ms, e);
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = exchange(c, request, q, kind, f, timeout_ms, e);
+    if (err != AIF_OK) {
         aif_guard_leave(&c->guard);
     }
     return err;
-}
-
-/* A request whose answer is one number. */
-static aif_err
-ask_number(aif_client *c, aif_frame *request, const aif_pattern *p,
-           aif_kind kind, uint64_t *n, int timeout_ms, aif_error *e)
-{
-    aif_frame f;
-    aif_err err = aif_guard_enter(&c->guard, e);
-
-    *n = 0;
-    if (err != AIF_OK) {
-        return err;
-    }
-    err = begin(c, request, e);
-    if (err == AIF_OK) {
-        err = put_pattern(c, p, e);
-    }
-    if (err == AIF_OK) {
-        err = ask(c, request, kind, deadline(timeout_ms), &f, e);
-    }
-    if (err == AIF_OK) {
-        *n = f.to;
-    }
-    aif_guard_leave(&c->guard);
-    return err;
-}
-
-aif_err
-aif_client_count(aif_client *c, const aif_pattern *p, uint64_t after,
-                 uint64_t *n, int timeout_ms, aif_error *e)
-{
-    aif_frame request = {.kind = AIF_K_COUNT, .from = after};
-
-    return ask_number(c, &request, p, AIF_K_COUNTED, n, timeout_ms, e);
-}
-
-aif_err
-aif_client_head(aif_client *c, uint64_t *offset, int timeout_ms, aif_error *e)
-{
-    aif_frame request = {.kind = AIF_K_HEAD};
-
-    return ask_number(c, &request, NULL, AIF_K_HEADED, offset, timeout_ms, e);
 }
 
 static aif_err
@@ -404,8 +323,9 @@ hint(aif_client *c, aif_str text, aif_error *e)
     if (err == AIF_OK) {
         err = begin(c, &request, e);
     }
-    if (err == AIF_OK && c->dealer.socket == NULL) {
-        err = aif_dealer_connect(&c->dealer, e);
+    if (err == AIF_OK) {
+        err = c->dealer.socket == NULL ? aif_dealer_connect(&c->dealer, e)
+                                       : tend(c, aif_now_ms(), e);
     }
     if (err == AIF_OK) {
         aif_dealer_send(&c->dealer, &c->out);

@@ -1,4 +1,5 @@
-/* clock.h - the two clocks, in ms: one for time limits, one for people. */
+/* clock.h - the two clocks, in ms: one for time limits, one for people; and
+ * the first in us, for what is measured. */
 #ifndef AIF_CLOCK_H
 #define AIF_CLOCK_H
 
@@ -19,6 +20,15 @@ static inline int64_t
 aif_now_ms(void)
 {
     return aif_clock_ms(CLOCK_MONOTONIC);
+}
+
+static inline uint64_t
+aif_now_us(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
 /* Since the epoch. */

@@ -1,31 +1,58 @@
-/* dealer.c - the happy path: connect (zmq does it in the background, and
- * again by itself whenever the broker comes back), queue frames, take frames.
+/* dealer.c - the happy path: connect (zmq does it in the background), queue
+ * frames, take frames.
  *
  * A frame is sent once for each connection: a slow broker is not asked again,
  * which would only make it slower.  A dead one is noticed by zmq: its end of
  * the connection closes, or, where a child that it forked keeps it open, the
  * heartbeats end.  zmq's own thread answers those, however long a turn takes.
+ *
+ * Of several brokers one is talked to, at first any of them.  When it is lost,
+ * refuses, or does not shake hands in time, the next one, or the same where it
+ * is the only one, gets a fresh socket: nothing that was queued for the old
+ * one can arrive there later.  zmq's own reconnecting is off.  After a round
+ * in vain there is a pause.
  */
 #include "dealer.h"
 
+#include "clock.h"
+
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define SEND_HWM 64 /* hints, mostly: one request is under way at a time */
-#define RECONNECT_MS 20
-#define RECONNECT_MOST_MS 200
+#define PAUSE_MS 20 /* after the first round in vain; then twice as long */
+#define PAUSE_MOST_MS 200
 #define HANDSHAKE_MS 1000 /* a dead broker's child accepts, but is silent */
+#define ATTEMPT_MS 1500   /* a host that is gone does not even refuse */
 #define HEARTBEAT_MS 1000
 #define HEARTBEAT_TIMEOUT_MS 2000
 
-aif_err
-aif_dealer_init(aif_dealer *d, const char *uri, aif_error *e)
+/* Clients that begin together should not all begin at one broker. */
+static size_t
+any_of(size_t n)
 {
-    aif_err err = aif_endpoint_check(uri, e);
+    uint32_t r = 0;
 
-    *d = (aif_dealer){0};
+    if (n > 1 && getrandom(&r, sizeof r, GRND_NONBLOCK) != sizeof r) {
+        r = 0; /* no entropy yet, early at boot: the first will do */
+    }
+    return n > 1 ? r % n : 0;
+}
+
+aif_err
+aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
+                aif_error *e)
+{
+    aif_err err;
+
+    *d = (aif_dealer){.keys = curve != NULL};
+    err = aif_uris_parse(uris, &d->uris, e);
     if (err == AIF_OK) {
-        memcpy(d->uri, uri, strlen(uri) + 1);
+        d->at = any_of(d->uris.n);
+    }
+    if (curve != NULL) {
+        d->curve = *curve;
     }
     return err;
 }
@@ -36,10 +63,13 @@ set(void *socket, int option, int value)
     return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
 }
 
-static void
-disconnect(aif_dealer *d)
+/* First end the monitor: zmq's thread waits, for ever, to tell its news to
+ * one that has no reader. */
+void
+aif_dealer_disconnect(aif_dealer *d)
 {
     if (d->monitor != NULL) {
+        (void)zmq_socket_monitor(d->socket, NULL, 0);
         (void)zmq_close(d->monitor);
         d->monitor = NULL;
     }
@@ -47,7 +77,8 @@ disconnect(aif_dealer *d)
         (void)zmq_close(d->socket);
         d->socket = NULL;
     }
-    d->lost = false;
+    d->up = d->failed = false;
+    d->due = aif_now_ms() + ATTEMPT_MS;
 }
 
 void
@@ -56,7 +87,7 @@ aif_dealer_fini(aif_dealer *d, int linger_ms)
     if (d->socket != NULL) {
         (void)set(d->socket, ZMQ_LINGER, linger_ms);
     }
-    disconnect(d);
+    aif_dealer_disconnect(d);
     if (d->ctx != NULL) {
         (void)zmq_ctx_term(d->ctx);
         d->ctx = NULL;
@@ -69,13 +100,26 @@ configure(void *s)
     const int64_t max = AIF_FRAME_MAX;
 
     return set(s, ZMQ_LINGER, 0) && set(s, ZMQ_SNDHWM, SEND_HWM) &&
-           set(s, ZMQ_RECONNECT_IVL, RECONNECT_MS) &&
-           set(s, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MOST_MS) &&
+           set(s, ZMQ_RECONNECT_IVL, -1) &&
            set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
            set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
            set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
            zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &max, sizeof max) == 0;
 }
+
+/* Only tcp: an ipc socket's file mode keeps others out. */
+static aif_err
+set_keys(aif_dealer *d, const char *uri, aif_error *e)
+{
+    return d->keys && strncmp(uri, "tcp://", 6) == 0
+               ? aif_curve_client(d->socket, &d->curve, e)
+               : AIF_OK;
+}
+
+#define NEWS                                                                  \
+    (ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CLOSED |                       \
+     ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |          \
+     ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
 static bool
 watch(aif_dealer *d)
@@ -85,9 +129,8 @@ watch(aif_dealer *d)
     (void)snprintf(name, sizeof name, "inproc://monitor-%u", d->connects++);
     d->monitor = zmq_socket(d->ctx, ZMQ_PAIR);
     return d->monitor != NULL && set(d->monitor, ZMQ_LINGER, 0) &&
-           zmq_socket_monitor(d->socket, name,
-                              ZMQ_EVENT_DISCONNECTED |
-                                  ZMQ_EVENT_HANDSHAKE_SUCCEEDED) == 0 &&
+           set(d->monitor, ZMQ_RCVHWM, 0) && /* zmq's thread never waits */
+           zmq_socket_monitor(d->socket, name, NEWS) == 0 &&
            zmq_connect(d->monitor, name) == 0;
 }
 
@@ -103,25 +146,53 @@ make_sockets(aif_dealer *d)
     return d->socket != NULL && configure(d->socket) && watch(d);
 }
 
-aif_err
-aif_dealer_connect(aif_dealer *d, aif_error *e)
+static aif_err
+connect_at(aif_dealer *d, const char *uri, aif_error *e)
 {
     aif_err err = AIF_OK;
 
-    disconnect(d);
+    aif_dealer_disconnect(d);
     if (!make_sockets(d)) {
         err = aif_fail(e, AIF_ENOMEM, "a DEALER socket: %s",
                        zmq_strerror(zmq_errno()));
     } else {
-        aif_endpoint_family(d->socket, d->uri);
-        if (zmq_connect(d->socket, d->uri) != 0) {
-            err = aif_fail(e, AIF_EINVAL, "cannot connect to %s: %s", d->uri,
-                           zmq_strerror(zmq_errno()));
-        }
+        aif_endpoint_family(d->socket, uri);
+        err = set_keys(d, uri, e);
+    }
+    if (err == AIF_OK && zmq_connect(d->socket, uri) != 0) {
+        err = aif_fail(e, AIF_EINVAL, "cannot connect to %s: %s", uri,
+                       zmq_strerror(zmq_errno()));
     }
     if (err != AIF_OK) {
-        disconnect(d);
+        aif_dealer_disconnect(d);
     }
+    return err;
+}
+
+aif_err
+aif_dealer_connect(aif_dealer *d, aif_error *e)
+{
+    aif_err err = connect_at(d, d->uris.uri[d->at], e);
+
+    for (size_t i = 1; err == AIF_EINVAL && i < d->uris.n; i++) {
+        d->at = (d->at + 1) % d->uris.n;
+        err = connect_at(d, d->uris.uri[d->at], e);
+    }
+    d->tries = d->denials = 0;
+    return err;
+}
+
+aif_err
+aif_dealer_move(aif_dealer *d, aif_error *e)
+{
+    unsigned tries = d->tries + 1;
+    unsigned denials = d->denials;
+    aif_err err;
+
+    d->at = (d->at + 1) % d->uris.n;
+    err = aif_dealer_connect(d, e);
+    d->tries = tries;
+    d->denials = denials;
     return err;
 }
 
@@ -152,27 +223,82 @@ aif_dealer_recv(aif_dealer *d, zmq_msg_t *msg, aif_frame *f, bool *got,
     return aif_frame_decode(zmq_msg_data(msg), zmq_msg_size(msg), f, e);
 }
 
-/* zmq_socket_monitor(3): a frame with the event's number, one with the
- * address. */
-bool
-aif_dealer_renewed(aif_dealer *d)
+/* Both sides say which security they speak: one of them has keys and the
+ * other none; or the broker does not know our key. */
+static bool
+is_denial(uint16_t event, uint32_t value)
 {
-    bool renewed = false;
+    return event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH ||
+           (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
+            value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH);
+}
+
+/* After the n-th attempt in vain: none but at the end of a round. */
+static int64_t
+pause(unsigned n, size_t brokers)
+{
+    int64_t ms = PAUSE_MS;
+
+    if (n % brokers != 0) {
+        return 0;
+    }
+    for (size_t round = n / brokers; round > 1 && ms < PAUSE_MOST_MS;
+         round--) {
+        ms *= 2;
+    }
+    return ms < PAUSE_MOST_MS ? ms : PAUSE_MOST_MS;
+}
+
+static void
+hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
+{
+    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+        d->up = true;
+        d->tries = d->denials = 0;
+        return;
+    }
+    d->denials += is_denial(event, value);
+    if (!d->failed) {
+        d->failed = true;
+        d->due = now + pause(d->tries + 1, d->uris.n);
+    }
+}
+
+int64_t
+aif_dealer_due(const aif_dealer *d)
+{
+    return d->up && !d->failed ? INT64_MAX : d->due;
+}
+
+/* zmq_socket_monitor(3): a frame with the event's number and value, one with
+ * the address. */
+bool
+aif_dealer_gone(aif_dealer *d, int64_t now)
+{
     uint8_t news[6];
     uint16_t event;
+    uint32_t value;
 
     while (zmq_recv(d->monitor, news, sizeof news, ZMQ_DONTWAIT) ==
            sizeof news) {
         (void)zmq_recv(d->monitor, NULL, 0, ZMQ_DONTWAIT);
         memcpy(&event, news, sizeof event);
-        if (event == ZMQ_EVENT_DISCONNECTED) {
-            d->lost = true;
-        } else if (d->lost) {
-            d->lost = false;
-            renewed = true;
-        }
+        memcpy(&value, news + sizeof event, sizeof value);
+        hear(d, event, value, now);
     }
-    return renewed;
+    return now >= aif_dealer_due(d);
+}
+
+aif_err
+aif_dealer_denied(const aif_dealer *d, aif_error *e)
+{
+    if (d->denials < d->uris.n) {
+        return AIF_OK;
+    }
+    return aif_fail(e, AIF_EDENIED, "%s: %s", d->uris.names,
+                    d->keys ? "the broker does not take our keys"
+                            : "the broker wants keys (CURVE), and we have "
+                              "none");
 }
 
 bool
@@ -181,7 +307,8 @@ aif_dealer_wait(aif_dealer *d, int64_t ms)
     zmq_pollitem_t items[2] = {{.socket = d->socket, .events = ZMQ_POLLIN},
                                {.socket = d->monitor, .events = ZMQ_POLLIN}};
 
-    return zmq_poll(items, 2, ms > 0 ? (long)ms : 0) >= 0;
+    return zmq_poll(items, d->socket == NULL ? 0 : 2, ms > 0 ? (long)ms : 0) >=
+           0;
 }
 
 static bool

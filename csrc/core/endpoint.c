@@ -1,15 +1,16 @@
 /* endpoint.c - ipc: take PATH.lock, remove what a dead broker left at PATH,
  * bind a socket that has mode 0600 from its first moment, hand it to zmq.
- * tcp: only where nobody from outside can come; there is no authentication.
+ * tcp: beyond this machine only when the caller says so: it has CURVE, or was
+ * told to do without.
  *
  * It fails when another process serves the path or port, when the path is no
- * path for a socket, and when the address is not this machine's own.
+ * path for a socket, and when the address is not one to serve.
  */
 #include "endpoint.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <stdbool.h>
+#include <net/if.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +69,12 @@ aif_endpoint_check(const char *uri, aif_error *e)
                         uri);
     }
     return AIF_OK;
+}
+
+bool
+aif_endpoint_is_tcp(const char *uri)
+{
+    return after(uri, "tcp://") != NULL;
 }
 
 void
@@ -208,13 +215,56 @@ loopback(const char *host)
     return NULL;
 }
 
+/* A number, `*` or an interface's name.  A host's name has no place here:
+ * which of its addresses is meant, and who answers the question? */
+static bool
+is_local(const char *host)
+{
+    char v6[64];
+    unsigned char a[sizeof(struct in6_addr)];
+    size_t n = strlen(host);
+
+    if (host[0] == '[' && host[n - 1] == ']') {
+        (void)snprintf(v6, sizeof v6, "%.*s", (int)n - 2, host + 1);
+        v6[strcspn(v6, "%")] = '\0'; /* [fe80::1%eth0] */
+        return inet_pton(AF_INET6, v6, a) == 1;
+    }
+    return strcmp(host, "*") == 0 || inet_pton(AF_INET, host, a) == 1 ||
+           if_nametoindex(host) != 0;
+}
+
 static aif_err
-bind_tcp(aif_endpoint *ep, void *socket, const char *address, aif_error *e)
+check_tcp(const char *address, const char *host, bool anywhere, aif_error *e)
+{
+    if (loopback(host) != NULL) {
+        return AIF_OK;
+    }
+    if (!is_local(host)) {
+        return aif_fail(e, AIF_EINVAL,
+                        "tcp://%.100s: the broker serves an address, as in "
+                        "192.0.2.1 or [2001:db8::1], an interface's, as in "
+                        "eth0, or *, which is all",
+                        address);
+    }
+    if (!anywhere) {
+        return aif_fail(e, AIF_EINVAL,
+                        "tcp://%.80s is open to other machines, and there are "
+                        "no keys: make them with `aiflow keys new NAME`, or "
+                        "serve tcp://127.0.0.1, or say --insecure",
+                        address);
+    }
+    return AIF_OK;
+}
+
+static aif_err
+bind_tcp(aif_endpoint *ep, void *socket, const char *address, bool anywhere,
+         aif_error *e)
 {
     char host[64];
     char port[8];
     char uri[AIF_URI_MAX + 1];
     size_t n = sizeof ep->uri;
+    aif_err err;
 
     if (!split(address, host, port)) {
         return aif_fail(e, AIF_EINVAL,
@@ -222,13 +272,12 @@ bind_tcp(aif_endpoint *ep, void *socket, const char *address, aif_error *e)
                         "tcp://127.0.0.1:50051, port 0 picks one",
                         address);
     }
-    if (loopback(host) == NULL) {
-        return aif_fail(e, AIF_EINVAL,
-                        "tcp://%s: the broker has no authentication yet, so "
-                        "it serves 127.0.0.1 and [::1] only",
-                        address);
+    err = check_tcp(address, host, anywhere, e);
+    if (err != AIF_OK) {
+        return err;
     }
-    (void)snprintf(uri, sizeof uri, "tcp://%s:%s", loopback(host), port);
+    (void)snprintf(uri, sizeof uri, "tcp://%s:%s",
+                   loopback(host) != NULL ? loopback(host) : host, port);
     aif_endpoint_family(socket, uri);
     if (zmq_bind(socket, uri) != 0) {
         return aif_fail(e,
@@ -241,7 +290,7 @@ bind_tcp(aif_endpoint *ep, void *socket, const char *address, aif_error *e)
 
 aif_err
 aif_endpoint_bind(aif_endpoint *ep, void *socket, const char *uri,
-                  aif_error *e)
+                  bool anywhere, aif_error *e)
 {
     const char *path = after(uri, "ipc://");
     const char *address = after(uri, "tcp://");
@@ -251,7 +300,7 @@ aif_endpoint_bind(aif_endpoint *ep, void *socket, const char *uri,
         return bind_ipc(ep, socket, uri, path, e);
     }
     if (address != NULL) {
-        return bind_tcp(ep, socket, address, e);
+        return bind_tcp(ep, socket, address, anywhere, e);
     }
     return aif_fail(e, AIF_EINVAL,
                     "cannot serve %.150s: ipc://PATH or tcp://127.0.0.1:PORT "

@@ -16,7 +16,9 @@
     X(EPROTO, "malformed frame")                                              \
     X(ETIMEOUT, "no answer in time")                                          \
     X(ECLOSED, "handle is closed")                                            \
-    X(EFORKED, "handle was opened in another process")
+    X(EFORKED, "handle was opened in another process")                        \
+    X(ERETENTION, "events were let go")                                       \
+    X(EDENIED, "access denied")
 
 typedef enum {
     AIF_OK = 0,
@@ -28,7 +30,7 @@ typedef enum {
 
 typedef struct {
     aif_err code;
-    char sqlstate[6]; /* ESTORE from PostgreSQL: five letters, else "" */
+    char sqlstate[6]; /* ESTORE from PostgreSQL or MySQL: five letters */
     char text[240];
 } aif_error;
 

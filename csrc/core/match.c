@@ -195,7 +195,7 @@ copy(char **at, aif_str s)
 static node *
 node_new(const aif_pattern *p, uint64_t id)
 {
-    size_t bytes = p->ns.n + p->key.n + p->type.n + p->sender.n;
+    size_t bytes = p->ns.n + p->key.n + p->type.n + p->sender.n + p->context.n;
     node *x = aif_zalloc(sizeof *x + bytes);
     char *at;
 
@@ -208,6 +208,7 @@ node_new(const aif_pattern *p, uint64_t id)
     x->pattern.key = copy(&at, p->key);
     x->pattern.type = copy(&at, p->type);
     x->pattern.sender = copy(&at, p->sender);
+    x->pattern.context = copy(&at, p->context);
     x->exact = aif_pattern_exact(p->ns) && aif_pattern_exact(p->key);
     x->hash = key_hash(p->ns, p->key);
     return x;

@@ -1,58 +1,85 @@
 /* pg.h - a log's PostgreSQL connection, up and prepared: what store_pg.c and
- * pg.c share, and nobody else.
+ * the pg*.c of a log share, and nobody else.
  */
 #ifndef AIF_PG_H
 #define AIF_PG_H
 
-#include "err.h"
+#include "store.h"
 
 #include <libpq-fe.h>
-#include <stdint.h>
 
-/* The statements that are kept, by name. */
-#define AIF_PG_APPEND "aiflow_append"
-#define AIF_PG_APPEND_ONE "aiflow_append_one"
-#define AIF_PG_APPEND_AGAIN "aiflow_append_again"
-#define AIF_PG_READ "aiflow_read"
-#define AIF_PG_COUNT "aiflow_count"
-#define AIF_PG_HEAD "aiflow_head"
-
-#define AIF_PG_COLUMNS                                                        \
-    "\"offset\", create_time, namespace, key, value, type, sender, context,"  \
-    " producer, sequence"
-
-/* $1: after, $2: max, $3: bytes of values; a pattern adds its own to the
- * middle, from $4 on.  Lengths do not need the values: they may be TOASTed. */
-#define AIF_PG_READ_FROM                                                      \
-    "SELECT " AIF_PG_COLUMNS " FROM ("                                        \
-    "  SELECT *, sum(octet_length(value)) OVER (ORDER BY \"offset\""          \
-    "    ROWS UNBOUNDED PRECEDING) - octet_length(value) AS bytes_before"     \
-    "  FROM (SELECT * FROM aiflow_event WHERE \"offset\" > $1::int8"
-#define AIF_PG_READ_TO                                                        \
-    " ORDER BY \"offset\" LIMIT $2::int8) AS page"                            \
-    ") AS measured WHERE bytes_before < $3::int8 ORDER BY \"offset\""
-#define AIF_PG_COUNT_FROM                                                     \
-    "SELECT count(*) FROM aiflow_event WHERE \"offset\" > $1::int8"
+/* The statements that are kept: pg_sql.c has them. */
+typedef enum {
+    AIF_PG_APPEND,
+    AIF_PG_APPEND_ONE,
+    AIF_PG_APPEND_AGAIN,
+    AIF_PG_HEAD,
+    AIF_PG_LOCK,
+    AIF_PG_SEQUENCE,
+    AIF_PG_FIND,
+    AIF_PG_PURGED,
+    /* With a query's offsets as $1 and $2, and its patterns. */
+    AIF_PG_READ,
+    AIF_PG_COUNT,
+    AIF_PG_NEWEST,
+    AIF_PG_SENDERS,
+    AIF_PG_PURGE,
+    AIF_PG_STMTS
+} aif_pg_stmt;
 
 typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
     char uri[];
 } aif_pg;
 
-/* aif_store_ops.open and .close */
+/* aif_store_ops.open, .close and .append */
 AIF_MUST_CHECK aif_err aif_pg_open(const char *uri, void **store,
                                    aif_error *e);
 void aif_pg_close(void *store);
+AIF_MUST_CHECK aif_err aif_pg_append(void *store, const aif_event *events,
+                                     size_t n, uint64_t *offsets,
+                                     aif_head *before, aif_error *e);
 /* Every call begins with it: connects again when the connection was lost. */
 AIF_MUST_CHECK aif_err aif_pg_ready(aif_pg *s, aif_error *e);
 
 /* What went wrong; frees res, and drops a connection that is of no use. */
 aif_err aif_pg_fail(aif_pg *s, PGresult *res, const char *what, aif_error *e);
+/* The next aif_pg_ready connects again: what a transaction left undone. */
+void aif_pg_drop(aif_pg *s);
+/* SQL without parameters, whose rows do not matter. */
+AIF_MUST_CHECK aif_err aif_pg_run(aif_pg *s, const char *sql, const char *what,
+                                  aif_error *e);
 /* One row, one int8 (binary); frees res. */
 AIF_MUST_CHECK aif_err aif_pg_number(aif_pg *s, PGresult *res,
                                      const char *what, uint64_t *out,
                                      aif_error *e);
-/* An int8 of a binary result. */
+/* An int8, three as a head, and a text of a binary result. */
 uint64_t aif_pg_int8(const PGresult *res, int row, int column);
+aif_head aif_pg_head(const PGresult *res, int row, int column);
+aif_str aif_pg_text(const PGresult *res, int row, int column);
+
+AIF_MUST_CHECK aif_err aif_pg_prepare(aif_pg *s, aif_pg_stmt which,
+                                      aif_error *e);
+const char *aif_pg_name(aif_pg_stmt which);
+
+/* The parameters of a statement: numbers and texts, then patterns. */
+#define AIF_PG_NUMBERS 4
+#define AIF_PG_PARAMS (AIF_PG_NUMBERS + 1 + 5 * AIF_QUERY_PATTERNS_MAX)
+
+typedef struct {
+    uint32_t numbers[AIF_PG_NUMBERS][2]; /* int8, big-endian */
+    int n_numbers;
+    const char *values[AIF_PG_PARAMS];
+    int lengths[AIF_PG_PARAMS];
+    int formats[AIF_PG_PARAMS];
+    int n;
+} aif_pg_params;
+
+void aif_pg_add_number(aif_pg_params *p, uint64_t v);
+void aif_pg_add_text(aif_pg_params *p, aif_str s);
+PGresult *aif_pg_execute(aif_pg *s, aif_pg_stmt which, const aif_pg_params *p);
+/* The kept statement, or one with q's patterns; NULL: no memory. */
+PGresult *aif_pg_query(aif_pg *s, aif_pg_stmt which, const aif_query *q,
+                       aif_pg_params *p);
 
 #endif

@@ -163,6 +163,7 @@ copy_strings(aif_rule *rule, aif_error *e)
         own(&at, &c->pattern.key);
         own(&at, &c->pattern.type);
         own(&at, &c->pattern.sender);
+        c->pattern.context = AIF_STR("*"); /* whose run it is, is not ours */
         own(&at, &c->value);
     }
     return AIF_OK;

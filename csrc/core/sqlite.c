@@ -7,7 +7,9 @@
 #include "sqlite.h"
 
 #include "mem.h"
+#include "point.h"
 #include "store.h"
+#include "where.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -27,6 +29,13 @@ static const char SETTINGS[] = "PRAGMA synchronous = FULL;"
 /* An index on (key) would serve "list by exact key", and costs too much:
  * 50,000 events/s at batch 1000 instead of 130,000 (1,000 keys: each append
  * writes a page for each).  Add one to your copy if you query by key. */
+#define PURGED_TABLE                                                          \
+    "CREATE TABLE aiflow_log_purged ("                                        \
+    "  namespace TEXT PRIMARY KEY,"                                           \
+    "  upto INTEGER NOT NULL,"                                                \
+    "  events INTEGER NOT NULL,"                                              \
+    "  purged_at INTEGER NOT NULL) WITHOUT ROWID;"
+
 static const char SCHEMA[] =
     "CREATE TABLE aiflow_event ("
     "  \"offset\" INTEGER PRIMARY KEY,"
@@ -44,28 +53,94 @@ static const char SCHEMA[] =
     "CREATE TABLE aiflow_log_head ("
     "  id INTEGER PRIMARY KEY CHECK (id = 1),"
     "  version INTEGER NOT NULL,"
-    "  \"offset\" INTEGER NOT NULL);"
-    "INSERT INTO aiflow_log_head VALUES (1, " NUMBER(AIF_STORE_VERSION) ", 0)";
+    "  \"offset\" INTEGER NOT NULL,"
+    "  purged INTEGER NOT NULL,"
+    "  create_time INTEGER NOT NULL);" PURGED_TABLE
+    "INSERT INTO aiflow_log_head"
+    " VALUES (1, " NUMBER(AIF_STORE_VERSION) ", 0, 0, 0)";
+
+/* From version 1.  What was deleted by hand from its front (there was no
+ * other way) was let go. */
+static const char CONVERT[] =
+    "ALTER TABLE aiflow_log_head"
+    "  ADD COLUMN purged INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE aiflow_log_head"
+    "  ADD COLUMN create_time INTEGER NOT NULL DEFAULT 0;" PURGED_TABLE
+    "UPDATE aiflow_log_head SET version = 2,"
+    "  purged = coalesce((SELECT min(\"offset\") - 1 FROM aiflow_event),"
+    "    \"offset\"),"
+    "  create_time = coalesce((SELECT create_time FROM aiflow_event"
+    "    ORDER BY \"offset\" DESC LIMIT 1), 0);"
+    "INSERT INTO aiflow_log_purged"
+    "  SELECT '*', purged, purged, CAST((julianday('now') - 2440587.5)"
+    "    * 86400000 AS INTEGER) FROM aiflow_log_head WHERE purged > 0";
 
 static const char EXISTS[] =
     "SELECT count(*) FROM sqlite_schema WHERE name = 'aiflow_log_head'";
 static const char VERSION[] =
     "SELECT version FROM aiflow_log_head WHERE id = 1";
 
-static const char *const STATEMENTS[AIF_SQL_STMTS] = {
-    [AIF_SQL_BEGIN] = "BEGIN IMMEDIATE",
-    [AIF_SQL_COMMIT] = "COMMIT",
-    [AIF_SQL_ROLLBACK] = "ROLLBACK",
-    [AIF_SQL_HEAD] = "SELECT \"offset\" FROM aiflow_log_head WHERE id = 1",
-    [AIF_SQL_BUMP] = "UPDATE aiflow_log_head SET \"offset\" = \"offset\" + ?1"
-                     " WHERE id = 1",
-    [AIF_SQL_INSERT] = "INSERT INTO aiflow_event (" AIF_SQL_COLUMNS ")"
-                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-                       " ON CONFLICT (producer, sequence) DO NOTHING",
-    [AIF_SQL_KNOWN] = "SELECT \"offset\" FROM aiflow_event"
-                      " WHERE producer = ?1 AND sequence = ?2",
-    [AIF_SQL_READ] = AIF_SQL_READ_FROM AIF_SQL_READ_TO,
-    [AIF_SQL_COUNT] = AIF_SQL_COUNT_FROM,
+#define COLUMNS                                                               \
+    "\"offset\", create_time, namespace, key, value, type, sender, context,"  \
+    " producer, sequence"
+#define ASKED "FROM aiflow_event WHERE \"offset\" > ?1 AND \"offset\" <= ?2"
+
+/* Patterns come between the two. */
+static const char *const STATEMENTS[AIF_SQL_STMTS][2] = {
+    [AIF_SQL_BEGIN] = {"BEGIN IMMEDIATE", ""},
+    [AIF_SQL_COMMIT] = {"COMMIT", ""},
+    [AIF_SQL_ROLLBACK] = {"ROLLBACK", ""},
+    [AIF_SQL_HEAD] = {"SELECT \"offset\", purged, create_time"
+                      " FROM aiflow_log_head WHERE id = 1",
+                      ""},
+    [AIF_SQL_BUMP] = {"UPDATE aiflow_log_head"
+                      " SET \"offset\" = ?1, create_time = ?2 WHERE id = 1",
+                      ""},
+    [AIF_SQL_INSERT] = {"INSERT INTO aiflow_event (" COLUMNS ")"
+                        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                        " ON CONFLICT (producer, sequence) DO NOTHING",
+                        ""},
+    [AIF_SQL_KNOWN] = {"SELECT coalesce((SELECT \"offset\" FROM aiflow_event"
+                       " WHERE producer = ?1 AND sequence = ?2), 0)",
+                       ""},
+    [AIF_SQL_SEQUENCE] = {"SELECT coalesce(max(sequence), 0)"
+                          " FROM aiflow_event WHERE producer = ?1",
+                          ""},
+    [AIF_SQL_UPTO] = {"SELECT coalesce((SELECT upto FROM aiflow_log_purged"
+                      " WHERE namespace = ?1), 0)",
+                      ""},
+    [AIF_SQL_ADD_PURGED] = {"INSERT INTO aiflow_log_purged AS row"
+                            " VALUES (?1, ?2, ?3, ?4)"
+                            " ON CONFLICT (namespace) DO UPDATE SET"
+                            " upto = ?2, events = row.events + ?3,"
+                            " purged_at = ?4",
+                            ""},
+    [AIF_SQL_SET_PURGED] = {"UPDATE aiflow_log_head"
+                            " SET purged = max(purged, ?1) WHERE id = 1",
+                            ""},
+    [AIF_SQL_PURGED] = {"SELECT namespace, upto, events"
+                        " FROM aiflow_log_purged ORDER BY namespace",
+                        ""},
+    /* ?3: max; ?3: how many to pass over; ?3: max */
+    [AIF_SQL_READ] = {"SELECT " COLUMNS " " ASKED,
+                      " ORDER BY \"offset\" LIMIT ?3"},
+    [AIF_SQL_COUNT] = {"SELECT count(*) " ASKED, ""},
+    [AIF_SQL_NEWEST] = {"SELECT coalesce((SELECT \"offset\" " ASKED,
+                        " ORDER BY \"offset\" DESC LIMIT 1 OFFSET ?3), 0)"},
+    [AIF_SQL_OLDEST] = {"SELECT coalesce(max(\"offset\"), 0)"
+                        " FROM (SELECT \"offset\" " ASKED,
+                        " ORDER BY \"offset\" LIMIT ?3)"},
+    [AIF_SQL_SENDERS] = {"SELECT sender, count(*) " ASKED,
+                         " GROUP BY sender ORDER BY sender LIMIT ?3"},
+    [AIF_SQL_DELETE] = {"DELETE " ASKED, ""},
+};
+
+/* Everything is bound as bytes.  A prefix is not GLOB: it may have its
+ * characters; an exact one is text, for an index that a user may make. */
+static const aif_dialect DIALECT = {
+    .exact = "%s = CAST(?%d AS TEXT)",
+    .prefix = "substr(CAST(%1$s AS BLOB), 1, length(?%2$d)) = ?%2$d",
+    .first = 4,
 };
 
 aif_err
@@ -194,16 +269,30 @@ make_schema(aif_sqlite *s, aif_error *e)
 }
 
 static aif_err
-check_schema(aif_sqlite *s, aif_error *e)
+convert(aif_sqlite *s, aif_error *e)
 {
     uint64_t found;
-    aif_err err = ask(s, EXISTS, &found, e);
+    aif_err err = exec(s, "BEGIN IMMEDIATE", e);
 
-    if (err == AIF_OK && found == 0) {
-        err = make_schema(s, e);
-    }
     if (err == AIF_OK) {
         err = ask(s, VERSION, &found, e);
+    }
+    if (err == AIF_OK && found == 1) {
+        err = exec(s, CONVERT, e);
+    }
+    AIF_POINT("convert.before_commit");
+    return err != AIF_OK ? err : exec(s, "COMMIT", e);
+}
+
+static aif_err
+check_version(aif_sqlite *s, aif_error *e)
+{
+    uint64_t found;
+    aif_err err = ask(s, VERSION, &found, e);
+
+    if (err == AIF_OK && found == 1) {
+        err = convert(s, e);
+        found = AIF_STORE_VERSION;
     }
     if (err == AIF_OK && found != AIF_STORE_VERSION) {
         err = aif_fail(e, AIF_ECORRUPT,
@@ -215,15 +304,82 @@ check_schema(aif_sqlite *s, aif_error *e)
 }
 
 static aif_err
+check_schema(aif_sqlite *s, aif_error *e)
+{
+    uint64_t found;
+    aif_err err = ask(s, EXISTS, &found, e);
+
+    if (err == AIF_OK && found == 0) {
+        err = make_schema(s, e);
+    }
+    return err != AIF_OK ? err : check_version(s, e);
+}
+
+static aif_err
 prepare_all(aif_sqlite *s, aif_error *e)
 {
     aif_err err = AIF_OK;
 
     for (int i = 0; err == AIF_OK && i < AIF_SQL_STMTS; i++) {
-        err = prepare(s, STATEMENTS[i], SQLITE_PREPARE_PERSISTENT,
-                      &s->stmts[i], e);
+        char *sql =
+            sqlite3_mprintf("%s%s", STATEMENTS[i][0], STATEMENTS[i][1]);
+
+        err = sql == NULL ? aif_sqlite_fail(s, SQLITE_NOMEM, "opening", e)
+                          : prepare(s, sql, SQLITE_PREPARE_PERSISTENT,
+                                    &s->stmts[i], e);
+        sqlite3_free(sql);
     }
     return err;
+}
+
+/* One with patterns, which are bound as well. */
+static aif_err
+compile(aif_sqlite *s, aif_sqlite_stmt which, const aif_query *query,
+        sqlite3_stmt **q, aif_error *e)
+{
+    aif_where w;
+    aif_err err = aif_where_init(&w, &DIALECT, STATEMENTS[which][0], query,
+                                 STATEMENTS[which][1], e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = prepare(s, aif_where_sql(&w), 0, q, e);
+    for (size_t i = 0; err == AIF_OK && i < w.n; i++) {
+        (void)sqlite3_bind_blob(*q, DIALECT.first + (int)i,
+                                w.params[i].n == 0 ? "" : w.params[i].p,
+                                (int)w.params[i].n, SQLITE_STATIC);
+    }
+    aif_where_fini(&w);
+    return err;
+}
+
+aif_err
+aif_sqlite_query(aif_sqlite *s, aif_sqlite_stmt which, const aif_query *query,
+                 uint64_t third, sqlite3_stmt **q, aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    *q = s->stmts[which];
+    if (query->n > 0) {
+        err = compile(s, which, query, q, e);
+    }
+    if (err == AIF_OK) {
+        (void)sqlite3_bind_int64(*q, 1, (sqlite3_int64)query->after);
+        (void)sqlite3_bind_int64(*q, 2, (sqlite3_int64)query->upto);
+        (void)sqlite3_bind_int64(
+            *q, 3, third > INT64_MAX ? INT64_MAX : (sqlite3_int64)third);
+    }
+    return err;
+}
+
+void
+aif_sqlite_done(aif_sqlite *s, aif_sqlite_stmt which, sqlite3_stmt *q)
+{
+    (void)sqlite3_reset(q);
+    if (q != s->stmts[which]) {
+        (void)sqlite3_finalize(q);
+    }
 }
 
 /* The WAL file is kept on close: a child of fork() that has opened the log

@@ -4,7 +4,7 @@
 #ifndef AIF_SQLITE_H
 #define AIF_SQLITE_H
 
-#include "err.h"
+#include "query.h"
 
 #include <sqlite3.h>
 #include <stdint.h>
@@ -20,20 +20,20 @@ typedef enum {
     AIF_SQL_BUMP,
     AIF_SQL_INSERT,
     AIF_SQL_KNOWN,
+    AIF_SQL_SEQUENCE,
+    AIF_SQL_UPTO,
+    AIF_SQL_ADD_PURGED,
+    AIF_SQL_SET_PURGED,
+    AIF_SQL_PURGED,
+    /* With a query's offsets as ?1 and ?2, and its patterns. */
     AIF_SQL_READ,
     AIF_SQL_COUNT,
+    AIF_SQL_NEWEST,
+    AIF_SQL_OLDEST,
+    AIF_SQL_SENDERS,
+    AIF_SQL_DELETE,
     AIF_SQL_STMTS
 } aif_sqlite_stmt;
-
-#define AIF_SQL_COLUMNS                                                       \
-    "\"offset\", create_time, namespace, key, value, type, sender, context,"  \
-    " producer, sequence"
-/* ?1: after, ?2: max; a pattern adds its own from ?3 on. */
-#define AIF_SQL_READ_FROM                                                     \
-    "SELECT " AIF_SQL_COLUMNS " FROM aiflow_event WHERE \"offset\" > ?1"
-#define AIF_SQL_READ_TO " ORDER BY \"offset\" LIMIT ?2"
-#define AIF_SQL_COUNT_FROM                                                    \
-    "SELECT count(*) FROM aiflow_event WHERE \"offset\" > ?1"
 
 typedef struct {
     sqlite3 *db; /* NULL: lost, to be opened again */
@@ -55,6 +55,13 @@ aif_err aif_sqlite_fail(aif_sqlite *s, int rc, const char *what, aif_error *e);
 /* Run a statement that has no rows. */
 AIF_MUST_CHECK aif_err aif_sqlite_run(aif_sqlite *s, aif_sqlite_stmt which,
                                       const char *what, aif_error *e);
+/* The kept statement, or, for patterns, one that aif_sqlite_done ends; its
+ * query is bound, and the number that some have besides, as ?3. */
+AIF_MUST_CHECK aif_err aif_sqlite_query(aif_sqlite *s, aif_sqlite_stmt which,
+                                        const aif_query *query, uint64_t third,
+                                        sqlite3_stmt **q, aif_error *e);
+/* Ends the snapshot. */
+void aif_sqlite_done(aif_sqlite *s, aif_sqlite_stmt which, sqlite3_stmt *q);
 /* Step a query of one row and one number, and make it ready again. */
 AIF_MUST_CHECK aif_err aif_sqlite_number(aif_sqlite *s, sqlite3_stmt *q,
                                          const char *what, uint64_t *out,

@@ -10,10 +10,9 @@
  */
 #include "store.h"
 
+#include "clock.h"
 #include "point.h"
 #include "sqlite.h"
-
-#include <stdio.h>
 
 static void
 bind_str(sqlite3_stmt *q, int i, aif_str v)
@@ -24,10 +23,10 @@ bind_str(sqlite3_stmt *q, int i, aif_str v)
 }
 
 static void
-bind_event(sqlite3_stmt *q, const aif_event *ev, uint64_t offset)
+bind_event(sqlite3_stmt *q, const aif_event *ev, uint64_t offset, int64_t time)
 {
     (void)sqlite3_bind_int64(q, 1, (sqlite3_int64)offset);
-    (void)sqlite3_bind_int64(q, 2, ev->create_time);
+    (void)sqlite3_bind_int64(q, 2, time);
     bind_str(q, 3, ev->ns);
     bind_str(q, 4, ev->key);
     bind_str(q, 5, ev->value);
@@ -39,54 +38,80 @@ bind_event(sqlite3_stmt *q, const aif_event *ev, uint64_t offset)
 }
 
 static aif_err
-find_known(aif_sqlite *s, const aif_event *ev, uint64_t *offset, aif_error *e)
+find_known(aif_sqlite *s, aif_str producer, uint64_t sequence,
+           uint64_t *offset, aif_error *e)
 {
-    bind_str(s->stmts[AIF_SQL_KNOWN], 1, ev->producer);
+    bind_str(s->stmts[AIF_SQL_KNOWN], 1, producer);
     (void)sqlite3_bind_int64(s->stmts[AIF_SQL_KNOWN], 2,
-                             (sqlite3_int64)ev->sequence);
-    return aif_sqlite_number(s, s->stmts[AIF_SQL_KNOWN], "appending to",
-                             offset, e);
+                             (sqlite3_int64)sequence);
+    return aif_sqlite_number(s, s->stmts[AIF_SQL_KNOWN], "looking in", offset,
+                             e);
 }
 
 /* Insert them after *head, which moves on. */
 static aif_err
-insert(aif_sqlite *s, const aif_event *events, size_t n, uint64_t *head,
+insert(aif_sqlite *s, const aif_event *events, size_t n, aif_head *head,
        uint64_t *offsets, aif_error *e)
 {
     aif_err err = AIF_OK;
 
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
-        bind_event(s->stmts[AIF_SQL_INSERT], &events[i], *head + 1);
+        const aif_event *ev = &events[i];
+        const int64_t time = ev->create_time > head->create_time
+                                 ? ev->create_time
+                                 : head->create_time;
+
+        bind_event(s->stmts[AIF_SQL_INSERT], ev, head->offset + 1, time);
         err = aif_sqlite_run(s, AIF_SQL_INSERT, "appending to", e);
         if (err != AIF_OK) {
             return err;
         }
         if (sqlite3_changes(s->db) == 1) {
-            offsets[i] = ++*head;
+            offsets[i] = ++head->offset;
+            head->create_time = time;
         } else {
-            err = find_known(s, &events[i], &offsets[i], e);
+            err = find_known(s, ev->producer, ev->sequence, &offsets[i], e);
         }
     }
     return err;
 }
 
 static aif_err
-append_locked(aif_sqlite *s, const aif_event *events, size_t n,
-              uint64_t *offsets, aif_error *e)
+read_head(aif_sqlite *s, aif_head *out, aif_error *e)
 {
-    uint64_t before;
-    uint64_t head;
-    aif_err err = aif_sqlite_number(s, s->stmts[AIF_SQL_HEAD],
-                                    "reading the head of", &before, e);
+    sqlite3_stmt *q = s->stmts[AIF_SQL_HEAD];
+    int rc = sqlite3_step(q);
+    aif_err err = AIF_OK;
+
+    if (rc == SQLITE_ROW) {
+        *out = (aif_head){(uint64_t)sqlite3_column_int64(q, 0),
+                          (uint64_t)sqlite3_column_int64(q, 1),
+                          sqlite3_column_int64(q, 2)};
+    } else if (rc == SQLITE_DONE) {
+        err = aif_fail(e, AIF_ECORRUPT, "%s has lost its head's row", s->path);
+    } else {
+        err = aif_sqlite_fail(s, rc, "reading the head of", e);
+    }
+    (void)sqlite3_reset(q);
+    return err;
+}
+
+static aif_err
+append_locked(aif_sqlite *s, const aif_event *events, size_t n,
+              uint64_t *offsets, aif_head *before, aif_error *e)
+{
+    sqlite3_stmt *bump = s->stmts[AIF_SQL_BUMP];
+    aif_head head;
+    aif_err err = read_head(s, before, e);
 
     if (err != AIF_OK) {
         return err;
     }
-    head = before;
+    head = *before;
     err = insert(s, events, n, &head, offsets, e);
-    if (err == AIF_OK && head > before) {
-        (void)sqlite3_bind_int64(s->stmts[AIF_SQL_BUMP], 1,
-                                 (sqlite3_int64)(head - before));
+    if (err == AIF_OK && head.offset > before->offset) {
+        (void)sqlite3_bind_int64(bump, 1, (sqlite3_int64)head.offset);
+        (void)sqlite3_bind_int64(bump, 2, head.create_time);
         err = aif_sqlite_run(s, AIF_SQL_BUMP, "appending to", e);
     }
     if (err != AIF_OK) {
@@ -111,7 +136,7 @@ roll_back(aif_sqlite *s)
 
 static aif_err
 sqlite_append(void *store, const aif_event *events, size_t n,
-              uint64_t *offsets, aif_error *e)
+              uint64_t *offsets, aif_head *before, aif_error *e)
 {
     aif_sqlite *s = store;
     aif_err err = aif_sqlite_ready(s, e);
@@ -123,65 +148,12 @@ sqlite_append(void *store, const aif_event *events, size_t n,
     if (err != AIF_OK) {
         return err;
     }
-    err = append_locked(s, events, n, offsets, e);
+    err = append_locked(s, events, n, offsets, before, e);
     if (err != AIF_OK) {
         roll_back(s);
         return err;
     }
     AIF_POINT("append.after_commit");
-    return AIF_OK;
-}
-
-#define SQL_CAP 768 /* the longest is under 600 */
-
-/* A pattern as SQL: " AND key = ?4", or its first bytes (a prefix may hold
- * GLOB's characters).  Nothing where any text will do. */
-static void
-add_field(char *sql, const char *column, aif_str field, int number)
-{
-    size_t n = strlen(sql);
-
-    if (aif_pattern_exact(field)) {
-        (void)snprintf(sql + n, SQL_CAP - n, " AND %s = ?%d", column, number);
-    } else if (field.n > 1) {
-        (void)snprintf(sql + n, SQL_CAP - n,
-                       " AND substr(CAST(%s AS BLOB), 1, length(?%d)) = ?%d",
-                       column, number, number);
-    }
-}
-
-static void
-bind_field(sqlite3_stmt *q, aif_str field, int number)
-{
-    if (aif_pattern_exact(field)) {
-        bind_str(q, number, field);
-    } else if (field.n > 1) {
-        (void)sqlite3_bind_blob(q, number, field.p, (int)field.n - 1,
-                                SQLITE_STATIC);
-    }
-}
-
-static aif_err
-prepare_pattern(aif_sqlite *s, const char *from, const char *to,
-                const aif_pattern *p, sqlite3_stmt **q, aif_error *e)
-{
-    char sql[SQL_CAP];
-    int rc;
-
-    (void)snprintf(sql, sizeof sql, "%s", from);
-    add_field(sql, "namespace", p->ns, 3);
-    add_field(sql, "key", p->key, 4);
-    add_field(sql, "type", p->type, 5);
-    add_field(sql, "sender", p->sender, 6);
-    strncat(sql, to, sizeof sql - strlen(sql) - 1);
-    rc = sqlite3_prepare_v2(s->db, sql, -1, q, NULL);
-    if (rc != SQLITE_OK) {
-        return aif_sqlite_fail(s, rc, "querying", e);
-    }
-    bind_field(*q, p->ns, 3);
-    bind_field(*q, p->key, 4);
-    bind_field(*q, p->type, 5);
-    bind_field(*q, p->sender, 6);
     return AIF_OK;
 }
 
@@ -239,63 +211,270 @@ read_rows(aif_sqlite *s, sqlite3_stmt *q, aif_batch *out, aif_error *e)
 }
 
 static aif_err
-sqlite_read(void *store, const aif_pattern *p, uint64_t after, size_t max,
-            aif_batch *out, aif_error *e)
+sqlite_read(void *store, const aif_query *query, size_t max, aif_batch *out,
+            aif_error *e)
 {
     aif_sqlite *s = store;
-    sqlite3_stmt *q = NULL;
+    sqlite3_stmt *q;
     aif_err err = aif_sqlite_ready(s, e);
 
-    if (err == AIF_OK && p != NULL) {
-        err = prepare_pattern(s, AIF_SQL_READ_FROM, AIF_SQL_READ_TO, p, &q, e);
+    if (err == AIF_OK) {
+        err = aif_sqlite_query(s, AIF_SQL_READ, query, max, &q, e);
     }
     if (err != AIF_OK) {
         return err;
     }
-    q = q == NULL ? s->stmts[AIF_SQL_READ] : q;
-    (void)sqlite3_bind_int64(q, 1, (sqlite3_int64)after);
-    (void)sqlite3_bind_int64(q, 2,
-                             max > INT64_MAX ? INT64_MAX : (sqlite3_int64)max);
     err = read_rows(s, q, out, e);
-    (void)sqlite3_reset(q); /* ends the snapshot */
-    if (q != s->stmts[AIF_SQL_READ]) {
-        (void)sqlite3_finalize(q);
+    aif_sqlite_done(s, AIF_SQL_READ, q);
+    return err;
+}
+
+/* The one number that a query is about. */
+static aif_err
+number(aif_sqlite *s, aif_sqlite_stmt which, const aif_query *query,
+       uint64_t third, uint64_t *out, aif_error *e)
+{
+    sqlite3_stmt *q;
+    aif_err err = aif_sqlite_query(s, which, query, third, &q, e);
+
+    if (err == AIF_OK) {
+        err = aif_sqlite_number(s, q, "asking", out, e);
+        aif_sqlite_done(s, which, q);
     }
     return err;
 }
 
 static aif_err
-sqlite_count(void *store, const aif_pattern *p, uint64_t after, uint64_t *n,
-             aif_error *e)
+sqlite_count(void *store, const aif_query *query, uint64_t *n, aif_error *e)
 {
-    aif_sqlite *s = store;
-    sqlite3_stmt *q = NULL;
-    aif_err err = aif_sqlite_ready(s, e);
+    aif_err err = aif_sqlite_ready(store, e);
 
-    if (err == AIF_OK && p != NULL) {
-        err = prepare_pattern(s, AIF_SQL_COUNT_FROM, "", p, &q, e);
-    }
-    if (err != AIF_OK) {
-        return err;
-    }
-    q = q == NULL ? s->stmts[AIF_SQL_COUNT] : q;
-    (void)sqlite3_bind_int64(q, 1, (sqlite3_int64)after);
-    err = aif_sqlite_number(s, q, "counting", n, e);
-    if (q != s->stmts[AIF_SQL_COUNT]) {
-        (void)sqlite3_finalize(q);
-    }
-    return err;
+    return err != AIF_OK ? err : number(store, AIF_SQL_COUNT, query, 0, n, e);
 }
 
 static aif_err
-sqlite_head(void *store, uint64_t *offset, aif_error *e)
+sqlite_head(void *store, aif_head *out, aif_error *e)
 {
-    aif_sqlite *s = store;
-    aif_err err = aif_sqlite_ready(s, e);
+    aif_err err = aif_sqlite_ready(store, e);
+
+    return err != AIF_OK ? err : read_head(store, out, e);
+}
+
+static aif_err
+sqlite_last(void *store, const aif_query *query, uint64_t *offset,
+            aif_error *e)
+{
+    aif_err err = aif_sqlite_ready(store, e);
 
     return err != AIF_OK ? err
-                         : aif_sqlite_number(s, s->stmts[AIF_SQL_HEAD],
-                                             "reading the head of", offset, e);
+                         : number(store, AIF_SQL_NEWEST, query, 0, offset, e);
+}
+
+/* Add rows of a text and numbers to out: the text last, if it is. */
+static aif_err
+put_rows(aif_sqlite *s, sqlite3_stmt *q, bool text_last, aif_buf *out,
+         aif_error *e)
+{
+    const int columns = sqlite3_column_count(q);
+    aif_err err = AIF_OK;
+    int rc = SQLITE_DONE;
+
+    while (err == AIF_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+        const aif_str first = text(q, 0);
+
+        if (first.p == NULL) {
+            return aif_sqlite_fail(s, SQLITE_NOMEM, "asking", e);
+        }
+        if (!text_last) {
+            err = aif_buf_str(out, first, e);
+        }
+        for (int i = 1; err == AIF_OK && i < columns; i++) {
+            err = aif_buf_u64(out, (uint64_t)sqlite3_column_int64(q, i), e);
+        }
+        if (err == AIF_OK && text_last) {
+            err = aif_buf_str(out, first, e);
+        }
+    }
+    return err != AIF_OK || rc == SQLITE_DONE
+               ? err
+               : aif_sqlite_fail(s, rc, "asking", e);
+}
+
+static aif_err
+sqlite_senders(void *store, const aif_query *query, aif_buf *out, aif_error *e)
+{
+    sqlite3_stmt *q;
+    aif_err err = aif_sqlite_ready(store, e);
+
+    if (err == AIF_OK) {
+        err = aif_sqlite_query(store, AIF_SQL_SENDERS, query,
+                               AIF_SENDERS_MAX + 1, &q, e);
+    }
+    if (err == AIF_OK) {
+        err = put_rows(store, q, true, out, e);
+        aif_sqlite_done(store, AIF_SQL_SENDERS, q);
+    }
+    return err;
+}
+
+/* A kept statement whose first parameter is a text. */
+static aif_err
+number_of(aif_sqlite *s, aif_sqlite_stmt which, aif_str of, uint64_t *out,
+          aif_error *e)
+{
+    bind_str(s->stmts[which], 1, of);
+    return aif_sqlite_number(s, s->stmts[which], "asking", out, e);
+}
+
+static aif_err
+sqlite_sequence(void *store, aif_str producer, uint64_t *sequence,
+                aif_error *e)
+{
+    aif_err err = aif_sqlite_ready(store, e);
+
+    return err != AIF_OK
+               ? err
+               : number_of(store, AIF_SQL_SEQUENCE, producer, sequence, e);
+}
+
+static aif_err
+sqlite_find(void *store, aif_str producer, uint64_t sequence, uint64_t *offset,
+            aif_error *e)
+{
+    aif_err err = aif_sqlite_ready(store, e);
+
+    return err != AIF_OK ? err
+                         : find_known(store, producer, sequence, offset, e);
+}
+
+static aif_err
+sqlite_purged(void *store, aif_buf *out, aif_error *e)
+{
+    aif_sqlite *s = store;
+    sqlite3_stmt *q;
+    aif_err err = aif_sqlite_ready(s, e);
+
+    if (err == AIF_OK) {
+        q = s->stmts[AIF_SQL_PURGED];
+        err = put_rows(s, q, false, out, e);
+        aif_sqlite_done(s, AIF_SQL_PURGED, q);
+    }
+    return err;
+}
+
+/* All of a namespace, exact or by a prefix. */
+#define OF(ns)                                                                \
+    (aif_query)                                                               \
+    {                                                                         \
+        .patterns = &(const aif_pattern){(ns), AIF_STR("*"), AIF_STR("*"),    \
+                                         AIF_STR("*"), AIF_STR("*")},         \
+        .n = 1, .upto = INT64_MAX                                             \
+    }
+
+static aif_err
+sqlite_keep(void *store, aif_str ns, uint64_t n, uint64_t *upto, aif_error *e)
+{
+    const aif_query q = OF(ns);
+    aif_err err = aif_sqlite_ready(store, e);
+
+    return err != AIF_OK ? err : number(store, AIF_SQL_NEWEST, &q, n, upto, e);
+}
+
+/* The oldest of q, at most max: q->upto becomes the last of them. */
+static aif_err
+find_oldest(aif_sqlite *s, aif_str ns, size_t max, aif_query *q, aif_error *e)
+{
+    aif_head head; /* it must be there */
+    aif_err err = read_head(s, &head, e);
+
+    if (err == AIF_OK) {
+        err = number_of(s, AIF_SQL_UPTO, ns, &q->after, e);
+    }
+    return err != AIF_OK ? err
+                         : number(s, AIF_SQL_OLDEST, q, max, &q->upto, e);
+}
+
+static aif_err
+erase(aif_sqlite *s, const aif_query *query, uint64_t *gone, aif_error *e)
+{
+    sqlite3_stmt *q;
+    aif_err err = aif_sqlite_query(s, AIF_SQL_DELETE, query, 0, &q, e);
+    int rc;
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    rc = sqlite3_step(q);
+    *gone = (uint64_t)sqlite3_changes(s->db);
+    aif_sqlite_done(s, AIF_SQL_DELETE, q);
+    return rc == SQLITE_DONE ? AIF_OK : aif_sqlite_fail(s, rc, "purging", e);
+}
+
+static aif_err
+count_purged(aif_sqlite *s, aif_str ns, uint64_t upto, uint64_t gone,
+             aif_error *e)
+{
+    sqlite3_stmt *add = s->stmts[AIF_SQL_ADD_PURGED];
+    aif_err err;
+
+    bind_str(add, 1, ns);
+    (void)sqlite3_bind_int64(add, 2, (sqlite3_int64)upto);
+    (void)sqlite3_bind_int64(add, 3, (sqlite3_int64)gone);
+    (void)sqlite3_bind_int64(add, 4, aif_wall_ms());
+    err = aif_sqlite_run(s, AIF_SQL_ADD_PURGED, "purging", e);
+    if (err != AIF_OK) {
+        return err;
+    }
+    (void)sqlite3_bind_int64(s->stmts[AIF_SQL_SET_PURGED], 1,
+                             (sqlite3_int64)upto);
+    return aif_sqlite_run(s, AIF_SQL_SET_PURGED, "purging", e);
+}
+
+static aif_err
+purge_locked(aif_sqlite *s, aif_str ns, uint64_t upto, size_t max,
+             uint64_t *gone, aif_error *e)
+{
+    aif_query q = OF(ns);
+    aif_err err;
+
+    q.upto = upto;
+    err = find_oldest(s, ns, max, &q, e);
+    if (err == AIF_OK && q.upto > 0) {
+        err = erase(s, &q, gone, e);
+    }
+    if (err == AIF_OK && *gone > 0) {
+        err = count_purged(s, ns, q.upto, *gone, e);
+    }
+    if (err != AIF_OK) {
+        return err;
+    }
+    AIF_POINT("purge.before_commit");
+    return aif_sqlite_run(s, AIF_SQL_COMMIT, "committing to", e);
+}
+
+static aif_err
+sqlite_purge(void *store, aif_str ns, uint64_t upto, size_t max,
+             uint64_t *gone, aif_error *e)
+{
+    aif_sqlite *s = store;
+    aif_err err = aif_sqlite_ready(s, e);
+
+    *gone = 0;
+    AIF_POINT("purge.begin");
+    if (err == AIF_OK) {
+        err = aif_sqlite_run(s, AIF_SQL_BEGIN, "locking", e);
+    }
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = purge_locked(s, ns, upto, max, gone, e);
+    if (err != AIF_OK) {
+        roll_back(s);
+        *gone = 0;
+        return err;
+    }
+    AIF_POINT("purge.after_commit");
+    return AIF_OK;
 }
 
 const aif_store_ops aif_store_sqlite = {
@@ -306,4 +485,11 @@ const aif_store_ops aif_store_sqlite = {
     .read = sqlite_read,
     .count = sqlite_count,
     .head = sqlite_head,
+    .last = sqlite_last,
+    .senders = sqlite_senders,
+    .sequence = sqlite_sequence,
+    .find = sqlite_find,
+    .purge = sqlite_purge,
+    .purged = sqlite_purged,
+    .keep = sqlite_keep,
 };

@@ -19,4 +19,14 @@ aif_str_eq(aif_str a, aif_str b)
     return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
+/* By their bytes, as memcmp: less than, equal to or greater than 0. */
+static inline int
+aif_str_cmp(aif_str a, aif_str b)
+{
+    const size_t n = a.n < b.n ? a.n : b.n;
+    const int order = n == 0 ? 0 : memcmp(a.p, b.p, n);
+
+    return order != 0 ? order : (a.n > b.n) - (a.n < b.n);
+}
+
 #endif

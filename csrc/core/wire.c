@@ -6,7 +6,7 @@
  */
 #include "wire.h"
 
-#define TAILS (AIF_F_EVENTS | AIF_F_OFFSETS | AIF_F_PATTERNS)
+#define TAILS (AIF_F_EVENTS | AIF_F_OFFSETS | AIF_F_PATTERNS | AIF_F_COUNTS)
 #define SQLSTATE_MAX 5
 #define ERROR_TEXT_MAX 239 /* aif_error's, without the NUL */
 #define EVENT_OVERHEAD 64  /* three u64, seven lengths: 52 */
@@ -25,7 +25,8 @@ static const struct {
 _Static_assert(AIF_ENOMEM == 1 && AIF_EINVAL == 2 && AIF_ESTORE == 3 &&
                    AIF_ECONFLICT == 4 && AIF_ECORRUPT == 5 &&
                    AIF_EPROTO == 6 && AIF_ETIMEOUT == 7 && AIF_ECLOSED == 8 &&
-                   AIF_EFORKED == 9,
+                   AIF_EFORKED == 9 && AIF_ERETENTION == 10 &&
+                   AIF_EDENIED == 11,
                "docs/protocol.md lists these");
 
 /* The row of a kind; -1: there is none. */
@@ -168,16 +169,31 @@ get_code(aif_reader *in, aif_frame *f, aif_error *e)
     return err;
 }
 
+static size_t
+text_max(aif_kind kind)
+{
+    switch (kind) {
+    case AIF_K_ERROR:
+        return ERROR_TEXT_MAX;
+    case AIF_K_STATUSED:
+        return AIF_STATUS_MAX;
+    case AIF_K_SEQUENCE:
+        return AIF_PRODUCER_MAX;
+    default:
+        return AIF_HINT_MAX;
+    }
+}
+
 /* A hint becomes a C string, so it is checked; an error's text may be cut in
  * the middle of a character. */
 static aif_err
 get_text(aif_reader *in, aif_frame *f, aif_error *e)
 {
-    size_t max = f->kind == AIF_K_ERROR ? ERROR_TEXT_MAX : AIF_HINT_MAX;
+    size_t max = text_max(f->kind);
     aif_err err = aif_read_str(in, max, &f->text, e);
 
     if (err == AIF_OK && f->kind != AIF_K_ERROR &&
-        aif_text_check("hint", f->text, 0, max, e) != AIF_OK) {
+        aif_text_check(aif_kind_name(f->kind), f->text, 0, max, e) != AIF_OK) {
         err = e->code = AIF_EPROTO;
     }
     return err;
@@ -259,7 +275,10 @@ aif_wire_put_pattern(const aif_pattern *p, aif_buf *out, aif_error *e)
     if (err == AIF_OK) {
         err = aif_buf_str(out, p->type, e);
     }
-    return err != AIF_OK ? err : aif_buf_str(out, p->sender, e);
+    if (err == AIF_OK) {
+        err = aif_buf_str(out, p->sender, e);
+    }
+    return err != AIF_OK ? err : aif_buf_str(out, p->context, e);
 }
 
 aif_err
@@ -275,6 +294,9 @@ aif_wire_get_pattern(aif_reader *in, aif_pattern *p, aif_error *e)
     }
     if (err == AIF_OK) {
         err = aif_read_str(in, AIF_NAME_MAX + 1, &p->sender, e);
+    }
+    if (err == AIF_OK) {
+        err = aif_read_str(in, AIF_CONTEXT_MAX + 1, &p->context, e);
     }
     if (err == AIF_OK && aif_pattern_check(p, e) != AIF_OK) {
         err = e->code = AIF_EPROTO;

@@ -15,10 +15,11 @@
 #include <stdint.h>
 
 #define AIF_WIRE_MAGIC 0xAF
-#define AIF_WIRE_VERSION 1
+#define AIF_WIRE_VERSION 2
 #define AIF_FRAME_HEAD 12          /* bytes before the fields */
 #define AIF_FRAME_MAX (16u << 20)  /* bytes; libzmq drops who sends more */
 #define AIF_WINDOW_MAX (16u << 20) /* credit a subscriber may begin with */
+#define AIF_STATUS_MAX (64u << 10) /* bytes of a STATUSED */
 
 /* What a frame has after its head, in this order.  A tail runs to the end of
  * the frame, so no count of items is ever trusted. */
@@ -30,26 +31,35 @@
 #define AIF_F_TEXT 0x20u      /* string */
 #define AIF_F_EVENTS 0x40u    /* tail: events */
 #define AIF_F_OFFSETS 0x80u   /* tail: u64 each */
-#define AIF_F_PATTERNS 0x100u /* tail: four strings each */
+#define AIF_F_PATTERNS 0x100u /* tail: five strings each */
+#define AIF_F_COUNTS 0x200u   /* tail: u64 and string, each */
 
 #define AIF_KINDS(X)                                                          \
     X(PUBLISH, 0x01, AIF_F_EVENTS)                                            \
-    X(LIST, 0x02, AIF_F_FROM | AIF_F_MAX | AIF_F_PATTERNS)                    \
-    X(COUNT, 0x03, AIF_F_FROM | AIF_F_PATTERNS)                               \
+    X(LIST, 0x02,                                                             \
+      AIF_F_FROM | AIF_F_TO | AIF_F_MAX | AIF_F_FLAG | AIF_F_PATTERNS)        \
+    X(COUNT, 0x03, AIF_F_FROM | AIF_F_TO | AIF_F_PATTERNS)                    \
     X(HEAD, 0x04, 0)                                                          \
     X(SUBSCRIBE, 0x05, AIF_F_FROM | AIF_F_MAX | AIF_F_FLAG | AIF_F_PATTERNS)  \
     X(UNSUBSCRIBE, 0x06, 0)                                                   \
     X(CREDIT, 0x07, AIF_F_TO)                                                 \
     X(HINT, 0x08, AIF_F_TEXT)                                                 \
     X(PING, 0x09, 0)                                                          \
+    X(SENDERS, 0x0A, AIF_F_FROM | AIF_F_TO | AIF_F_PATTERNS)                  \
+    X(AT, 0x0B, AIF_F_TO)                                                     \
+    X(LAST, 0x0C, AIF_F_FROM | AIF_F_TO | AIF_F_PATTERNS)                     \
+    X(SEQUENCE, 0x0D, AIF_F_TEXT)                                             \
+    X(STATUS, 0x0E, 0)                                                        \
     X(PUBLISHED, 0x81, AIF_F_OFFSETS)                                         \
-    X(LISTED, 0x82, AIF_F_FLAG | AIF_F_EVENTS)                                \
-    X(COUNTED, 0x83, AIF_F_TO)                                                \
-    X(HEADED, 0x84, AIF_F_TO)                                                 \
+    X(LISTED, 0x82, AIF_F_TO | AIF_F_FLAG | AIF_F_EVENTS)                     \
+    X(COUNTED, 0x83, AIF_F_FROM | AIF_F_TO | AIF_F_FLAG)                      \
+    X(HEADED, 0x84, AIF_F_FROM | AIF_F_TO | AIF_F_FLAG)                       \
     X(SUBSCRIBED, 0x85, AIF_F_TO)                                             \
     X(EVENTS, 0x86, AIF_F_FROM | AIF_F_TO | AIF_F_EVENTS)                     \
     X(HINTED, 0x88, AIF_F_TEXT)                                               \
     X(PONG, 0x89, 0)                                                          \
+    X(COUNTS, 0x8A, AIF_F_FROM | AIF_F_FLAG | AIF_F_COUNTS)                   \
+    X(STATUSED, 0x8E, AIF_F_TEXT)                                             \
     X(ERROR, 0xFF, AIF_F_CODE | AIF_F_TEXT)
 
 typedef enum {
@@ -61,16 +71,24 @@ typedef enum {
 typedef struct {
     aif_kind kind;
     uint64_t id;   /* of the request; an answer has its request's */
-    uint64_t from; /* LIST, COUNT, SUBSCRIBE: beyond this offset;
+    uint64_t from; /* what has patterns: beyond this offset;
+                      COUNTED, COUNTS: the rest lies beyond this one;
+                      HEADED of LAST: the rest ends here, of HEAD: purged;
                       EVENTS: the cursor before */
-    uint64_t to;   /* SUBSCRIBED, HEADED: offset; COUNTED: the number;
+    uint64_t to;   /* LIST, COUNT, SENDERS, LAST: none beyond this offset, 0:
+                      to the end; AT: ms since the epoch;
+                      LISTED: everything up to here was looked at;
+                      SUBSCRIBED, HEADED: offset; COUNTED: the number;
                       EVENTS: the cursor after; CREDIT: bytes granted in
                       all since SUBSCRIBE */
     uint32_t max;  /* LIST: events; SUBSCRIBE: bytes granted to begin with */
-    uint8_t flag;  /* SUBSCRIBE: hints too; LISTED: there is more */
+    uint8_t flag;  /* SUBSCRIBE: hints too; LIST: what was let go is known;
+                      LISTED, COUNTED, HEADED, COUNTS: there is more to look
+                      at than was, ask for the rest */
     aif_err code;  /* ERROR */
     aif_str sqlstate;
-    aif_str text;    /* ERROR, HINT, HINTED */
+    aif_str text;    /* ERROR, HINT, HINTED; SEQUENCE: the producer;
+                        STATUSED: JSON */
     aif_reader tail; /* decoded frames only: read items until it is empty */
 } aif_frame;
 

@@ -34,20 +34,21 @@ broker_drop(void *broker)
 static PyObject *
 Broker_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"bind", "log", NULL};
-    const char *bind;
-    const char *log;
+    static char *names[] = {"bind", "log", "secret", "insecure", NULL};
+    aif_broker_options o = {0};
+    int insecure = 0;
     aif_broker *broker;
     Broker *self;
     aif_error e;
     aif_err err;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss:Broker", names, &bind,
-                                     &log)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zp:Broker", names,
+                                     &o.bind, &o.log, &o.secret, &insecure)) {
         return NULL;
     }
+    o.insecure = insecure != 0;
     Py_BEGIN_ALLOW_THREADS
-    err = aif_broker_open(bind, log, &broker, &e);
+    err = aif_broker_open(&o, &broker, &e);
     Py_END_ALLOW_THREADS
     if (err != AIF_OK) {
         return raise_error(PyType_GetModuleState(type), &e);
@@ -190,7 +191,7 @@ Broker_error(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(stats__doc__,
              "stats($self, /)\n--\n\n"
              "Counters: appended, pushed, turns, rejected, retries, "
-             "subscribers.");
+             "subscribers, denied, strangers.");
 
 static PyObject *
 Broker_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -206,13 +207,100 @@ Broker_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
         aif_broker_get_stats(broker, s);
         handle_leave(op);
     }
-    return Py_BuildValue("{sKsKsKsKsKsK}", "appended",
+    return Py_BuildValue("{sKsKsKsKsKsKsKsK}", "appended",
                          (unsigned long long)s->appended, "pushed",
                          (unsigned long long)s->pushed, "turns",
                          (unsigned long long)s->turns, "rejected",
                          (unsigned long long)s->rejected, "retries",
                          (unsigned long long)s->retries, "subscribers",
-                         (unsigned long long)s->subscribers);
+                         (unsigned long long)s->subscribers, "denied",
+                         (unsigned long long)s->denied, "strangers",
+                         (unsigned long long)s->strangers);
+}
+
+PyDoc_STRVAR(
+    set_access__doc__,
+    "set_access($self, keys, /)\n--\n\n"
+    "From now on: [(public, name, [publish], [read])]; None: nobody.\n\n"
+    "publish and read are patterns of namespaces.  Only asked over CURVE.");
+
+static PyObject *
+Broker_set_access(PyObject *op, PyObject *keys)
+{
+    aif_access *access = NULL;
+    aif_broker *broker;
+
+    if (keys != Py_None && to_access(state_of(op), keys, &access) < 0) {
+        return NULL;
+    }
+    broker = handle_enter(op);
+    if (broker == NULL) {
+        aif_access_free(access);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    aif_broker_set_access(broker, access);
+    Py_END_ALLOW_THREADS
+    handle_leave(op);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(status__doc__,
+             "status($self, /)\n--\n\n"
+             "All that is known of it, as JSON; waits for nothing that the "
+             "broker does.");
+
+static PyObject *
+Broker_status(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    aif_broker *broker = handle_enter(op);
+    PyObject *text = NULL;
+    aif_buf out = {0};
+    aif_error e;
+
+    if (broker == NULL) {
+        return NULL;
+    }
+    if (aif_broker_status(broker, &out, &e) != AIF_OK) {
+        (void)raise_error(state_of(op), &e);
+    } else {
+        text = PyUnicode_FromStringAndSize((const char *)out.p,
+                                           (Py_ssize_t)out.n);
+    }
+    aif_buf_fini(&out);
+    handle_leave(op);
+    return text;
+}
+
+PyDoc_STRVAR(trace__doc__,
+             "trace($self, /)\n--\n\n"
+             "What it had to say since the last call: (level, text), level as "
+             "in logging.");
+
+static PyObject *
+Broker_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    aif_broker *broker = handle_enter(op);
+    PyObject *lines;
+    aif_trace_line line;
+
+    if (broker == NULL) {
+        return NULL;
+    }
+    lines = PyList_New(0);
+    while (lines != NULL && aif_broker_trace(broker, &line)) {
+        PyObject *one = Py_BuildValue(
+            "(iN)", (int)line.level,
+            PyUnicode_DecodeUTF8(line.text, (Py_ssize_t)strlen(line.text),
+                                 "replace"));
+
+        if (one == NULL || PyList_Append(lines, one) < 0) {
+            Py_CLEAR(lines);
+        }
+        Py_XDECREF(one);
+    }
+    handle_leave(op);
+    return lines;
 }
 
 static PyObject *
@@ -228,7 +316,10 @@ static PyMethodDef Broker_methods[] = {
     {"stop", Broker_stop, METH_NOARGS, stop__doc__},
     {"close", Broker_stop, METH_NOARGS, close__doc__},
     {"error", Broker_error, METH_NOARGS, error__doc__},
+    {"set_access", Broker_set_access, METH_O, set_access__doc__},
     {"stats", Broker_stats, METH_NOARGS, stats__doc__},
+    {"status", Broker_status, METH_NOARGS, status__doc__},
+    {"trace", Broker_trace, METH_NOARGS, trace__doc__},
     {"__enter__", handle_with, METH_NOARGS, handle_with__doc__},
     {"__exit__", METHOD(Broker_exit), METH_FASTCALL, handle_exit__doc__},
     {NULL, NULL, 0, NULL},
@@ -239,9 +330,12 @@ static PyGetSetDef Broker_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-PyDoc_STRVAR(Broker__doc__, "Broker(bind, log)\n--\n\n"
-                            "The server over a log; bind is \"ipc://PATH\" or "
-                            "\"tcp://127.0.0.1:PORT\".");
+PyDoc_STRVAR(
+    Broker__doc__,
+    "Broker(bind, log, secret=None, insecure=False)\n--\n\n"
+    "The server over a log; bind is \"ipc://PATH\" or \"tcp://HOST:PORT\".\n\n"
+    "With its CURVE secret, who comes over tcp needs a key: see set_access.\n"
+    "Without, tcp beyond this machine is refused unless insecure.");
 
 static PyType_Slot Broker_slots[] = {
     {Py_tp_new, Broker_new},

@@ -3,7 +3,8 @@
  * Every call takes a limit in ms and raises TimeoutError after it.  The
  * Python above it (events.py) asks for at most a second and calls again.
  */
-#include "convert.h"
+#include "ask.h"
+#include "call.h"
 
 #include "client.h"
 
@@ -18,17 +19,22 @@ client_drop(void *client)
 static PyObject *
 Client_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"uri", NULL};
+    static char *names[] = {"uri", "curve", NULL};
     const char *uri;
+    PyObject *keys = NULL;
+    aif_curve buf;
+    const aif_curve *curve;
     aif_client *client;
     aif_error e;
     aif_err err;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s:Client", names, &uri)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|O:Client", names, &uri,
+                                     &keys) ||
+        to_curve(keys, &buf, &curve) < 0) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    err = aif_client_open(uri, &client, &e);
+    err = aif_client_open(uri, curve, &client, &e);
     Py_END_ALLOW_THREADS
     if (err != AIF_OK) {
         return raise_error(PyType_GetModuleState(type), &e);
@@ -36,41 +42,12 @@ Client_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return handle_new(type, client, client_drop);
 }
 
-static PyObject *
-publish_events(PyObject *self, const events *in, int timeout)
+static aif_err
+publish_all(void *client, const events *in, uint64_t *offsets, int timeout_ms,
+            aif_error *e)
 {
-    uint64_t *offsets = PyMem_New(uint64_t, in->n);
-    PyObject *list = NULL;
-    aif_client *client;
-    aif_error e;
-    aif_err err;
-
-    if (offsets == NULL) {
-        return PyErr_NoMemory();
-    }
-    client = handle_enter(self);
-    if (client == NULL) {
-        goto done;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_client_publish(client, in->events, in->n, offsets, timeout, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    list = err == AIF_OK ? from_offsets(offsets, in->n)
-                         : raise_error(state_of(self), &e);
-done:
-    PyMem_Free(offsets);
-    return list;
-}
-
-static int
-to_defaults(PyObject *ns, PyObject *sender, event_defaults *out)
-{
-    *out = no_defaults;
-    if (ns != NULL && to_str(ns, "namespace", &out->ns) < 0) {
-        return -1;
-    }
-    return sender == NULL ? 0 : to_str(sender, "sender", &out->sender);
+    return aif_client_publish(client, in->events, in->n, offsets, timeout_ms,
+                              e);
 }
 
 PyDoc_STRVAR(
@@ -78,8 +55,10 @@ PyDoc_STRVAR(
     "publish($self, /, events, producer, sequence, timeout_ms,\n"
     "        namespace='default', sender='')\n--\n\n"
     "Offsets of events, once they are durable.\n\n"
-    "The i-th is (producer, sequence + i): a call that timed out may be made\n"
-    "again.  namespace and sender are for events that have None there.");
+    "The i-th is (producer, sequence + i), or producer[i] where producer is "
+    "a\n"
+    "tuple of (producer, sequence): a call that timed out may be made again.\n"
+    "namespace and sender are for events that have None there.");
 
 static PyObject *
 Client_publish(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -102,94 +81,42 @@ Client_publish(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (identify(&in, a[1], a[2]) == 0) {
-        list = publish_events(self, &in, timeout);
+        list = call_append(self, publish_all, &in, timeout);
     }
     events_fini(&in);
     return list;
 }
 
-PyDoc_STRVAR(
-    list__doc__,
-    "list($self, /, after, max, pattern, timeout_ms)\n--\n\n"
-    "At most max of the events beyond offset after that pattern matches.\n\n"
-    "Fewer may come (an answer has a size); none: there are no more.");
-
-static PyObject *
-Client_list(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *kwnames)
+static aif_err
+head_of(void *c, const void *none, uint64_t *n, int timeout_ms, aif_error *e)
 {
-    static const char *const names[] = {"after", "max", "pattern",
-                                        "timeout_ms", NULL};
-    PyObject *a[4];
-    PyObject *list;
-    aif_pattern buf;
-    const aif_pattern *pattern;
-    aif_batch batch = {0};
-    uint64_t after;
-    size_t max;
-    int timeout;
-    aif_client *client;
-    aif_error e;
-    aif_err err;
-
-    if (bind_args("list", names, 4, &(call_args){args, nargs, kwnames}, a) <
-            0 ||
-        to_u64(a[0], "after", &after) < 0 || to_size(a[1], "max", &max) < 0 ||
-        to_pattern(a[2], &buf, &pattern) < 0 ||
-        to_ms(a[3], "timeout_ms", &timeout) < 0) {
-        return NULL;
-    }
-    client = handle_enter(self);
-    if (client == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_client_list(client, pattern, after, max, &batch, timeout, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    list = err == AIF_OK ? from_batch(state_of(self), &batch)
-                         : raise_error(state_of(self), &e);
-    aif_batch_fini(&batch);
-    return list;
+    (void)none;
+    return aif_client_head(c, n, timeout_ms, e);
 }
 
-PyDoc_STRVAR(count__doc__,
-             "count($self, /, after, pattern, timeout_ms)\n--\n\n"
-             "How many events beyond offset after pattern matches.");
-
-static PyObject *
-Client_count(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
-             PyObject *kwnames)
+static aif_err
+offset_at(void *c, const void *ms, uint64_t *n, int timeout_ms, aif_error *e)
 {
-    static const char *const names[] = {"after", "pattern", "timeout_ms",
-                                        NULL};
-    PyObject *a[3];
-    aif_pattern buf;
-    const aif_pattern *pattern;
-    uint64_t after;
-    uint64_t n;
-    int timeout;
-    aif_client *client;
-    aif_error e;
-    aif_err err;
+    return aif_client_at(c, *(const uint64_t *)ms, n, timeout_ms, e);
+}
 
-    if (bind_args("count", names, 3, &(call_args){args, nargs, kwnames}, a) <
-            0 ||
-        to_u64(a[0], "after", &after) < 0 ||
-        to_pattern(a[1], &buf, &pattern) < 0 ||
-        to_ms(a[2], "timeout_ms", &timeout) < 0) {
-        return NULL;
-    }
-    client = handle_enter(self);
-    if (client == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_client_count(client, pattern, after, &n, timeout, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    return err == AIF_OK ? PyLong_FromUnsignedLongLong(n)
-                         : raise_error(state_of(self), &e);
+static aif_err
+sequence_of(void *c, const void *producer, uint64_t *n, int timeout_ms,
+            aif_error *e)
+{
+    return aif_client_sequence(c, *(const aif_str *)producer, n, timeout_ms,
+                               e);
+}
+
+static int
+bind_timeout(const char *function, const call_args *call, int *timeout)
+{
+    static const char *const names[] = {"timeout_ms", NULL};
+    PyObject *a[1];
+
+    return bind_args(function, names, 1, call, a) < 0
+               ? -1
+               : to_ms(a[0], "timeout_ms", timeout);
 }
 
 PyDoc_STRVAR(head__doc__, "head($self, /, timeout_ms)\n--\n\n"
@@ -199,17 +126,75 @@ static PyObject *
 Client_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
 {
-    static const char *const names[] = {"timeout_ms", NULL};
-    PyObject *a[1];
-    uint64_t offset;
+    int timeout;
+
+    if (bind_timeout("head", &(call_args){args, nargs, kwnames}, &timeout) <
+        0) {
+        return NULL;
+    }
+    return call_number(self, head_of, NULL, timeout);
+}
+
+PyDoc_STRVAR(at__doc__,
+             "at($self, /, ms, timeout_ms)\n--\n\n"
+             "The newest offset whose event was created before ms since the "
+             "epoch; 0: none.");
+
+static PyObject *
+Client_at(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+          PyObject *kwnames)
+{
+    static const char *const names[] = {"ms", "timeout_ms", NULL};
+    PyObject *a[2];
+    uint64_t ms;
+    int timeout;
+
+    if (bind_args("at", names, 2, &(call_args){args, nargs, kwnames}, a) < 0 ||
+        to_u64(a[0], "ms", &ms) < 0 ||
+        to_ms(a[1], "timeout_ms", &timeout) < 0) {
+        return NULL;
+    }
+    return call_number(self, offset_at, &ms, timeout);
+}
+
+PyDoc_STRVAR(sequence__doc__,
+             "sequence($self, /, producer, timeout_ms)\n--\n\n"
+             "The greatest sequence of producer in the log; 0: it has none.");
+
+static PyObject *
+Client_sequence(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    static const char *const names[] = {"producer", "timeout_ms", NULL};
+    PyObject *a[2];
+    aif_str producer;
+    int timeout;
+
+    if (bind_args("sequence", names, 2, &(call_args){args, nargs, kwnames},
+                  a) < 0 ||
+        to_str(a[0], "producer", &producer) < 0 ||
+        to_ms(a[1], "timeout_ms", &timeout) < 0) {
+        return NULL;
+    }
+    return call_number(self, sequence_of, &producer, timeout);
+}
+
+PyDoc_STRVAR(status__doc__, "status($self, /, timeout_ms)\n--\n\n"
+                            "How the broker does: JSON.");
+
+static PyObject *
+Client_status(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames)
+{
+    PyObject *text;
+    aif_buf out = {0};
     int timeout;
     aif_client *client;
     aif_error e;
     aif_err err;
 
-    if (bind_args("head", names, 1, &(call_args){args, nargs, kwnames}, a) <
-            0 ||
-        to_ms(a[0], "timeout_ms", &timeout) < 0) {
+    if (bind_timeout("status", &(call_args){args, nargs, kwnames}, &timeout) <
+        0) {
         return NULL;
     }
     client = handle_enter(self);
@@ -217,11 +202,13 @@ Client_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    err = aif_client_head(client, &offset, timeout, &e);
+    err = aif_client_status(client, &out, timeout, &e);
     Py_END_ALLOW_THREADS
     handle_leave(self);
-    return err == AIF_OK ? PyLong_FromUnsignedLongLong(offset)
+    text = err == AIF_OK ? from_str((aif_str){(const char *)out.p, out.n})
                          : raise_error(state_of(self), &e);
+    aif_buf_fini(&out);
+    return text;
 }
 
 PyDoc_STRVAR(hint__doc__,
@@ -254,8 +241,13 @@ Client_hint(PyObject *self, PyObject *text)
 
 static PyMethodDef Client_methods[] = {
     {"publish", METHOD(Client_publish), FAST, publish__doc__},
-    {"list", METHOD(Client_list), FAST, list__doc__},
-    {"count", METHOD(Client_count), FAST, count__doc__},
+    {"list", METHOD(Client_list), FAST, Client_list__doc__},
+    {"count", METHOD(Client_count), FAST, Client_count__doc__},
+    {"senders", METHOD(Client_senders), FAST, Client_senders__doc__},
+    {"last", METHOD(Client_last), FAST, Client_last__doc__},
+    {"at", METHOD(Client_at), FAST, at__doc__},
+    {"sequence", METHOD(Client_sequence), FAST, sequence__doc__},
+    {"status", METHOD(Client_status), FAST, status__doc__},
     {"head", METHOD(Client_head), FAST, head__doc__},
     {"hint", Client_hint, METH_O, hint__doc__},
     HANDLE_METHODS,
@@ -263,9 +255,9 @@ static PyMethodDef Client_methods[] = {
 };
 
 PyDoc_STRVAR(Client__doc__,
-             "Client(uri)\n--\n\n"
+             "Client(uri, curve=None)\n--\n\n"
              "One end of a connection to the broker at uri, which may come "
-             "later.");
+             "later.\n\ncurve: (server, public, secret), keys for tcp.");
 
 static PyType_Slot Client_slots[] = {
     {Py_tp_new, Client_new},

@@ -119,10 +119,11 @@ is_tuple_of(PyObject *o, Py_ssize_t n)
 static int
 tuple_to_pattern(PyObject *o, aif_pattern *out)
 {
-    if (!is_tuple_of(o, 4)) {
+    out->context = AIF_STR("*");
+    if (!is_tuple_of(o, 4) && !is_tuple_of(o, 5)) {
         PyErr_Format(PyExc_TypeError,
-                     "a pattern is a tuple (namespace, key, type, sender), "
-                     "not %.200R",
+                     "a pattern is a tuple (namespace, key, type, sender) or "
+                     "(..., context), not %.200R",
                      o);
         return -1;
     }
@@ -132,7 +133,9 @@ tuple_to_pattern(PyObject *o, aif_pattern *out)
         to_str(PyTuple_GET_ITEM(o, 3), "pattern sender", &out->sender) < 0) {
         return -1;
     }
-    return 0;
+    return PyTuple_GET_SIZE(o) == 4 ? 0
+                                    : to_str(PyTuple_GET_ITEM(o, 4),
+                                             "pattern context", &out->context);
 }
 
 int
@@ -189,6 +192,16 @@ str_or(PyObject *o, const char *what, aif_str otherwise, aif_str *out)
         return 0;
     }
     return to_str(o, what, out);
+}
+
+int
+to_defaults(PyObject *ns, PyObject *sender, event_defaults *out)
+{
+    *out = no_defaults;
+    if (ns != NULL && to_str(ns, "namespace", &out->ns) < 0) {
+        return -1;
+    }
+    return sender == NULL ? 0 : to_str(sender, "sender", &out->sender);
 }
 
 int
@@ -252,12 +265,43 @@ fail:
     return -1;
 }
 
+/* identities: a tuple of as many (producer, sequence). */
+static int
+identify_each(events *in, PyObject *identities)
+{
+    if ((size_t)PyTuple_GET_SIZE(identities) != in->n) {
+        PyErr_Format(PyExc_ValueError, "%zd identities for %zu events",
+                     PyTuple_GET_SIZE(identities), in->n);
+        return -1;
+    }
+    for (size_t i = 0; i < in->n; i++) {
+        PyObject *id = PyTuple_GET_ITEM(identities, (Py_ssize_t)i);
+
+        if (!is_tuple_of(id, 2)) {
+            PyErr_Format(PyExc_TypeError,
+                         "expected (producer, sequence), not %.100s",
+                         Py_TYPE(id)->tp_name);
+            return -1;
+        }
+        if (to_str(PyTuple_GET_ITEM(id, 0), "producer",
+                   &in->events[i].producer) < 0 ||
+            to_u64(PyTuple_GET_ITEM(id, 1), "sequence",
+                   &in->events[i].sequence) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int
 identify(events *in, PyObject *producer, PyObject *sequence)
 {
     aif_str name;
     uint64_t first;
 
+    if (PyTuple_Check(producer)) {
+        return identify_each(in, producer);
+    }
     if (to_str(producer, "producer", &name) < 0 ||
         to_u64(sequence, "sequence", &first) < 0) {
         return -1;

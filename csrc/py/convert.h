@@ -10,8 +10,10 @@
 #include "module.h"
 
 #include "batch.h"
+#include "buf.h"
+#include "curve.h"
 #include "event.h"
-#include "pattern.h"
+#include "query.h"
 
 /* Bind the arguments of a METH_FASTCALL | METH_KEYWORDS call to names (ended
  * by NULL); out gets borrowed references, NULL where one was left out. */
@@ -29,7 +31,7 @@ int to_u32(PyObject *o, const char *what, uint32_t *out);
 int to_i64(PyObject *o, const char *what, int64_t *out);
 int to_size(PyObject *o, const char *what, size_t *out);
 int to_ms(PyObject *o, const char *what, int *out); /* 0 .. INT_MAX */
-/* A (namespace, key, type, sender) tuple; NULL and None are *out = NULL. */
+/* A (namespace, key, type, sender[, context]) tuple; NULL and None are *out = NULL. */
 int to_pattern(PyObject *o, aif_pattern *buf, const aif_pattern **out);
 
 /* ns and sender: for events that have None there. */
@@ -38,6 +40,7 @@ typedef struct {
     aif_str sender;
 } event_defaults;
 extern const event_defaults no_defaults; /* "default" and "" */
+int to_defaults(PyObject *ns, PyObject *sender, event_defaults *out);
 int to_event(PyObject *o, const event_defaults *d, aif_event *out);
 
 typedef struct {
@@ -45,8 +48,10 @@ typedef struct {
     aif_event *events;
     size_t n;
 } events;
-/* A sequence of Event; producer is theirs, sequence counts up from first. */
+/* A sequence of Event. */
 int to_events(PyObject *o, const event_defaults *d, events *out);
+/* A str, and sequence counts up from the first; or a tuple with a (producer,
+ * sequence) for each. */
 int identify(events *in, PyObject *producer, PyObject *sequence);
 void events_fini(events *in);
 
@@ -58,7 +63,24 @@ typedef struct {
 int to_patterns(PyObject *o, patterns *out);
 void patterns_fini(patterns *in);
 
+/* Which events: which is None (all), one pattern, or a sequence of them;
+ * after and upto may be NULL or None: from the oldest, to the newest. */
+typedef struct {
+    patterns held;
+    aif_query q;
+} query;
+int to_query(PyObject *which, PyObject *after, PyObject *upto, query *out);
+void query_fini(query *in);
+
+/* A (server, public, secret) tuple of CURVE keys; NULL and None are *out =
+ * NULL. */
+int to_curve(PyObject *o, aif_curve *buf, const aif_curve **out);
+
 PyObject *from_str(aif_str s);
+/* {text: number} of what aif_client_senders and aif_log_senders give. */
+PyObject *from_counts(const aif_buf *counts);
+/* [(text, number, number)] of what aif_log_purged gives. */
+PyObject *from_purged(const aif_buf *rows);
 PyObject *from_offsets(const uint64_t *offsets, size_t n);
 PyObject *from_batch(module_state *st, const aif_batch *b);
 

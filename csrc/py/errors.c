@@ -2,9 +2,10 @@
 #include "module.h"
 
 static const char *const names[AIF_ERR_COUNT] = {
-    [AIF_ESTORE] = "StoreError",     [AIF_ECONFLICT] = "ConflictError",
-    [AIF_ECORRUPT] = "CorruptError", [AIF_EPROTO] = "ProtocolError",
-    [AIF_ECLOSED] = "ClosedError",   [AIF_EFORKED] = "ForkError",
+    [AIF_ESTORE] = "StoreError",         [AIF_ECONFLICT] = "ConflictError",
+    [AIF_ECORRUPT] = "CorruptError",     [AIF_EPROTO] = "ProtocolError",
+    [AIF_ECLOSED] = "ClosedError",       [AIF_EFORKED] = "ForkError",
+    [AIF_ERETENTION] = "RetentionError", [AIF_EDENIED] = "AccessError",
 };
 
 int

@@ -56,7 +56,8 @@ core_exec(PyObject *module)
         return -1;
     }
     if (match_init(module, st) < 0 || rules_init(module, st) < 0 ||
-        watch_init(module, st) < 0) {
+        watch_init(module, st) < 0 ||
+        PyModule_AddFunctions(module, access_methods) < 0) {
         return -1;
     }
     return 0;

@@ -72,6 +72,9 @@ int type_init(PyObject *module, PyType_Spec *spec, PyTypeObject **slot);
 
 int errors_init(module_state *st);
 int eventlog_init(PyObject *module, module_state *st);
+/* What Broker.set_access takes, as a table; -1 and an exception. */
+typedef struct aif_access aif_access;
+int to_access(module_state *st, PyObject *o, aif_access **out);
 int broker_init(PyObject *module, module_state *st);
 int client_init(PyObject *module, module_state *st);
 int subscription_init(PyObject *module, module_state *st);
@@ -79,5 +82,6 @@ int match_init(PyObject *module, module_state *st);
 int rules_init(PyObject *module, module_state *st);
 int watch_init(PyObject *module, module_state *st);
 extern PyMethodDef loop_methods[]; /* the module's functions */
+extern PyMethodDef access_methods[];
 
 #endif

@@ -12,16 +12,25 @@ sub_drop(void *sub)
 }
 
 static PyObject *
-open_sub(PyTypeObject *type, const char *uri, const patterns *p,
-         uint64_t after, bool hints, int timeout)
+Subscription_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"uri", "hints", "curve", NULL};
+    const char *uri;
+    int hints = 0;
+    PyObject *keys = NULL;
+    aif_curve buf;
+    const aif_curve *curve;
     aif_sub *sub;
     aif_error e;
     aif_err err;
 
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|pO:Subscription", names,
+                                     &uri, &hints, &keys) ||
+        to_curve(keys, &buf, &curve) < 0) {
+        return NULL;
+    }
     Py_BEGIN_ALLOW_THREADS
-    err =
-        aif_sub_open(uri, p->patterns, p->n, after, hints, timeout, &sub, &e);
+    err = aif_sub_open(uri, curve, hints != 0, &sub, &e);
     Py_END_ALLOW_THREADS
     if (err != AIF_OK) {
         return raise_error(PyType_GetModuleState(type), &e);
@@ -30,62 +39,141 @@ open_sub(PyTypeObject *type, const char *uri, const patterns *p,
 }
 
 static PyObject *
-Subscription_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+add_stream(PyObject *self, const patterns *p, uint64_t after, int timeout)
 {
-    static char *names[] = {"uri",   "patterns",   "after",
-                            "hints", "timeout_ms", NULL};
-    const char *uri;
-    PyObject *pattern_list;
-    PyObject *after = Py_None;
-    PyObject *self;
-    uint64_t from = AIF_AFTER_NOW;
-    patterns p;
-    int hints = 0;
-    int timeout = 1000;
+    aif_sub *sub = handle_enter(self);
+    uint64_t stream;
+    aif_error e;
+    aif_err err;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO|Opi:Subscription",
-                                     names, &uri, &pattern_list, &after,
-                                     &hints, &timeout)) {
+    if (sub == NULL) {
         return NULL;
     }
-    if (after != Py_None && to_u64(after, "after", &from) < 0) {
-        return NULL;
-    }
-    if (to_patterns(pattern_list, &p) < 0) {
-        return NULL;
-    }
-    self = open_sub(type, uri, &p, from, hints != 0, timeout);
-    patterns_fini(&p);
-    return self;
+    Py_BEGIN_ALLOW_THREADS
+    err = aif_sub_add(sub, p->patterns, p->n, after, timeout, &stream, &e);
+    Py_END_ALLOW_THREADS
+    handle_leave(self);
+    return err == AIF_OK ? PyLong_FromUnsignedLongLong(stream)
+                         : raise_error(state_of(self), &e);
 }
 
-/* (events, hint) */
-static PyObject *
-from_next(module_state *st, const aif_batch *batch, const char *hint,
-          bool hinted)
-{
-    PyObject *list = from_batch(st, batch);
-    PyObject *text;
+PyDoc_STRVAR(
+    add__doc__,
+    "add($self, /, patterns, after, timeout_ms)\n--\n\n"
+    "A new stream of the events beyond offset after (None: new ones) that a "
+    "pattern\nmatches: its number.\n\n"
+    "Waits for the broker's answer; a thread that is in next() is waited "
+    "for.");
 
-    if (list == NULL) {
+static PyObject *
+Subscription_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    static const char *const names[] = {"patterns", "after", "timeout_ms",
+                                        NULL};
+    PyObject *a[3];
+    PyObject *stream;
+    uint64_t from = AIF_AFTER_NOW;
+    patterns p;
+    int timeout;
+
+    if (bind_args("add", names, 3, &(call_args){args, nargs, kwnames}, a) <
+            0 ||
+        (a[1] != Py_None && to_u64(a[1], "after", &from) < 0) ||
+        to_ms(a[2], "timeout_ms", &timeout) < 0 || to_patterns(a[0], &p) < 0) {
         return NULL;
     }
-    text = hinted ? PyUnicode_DecodeUTF8(hint, (Py_ssize_t)strlen(hint),
-                                         "replace")
-                  : Py_NewRef(Py_None);
-    if (text == NULL) {
-        Py_DECREF(list);
+    stream = add_stream(self, &p, from, timeout);
+    patterns_fini(&p);
+    return stream;
+}
+
+PyDoc_STRVAR(remove__doc__,
+             "remove($self, stream, /)\n--\n\n"
+             "End a stream; one that there is not is no error.");
+
+static PyObject *
+Subscription_remove(PyObject *self, PyObject *number)
+{
+    uint64_t stream;
+    aif_sub *sub;
+    aif_error e;
+    aif_err err;
+
+    if (to_u64(number, "stream", &stream) < 0) {
         return NULL;
     }
-    return Py_BuildValue("(NN)", list, text);
+    sub = handle_enter(self);
+    if (sub == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    err = aif_sub_remove(sub, stream, &e);
+    Py_END_ALLOW_THREADS
+    handle_leave(self);
+    return err == AIF_OK ? Py_NewRef(Py_None)
+                         : raise_error(state_of(self), &e);
+}
+
+/* A number, or None for 0. */
+static PyObject *
+from_stream(uint64_t stream)
+{
+    return stream == 0 ? Py_NewRef(Py_None)
+                       : PyLong_FromUnsignedLongLong(stream);
+}
+
+/* (stream, events, hint) */
+static PyObject *
+from_next(module_state *st, uint64_t stream, const aif_batch *batch,
+          const char *hint)
+{
+    PyObject *which = from_stream(stream);
+    PyObject *list = from_batch(st, batch);
+    PyObject *text =
+        hint != NULL
+            ? PyUnicode_DecodeUTF8(hint, (Py_ssize_t)strlen(hint), "replace")
+            : Py_NewRef(Py_None);
+
+    if (which != NULL && list != NULL && text != NULL) {
+        return Py_BuildValue("(NNN)", which, list, text);
+    }
+    Py_XDECREF(which);
+    Py_XDECREF(list);
+    Py_XDECREF(text);
+    return NULL;
+}
+
+/* The exception says which stream it has ended, in `stream`. */
+static PyObject *
+raise_of_stream(module_state *st, const aif_error *e, uint64_t stream)
+{
+    PyObject *type;
+    PyObject *value;
+    PyObject *traceback;
+    PyObject *number;
+
+    raise_error(st, e);
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    number = from_stream(stream);
+    if (number == NULL ||
+        PyObject_SetAttrString(value, "stream", number) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(number);
+    PyErr_Restore(type, value, traceback);
+    return NULL;
 }
 
 PyDoc_STRVAR(
     next__doc__,
     "next($self, /, timeout_ms)\n--\n\n"
-    "Wait for at least one event or a hint: (events, hint or None).\n\n"
-    "Each event comes once, in offset order; ([], None) when none came in "
-    "time.");
+    "Wait for at least one event or a hint: (stream, events, hint or None).\n"
+    "\n"
+    "The events are of one stream; each comes once, in offset order; (None, "
+    "[],\nNone) when none came in time.  An error whose `stream` is a number "
+    "has ended\nthat one and no other.");
 
 static PyObject *
 Subscription_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -97,6 +185,7 @@ Subscription_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     aif_batch batch = {0};
     char hint[AIF_HINT_MAX + 1] = "";
     bool hinted = false;
+    uint64_t stream;
     int timeout;
     aif_sub *sub;
     aif_error e;
@@ -112,11 +201,12 @@ Subscription_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    err = aif_sub_next(sub, timeout, &batch, hint, &hinted, &e);
+    err = aif_sub_next(sub, timeout, &batch, &stream, hint, &hinted, &e);
     Py_END_ALLOW_THREADS
     handle_leave(self);
-    out = err == AIF_OK ? from_next(state_of(self), &batch, hint, hinted)
-                        : raise_error(state_of(self), &e);
+    out = err == AIF_OK
+              ? from_next(state_of(self), stream, &batch, hinted ? hint : NULL)
+              : raise_of_stream(state_of(self), &e, stream);
     aif_batch_fini(&batch);
     return out;
 }
@@ -125,7 +215,7 @@ PyDoc_STRVAR(
     fileno__doc__,
     "fileno($self, /)\n--\n\n"
     "Readable when next() may have something.  Edge-triggered: call next(0)\n"
-    "until it gives ([], None) before waiting on it.");
+    "until it gives (None, [], None) before waiting on it.");
 
 static PyObject *
 Subscription_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -141,46 +231,53 @@ Subscription_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(fd);
 }
 
-static PyObject *
-Subscription_cursor(PyObject *self, void *Py_UNUSED(closure))
-{
-    aif_sub *sub = handle_enter(self);
-    uint64_t cursor;
+PyDoc_STRVAR(cursor__doc__,
+             "cursor($self, stream, /)\n--\n\n"
+             "The offset up to which a stream has seen everything.");
 
+static PyObject *
+Subscription_cursor(PyObject *self, PyObject *number)
+{
+    uint64_t stream;
+    uint64_t cursor;
+    aif_sub *sub;
+    aif_error e;
+    aif_err err;
+
+    if (to_u64(number, "stream", &stream) < 0) {
+        return NULL;
+    }
+    sub = handle_enter(self);
     if (sub == NULL) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    cursor = aif_sub_cursor(sub);
+    err = aif_sub_cursor(sub, stream, &cursor, &e);
     Py_END_ALLOW_THREADS
     handle_leave(self);
-    return PyLong_FromUnsignedLongLong(cursor);
+    return err == AIF_OK ? PyLong_FromUnsignedLongLong(cursor)
+                         : raise_error(state_of(self), &e);
 }
 
 static PyMethodDef Subscription_methods[] = {
+    {"add", METHOD(Subscription_add), FAST, add__doc__},
+    {"remove", Subscription_remove, METH_O, remove__doc__},
     {"next", METHOD(Subscription_next), FAST, next__doc__},
+    {"cursor", Subscription_cursor, METH_O, cursor__doc__},
     {"fileno", Subscription_fileno, METH_NOARGS, fileno__doc__},
     HANDLE_METHODS,
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef Subscription_getset[] = {
-    {"cursor", Subscription_cursor, NULL,
-     "The offset up to which everything has been seen.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-PyDoc_STRVAR(
-    Subscription__doc__,
-    "Subscription(uri, patterns, after=None, hints=False, timeout_ms=1000)\n"
-    "--\n\n"
-    "Events beyond offset after (None: new ones) that a pattern matches.");
+PyDoc_STRVAR(Subscription__doc__,
+             "Subscription(uri, hints=False, curve=None)\n--\n\n"
+             "A connection for streams of events; one of several brokers at "
+             "uri may come\nlater.");
 
 static PyType_Slot Subscription_slots[] = {
     {Py_tp_new, Subscription_new},
     {Py_tp_dealloc, handle_dealloc},
     {Py_tp_methods, Subscription_methods},
-    {Py_tp_getset, Subscription_getset},
     {Py_tp_doc, (void *)Subscription__doc__},
     {0, NULL},
 };

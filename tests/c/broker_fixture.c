@@ -5,7 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-const aif_pattern everything = {{"*", 1}, {"*", 1}, {"*", 1}, {"*", 1}};
+const aif_pattern everything = {
+    {"*", 1}, {"*", 1}, {"*", 1}, {"*", 1}, AIF_STR("*")};
 
 static void *
 run(void *broker)
@@ -20,7 +21,10 @@ serve(served *s)
 {
     aif_error e;
 
-    if (aif_broker_open(s->bind, s->log, &s->broker, &e) != AIF_OK) {
+    aif_broker_options o = {.bind = s->bind, .log = s->log};
+
+    o.secret = s->secret[0] != '\0' ? s->secret : NULL;
+    if (aif_broker_open(&o, &s->broker, &e) != AIF_OK) {
         fail_msg("%s", e.text);
     }
     assert_int_equal(pthread_create(&s->thread, NULL, run, s->broker), 0);
@@ -100,6 +104,77 @@ numbered(const char *producer, uint64_t i)
                        .sequence = i};
 }
 
+aif_client *
+client_at(const char *uri)
+{
+    aif_client *c;
+    aif_error e;
+
+    if (aif_client_open(uri, NULL, &c, &e) != AIF_OK) {
+        fail_msg("%s", e.text);
+    }
+    return c;
+}
+
+void
+list_all(aif_client *c, uint64_t after, aif_batch *out)
+{
+    aif_query q = {.after = after};
+    bool more = true;
+    aif_error e;
+
+    while (more) {
+        if (aif_client_list(c, &q, AIF_BATCH_MAX, out, &more, SOON, &e) !=
+            AIF_OK) {
+            fail_msg("%s", e.text);
+        }
+    }
+}
+
+uint64_t
+count_all(aif_client *c, aif_query q)
+{
+    uint64_t all = 0;
+    uint64_t n;
+    bool more = true;
+    aif_error e;
+
+    while (more) {
+        if (aif_client_count(c, &q, &n, &more, SOON, &e) != AIF_OK) {
+            fail_msg("%s", e.text);
+        }
+        all += n;
+    }
+    return all;
+}
+
+aif_err
+sub_one(const char *uri, const aif_pattern *p, size_t n, uint64_t after,
+        bool hints, int timeout_ms, aif_sub **out, aif_error *e)
+{
+    uint64_t stream;
+    aif_err err = aif_sub_open(uri, NULL, hints, out, e);
+
+    if (err == AIF_OK) {
+        err = aif_sub_add(*out, p, n, after, timeout_ms, &stream, e);
+    }
+    if (err != AIF_OK) {
+        aif_sub_free(*out);
+        *out = NULL;
+    }
+    return err;
+}
+
+uint64_t
+cursor_of(aif_sub *s)
+{
+    uint64_t cursor;
+    aif_error e;
+
+    assert_int_equal(aif_sub_cursor(s, 1, &cursor, &e), AIF_OK);
+    return cursor;
+}
+
 uint64_t
 publish_one(aif_client *c, const char *producer, uint64_t i)
 {
@@ -140,12 +215,22 @@ stats_of(const served *s)
 void
 raw_open(raw *r, const char *uri)
 {
+    raw_open_curve(r, uri, NULL);
+}
+
+void
+raw_open_curve(raw *r, const char *uri, const aif_curve *keys)
+{
     const int none = 0;
+    aif_error e;
 
     r->ctx = zmq_ctx_new();
     r->socket = zmq_socket(r->ctx, ZMQ_DEALER);
     assert_non_null(r->socket);
     (void)zmq_setsockopt(r->socket, ZMQ_LINGER, &none, sizeof none);
+    if (keys != NULL) {
+        assert_int_equal(aif_curve_client(r->socket, keys, &e), AIF_OK);
+    }
     assert_int_equal(zmq_connect(r->socket, uri), 0);
     (void)zmq_msg_init(&r->msg);
 }
@@ -201,6 +286,29 @@ raw_next(raw *r)
         fail_msg("%s", e.text);
     }
     return f;
+}
+
+aif_frame
+expect_error(raw *r, uint64_t id, aif_err code)
+{
+    aif_frame f = raw_next(r);
+
+    assert_int_equal(f.kind, AIF_K_ERROR);
+    assert_int_equal(f.id, id);
+    assert_int_equal(f.code, code);
+    return f;
+}
+
+void
+put_events(aif_buf *out, const char *producer, uint64_t from, size_t n)
+{
+    aif_error e;
+
+    for (size_t i = 0; i < n; i++) {
+        aif_event ev = numbered(producer, from + i);
+
+        assert_int_equal(aif_event_encode(&ev, out, &e), AIF_OK);
+    }
 }
 
 #ifdef __SANITIZE_THREAD__

@@ -21,6 +21,8 @@ static int memory_left = -1;
 static sqlite3_mem_methods memory; /* the real ones */
 static int pg_left = -1;
 static bool pg_lost;
+static int mysql_left = -1;
+static bool mysql_lost;
 static bool fired;
 static int syncs;
 
@@ -139,8 +141,24 @@ fault_pg_after(int n, bool answer_is_lost)
 }
 
 void
+fault_mysql_after(int n, bool answer_is_lost)
+{
+    mysql_left = n;
+    mysql_lost = answer_is_lost;
+    fired = false;
+}
+
+bool
+fault_mysql_comes(bool *answer_is_lost)
+{
+    *answer_is_lost = mysql_lost;
+    return comes_now(&mysql_left);
+}
+
+void
 fault_store_off(void)
 {
+    mysql_left = -1;
     sqlite_left = -1;
     memory_left = -1;
     pg_left = -1;

@@ -1,7 +1,8 @@
 /* fault_store.h - make the n-th call of a store to its database fail, once.
  *
  * SQLite: the calls are those of its files to the kernel, which fail with
- * an errno.  PostgreSQL: those of libpq that send; the socket is shut down
+ * an errno.  PostgreSQL: those of libpq that send; MySQL: those of
+ * libmariadb (fault_mysql.c): the socket is shut down
  * before, or after the server has done what was asked (the answer is lost).
  * So all that fails, fails as it would in life.
  */
@@ -13,6 +14,9 @@
 /* n = 0: the next one. */
 void fault_sqlite_after(int n, int error);
 void fault_pg_after(int n, bool answer_is_lost);
+void fault_mysql_after(int n, bool answer_is_lost);
+/* Is this the n-th?  For fault_mysql.c. */
+bool fault_mysql_comes(bool *answer_is_lost);
 /* SQLite's own allocations; needs fault_sqlite_memory_init before the first
  * use of SQLite. */
 void fault_sqlite_memory_init(void);

@@ -39,10 +39,10 @@ rules_teardown(void **state)
 aif_cond
 on(const char *key)
 {
-    return (aif_cond){
-        .kind = AIF_EVENT,
-        .pattern = {AIF_STR("default"), str(key), AIF_STR("*"), AIF_STR("*")},
-        .count = 1};
+    return (aif_cond){.kind = AIF_EVENT,
+                      .pattern = {AIF_STR("default"), str(key), AIF_STR("*"),
+                                  AIF_STR("*"), AIF_STR("*")},
+                      .count = 1};
 }
 
 aif_cond

@@ -1,10 +1,14 @@
 #include "cmocka_all.h"
 
+#include "point.h"
 #include "store_contract.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 store_case *contract;
 
@@ -14,8 +18,11 @@ int
 store_contract(store_case *c)
 {
     contract = c;
-    return store_contract_one() + store_contract_faults() +
-           (c->sql == NULL ? 0 : store_contract_many());
+    return store_contract_one() + store_contract_ask() +
+           store_contract_purge() + store_contract_faults() +
+           (c->sql == NULL
+                ? 0
+                : store_contract_many() + store_contract_purge_many());
 }
 
 int
@@ -77,7 +84,7 @@ append_at(aif_log *log, const aif_event *events, size_t n, uint64_t from)
 {
     uint64_t *offsets = calloc(n + 1, sizeof *offsets);
 
-    if (aif_log_append(log, events, n, offsets, &e) != AIF_OK) {
+    if (aif_log_append(log, events, n, offsets, NULL, &e) != AIF_OK) {
         fail_msg("%s", e.text);
     }
     for (size_t i = 0; i < n; i++) {
@@ -92,7 +99,7 @@ count_of(aif_log *log)
 {
     uint64_t n;
 
-    if (aif_log_count(log, NULL, 0, &n, &e) != AIF_OK) {
+    if (aif_log_count(log, AIF_BEYOND(0), &n, &e) != AIF_OK) {
         fail_msg("%s", e.text);
     }
     return n;
@@ -101,12 +108,12 @@ count_of(aif_log *log)
 uint64_t
 head_of(aif_log *log)
 {
-    uint64_t offset;
+    aif_head head;
 
-    if (aif_log_head(log, &offset, &e) != AIF_OK) {
+    if (aif_log_head(log, &head, &e) != AIF_OK) {
         fail_msg("%s", e.text);
     }
-    return offset;
+    return head.offset;
 }
 
 void
@@ -116,5 +123,71 @@ assert_stored(uint64_t n)
 
     assert_int_equal(count_of(log), n);
     assert_int_equal(head_of(log), n);
+    aif_log_free(log);
+}
+
+void
+contract_die_at(const char *point)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        aif_log *log;
+
+        (void)setenv("AIF_CRASH_AT", point, 1);
+        aif_point_reload();
+        _exit(aif_log_open(contract->uri, &log, &e) == AIF_OK);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), SIGKILL);
+}
+
+static void
+open_in_children(int n)
+{
+    int status;
+    pid_t pid;
+
+    for (int i = 0; i < n; i++) {
+        pid = fork();
+        if (pid == 0) {
+            aif_log *log;
+
+            _exit(aif_log_open(contract->uri, &log, &e) != AIF_OK);
+        }
+    }
+    while (n-- > 0) {
+        pid = wait(&status);
+        assert_true(pid > 0);
+        assert_int_equal(status, 0);
+    }
+}
+
+void
+contract_converted(uint64_t first, int64_t newest)
+{
+    aif_batch out = {0};
+    aif_buf rows = {0};
+    aif_head head;
+    aif_log *log;
+
+    open_in_children(first == 1 ? 3 : 0); /* they race for it, or we do it */
+    log = open_again();
+    assert_int_equal(aif_log_head(log, &head, &e), AIF_OK);
+    assert_int_equal(head.offset, 5);
+    assert_int_equal(head.purged, first - 1);
+    assert_true(head.create_time == newest);
+    assert_int_equal(aif_log_purged(log, &rows, &e), AIF_OK);
+    assert_int_equal(rows.n, first > 1 ? 4 + 1 + 8 + 8 : 0);
+    assert_int_equal(aif_log_missed(log, AIF_BEYOND(1), &e),
+                     first > 2 ? AIF_ERETENTION : AIF_OK);
+    append_at(log, events_of("p", first, 8 - first), 8 - first, first);
+    assert_int_equal(aif_log_read(log, AIF_BEYOND(0), 9, &out, &e), AIF_OK);
+    assert_int_equal(out.n, 8 - first);
+    assert_true(out.events[out.n - 1].create_time >= newest);
+    aif_batch_fini(&out);
+    aif_buf_fini(&rows);
     aif_log_free(log);
 }

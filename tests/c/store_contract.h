@@ -22,8 +22,12 @@ typedef struct {
 /* The number of tests that failed. */
 int store_contract(store_case *c);
 
-/* Its parts: one handle; faults; more handles and processes. */
+/* Its parts: one handle; what it is asked; what is let go; faults; more
+ * handles and processes. */
 int store_contract_one(void);
+int store_contract_ask(void);
+int store_contract_purge(void);
+int store_contract_purge_many(void);
 int store_contract_faults(void);
 int store_contract_many(void);
 
@@ -39,7 +43,24 @@ const aif_event *events_of(const char *producer, uint64_t first, size_t n);
 void append_at(aif_log *log, const aif_event *events, size_t n, uint64_t from);
 uint64_t count_of(aif_log *log);
 uint64_t head_of(aif_log *log);
+/* As many events as letters: each is one's namespace. */
+void append_in(aif_log *log, const char *namespaces, uint64_t from);
+/* How many went, which must work. */
+uint64_t purge(aif_log *log, aif_str ns, uint64_t upto, size_t max);
+/* The rows, as "ns upto events;" each. */
+void assert_purged(aif_log *log, const char *want);
+uint64_t purged_of(aif_log *log);
+/* The offsets that a read gives, as "1 2 5", or "RETENTION, n kept". */
+void assert_read(aif_log *log, const aif_query *q, const char *want);
+/* Open the log in a child that AIF_CRASH_AT kills there. */
+void contract_die_at(const char *point);
+/* Open what was version 1, with events p/first... p/5 at their own
+ * offsets, created at the last at newest: nothing is lost, and it goes on. */
+void contract_converted(uint64_t first, int64_t newest);
 /* count and head through a handle of its own. */
 void assert_stored(uint64_t n);
+
+#define MATCHING(p, offset)                                                   \
+    (&(const aif_query){.patterns = (p), .n = 1, .after = (offset)})
 
 #endif

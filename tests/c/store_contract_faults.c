@@ -18,7 +18,7 @@ static aif_error e;
 static aif_err
 append_three(aif_log *log, uint64_t offsets[3])
 {
-    return aif_log_append(log, events_of("p", 2, 3), 3, offsets, &e);
+    return aif_log_append(log, events_of("p", 2, 3), 3, offsets, NULL, &e);
 }
 
 static void
@@ -45,7 +45,7 @@ static void
 read_survives_every_oom(void **state)
 {
     const aif_pattern p = {AIF_STR("d*"), AIF_STR("digits"), AIF_STR("*"),
-                           AIF_STR("*")};
+                           AIF_STR("*"), AIF_STR("*")};
     aif_batch out = {0};
     aif_err err;
     int n = 0;
@@ -54,7 +54,9 @@ read_survives_every_oom(void **state)
     do {
         assert_true(out.n == 0 && out.bytes == 0);
         fault_alloc_after(n++);
-        err = aif_log_read(*state, n % 2 == 0 ? NULL : &p, 0, 500, &out, &e);
+        err =
+            aif_log_read(*state, n % 2 == 0 ? AIF_BEYOND(0) : MATCHING(&p, 0),
+                         500, &out, &e);
         fault_off();
     } while (err == AIF_ENOMEM);
     assert_int_equal(err, AIF_OK);
@@ -180,9 +182,9 @@ read_survives_every_failing_call(void **state)
 
         log = open_again();
         contract->fault(n++);
-        err = aif_log_read(log, NULL, 0, 500, &out, &e);
+        err = aif_log_read(log, AIF_BEYOND(0), 500, &out, &e);
         if (err == AIF_OK) {
-            err = aif_log_count(log, NULL, 0, &counted, &e);
+            err = aif_log_count(log, AIF_BEYOND(0), &counted, &e);
         }
         fault_store_off();
         if (err != AIF_OK && err != AIF_ESTORE) {

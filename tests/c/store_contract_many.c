@@ -52,12 +52,12 @@ write_in_a_child(int me)
         goto fail;
     }
     for (uint64_t i = 0; i < TURNS; i++) {
-        if (aif_log_append(log, events_of(name, 2 * i, 2), 2, offsets, &e) !=
-            AIF_OK) {
+        if (aif_log_append(log, events_of(name, 2 * i, 2), 2, offsets, NULL,
+                           &e) != AIF_OK) {
             goto fail;
         }
         if (i < SHARED && aif_log_append(log, events_of("all", i, 4), 4,
-                                         offsets, &e) != AIF_OK) {
+                                         offsets, NULL, &e) != AIF_OK) {
             goto fail;
         }
     }
@@ -79,7 +79,7 @@ follow(aif_log *log, uint64_t want)
     while (cursor < want) {
         aif_batch out = {0};
 
-        if (aif_log_read(log, NULL, cursor, 50, &out, &e) != AIF_OK) {
+        if (aif_log_read(log, AIF_BEYOND(cursor), 50, &out, &e) != AIF_OK) {
             fail_msg("%s", e.text);
         }
         for (size_t i = 0; i < out.n; i++) {
@@ -132,13 +132,14 @@ static int
 use_in_a_child(aif_log *parents)
 {
     uint64_t offset[2];
+    aif_head head;
     aif_log *log;
-    bool bad =
-        aif_log_append(parents, events_of("c", 0, 1), 1, offset, &e) !=
-            AIF_EFORKED ||
-        aif_log_head(parents, offset, &e) != AIF_EFORKED ||
-        aif_log_open(contract->uri, &log, &e) != AIF_OK ||
-        aif_log_append(log, events_of("c", 0, 2), 2, offset, &e) != AIF_OK;
+    bool bad = aif_log_append(parents, events_of("c", 0, 1), 1, offset, NULL,
+                              &e) != AIF_EFORKED ||
+               aif_log_head(parents, &head, &e) != AIF_EFORKED ||
+               aif_log_open(contract->uri, &log, &e) != AIF_OK ||
+               aif_log_append(log, events_of("c", 0, 2), 2, offset, NULL,
+                              &e) != AIF_OK;
 
     if (bad) {
         fprintf(stderr, "child: %s\n", e.text);
@@ -184,13 +185,13 @@ a_child_outlives_its_parents_handle(void **state)
         uint64_t offsets[2];
         aif_log *log;
         bool ok = aif_log_open(contract->uri, &log, &e) == AIF_OK &&
-                  aif_log_append(log, events_of("c", 0, 2), 2, offsets, &e) ==
-                      AIF_OK;
+                  aif_log_append(log, events_of("c", 0, 2), 2, offsets, NULL,
+                                 &e) == AIF_OK;
 
         alarm(30);
         ok = write(there[1], &byte, 1) == 1 && read(go_on[0], &byte, 1) == 1 &&
              ok &&
-             aif_log_append(log, events_of("c", 2, 2), 2, offsets, &e) ==
+             aif_log_append(log, events_of("c", 2, 2), 2, offsets, NULL, &e) ==
                  AIF_OK;
         _exit(ok ? 0 : 1);
     }
@@ -217,12 +218,12 @@ another_version_is_refused(void **state)
     contract->sql("UPDATE aiflow_log_head SET version = 99");
     assert_int_equal(aif_log_open(contract->uri, &log, &e), AIF_ECORRUPT);
     assert_null(log);
-    assert_non_null(strstr(e.text, "version 99, this is version 1: use the "
+    assert_non_null(strstr(e.text, "version 99, this is version 2: use the "
                                    "aiflow_ext that wrote it"));
     contract->sql("DELETE FROM aiflow_log_head");
     assert_int_equal(aif_log_open(contract->uri, &log, &e), AIF_ECORRUPT);
     contract->sql("DROP TABLE aiflow_event");
-    contract->sql("INSERT INTO aiflow_log_head VALUES (1, 1, 0)");
+    contract->sql("INSERT INTO aiflow_log_head VALUES (1, 2, 0, 0, 0)");
     assert_int_equal(aif_log_open(contract->uri, &log, &e), AIF_ECORRUPT);
     assert_non_null(strstr(e.text, "aiflow_event"));
 }
@@ -232,7 +233,8 @@ assert_corrupt(aif_log *log, const char *text)
 {
     aif_batch out = {0};
 
-    assert_int_equal(aif_log_read(log, NULL, 0, 9, &out, &e), AIF_ECORRUPT);
+    assert_int_equal(aif_log_read(log, AIF_BEYOND(0), 9, &out, &e),
+                     AIF_ECORRUPT);
     assert_string_equal(e.text, text);
     assert_true(out.n == 0 && out.bytes == 0);
     aif_batch_fini(&out);
@@ -242,9 +244,9 @@ static void
 a_row_that_cannot_be_ours_is_said(void **state)
 {
     append_at(*state, events_of("p", 0, 4), 4, 1);
-    contract->sql("UPDATE aiflow_event SET key = '' WHERE \"offset\" = 2");
+    contract->sql("UPDATE aiflow_event SET \"key\" = '' WHERE \"offset\" = 2");
     assert_corrupt(*state, "event 2: key is empty: it needs 1 to 1024 bytes");
-    contract->sql("UPDATE aiflow_event SET sequence = -1, key = 'k'"
+    contract->sql("UPDATE aiflow_event SET sequence = -1, \"key\" = 'k'"
                   " WHERE \"offset\" = 2");
     assert_corrupt(*state, "event 2: sequence 18446744073709551615: "
                            "9223372036854775807 is the most");
@@ -261,13 +263,13 @@ a_head_behind_its_events_is_said(void **state)
     append_at(*state, events_of("p", 0, 4), 4, 1);
     contract->sql("UPDATE aiflow_log_head SET \"offset\" = 2");
     assert_int_equal(
-        aif_log_append(*state, events_of("p", 4, 1), 1, &offset, &e),
+        aif_log_append(*state, events_of("p", 4, 1), 1, &offset, NULL, &e),
         AIF_ECORRUPT);
     contract->sql("DELETE FROM aiflow_log_head");
     assert_int_equal(
-        aif_log_append(*state, events_of("p", 4, 1), 1, &offset, &e),
+        aif_log_append(*state, events_of("p", 4, 1), 1, &offset, NULL, &e),
         AIF_ECORRUPT);
-    contract->sql("INSERT INTO aiflow_log_head VALUES (1, 1, 4)");
+    contract->sql("INSERT INTO aiflow_log_head VALUES (1, 2, 4, 0, 0)");
     append_at(*state, events_of("p", 4, 1), 1, 5);
 }
 

@@ -16,7 +16,8 @@ refused(const char *bind, aif_err code)
     static aif_error e;
     aif_broker *b = (aif_broker *)1;
 
-    if (aif_broker_open(bind, "mem:", &b, &e) != code) {
+    if (aif_broker_open(&(aif_broker_options){.bind = bind, .log = "mem:"}, &b,
+                        &e) != code) {
         fail_msg("%s: %s", bind, e.text);
     }
     assert_null(b);
@@ -24,13 +25,18 @@ refused(const char *bind, aif_err code)
 }
 
 static void
-only_this_machine_is_served(void **state)
+other_machines_are_served_only_with_keys(void **state)
 {
     (void)state;
     assert_string_equal(refused("tcp://0.0.0.0:0", AIF_EINVAL),
-                        "tcp://0.0.0.0:0: the broker has no authentication "
-                        "yet, so it serves 127.0.0.1 and [::1] only");
+                        "tcp://0.0.0.0:0 is open to other machines, and there "
+                        "are no keys: make them with `aiflow keys new NAME`, "
+                        "or serve tcp://127.0.0.1, or say --insecure");
     (void)refused("tcp://*:5000", AIF_EINVAL);
+    (void)refused("tcp://lo:5000", AIF_EINVAL); /* who knows its address */
+    (void)refused("tcp://[::ffff:127.0.0.1]:5000", AIF_EINVAL);
+    (void)refused("tcp://127.1:5000", AIF_EINVAL);
+    (void)refused("tcp://2130706433:5000", AIF_EINVAL);
     (void)refused("tcp://example.org:5000", AIF_EINVAL);
     (void)refused("tcp://[::]:5000", AIF_EINVAL);
     (void)refused("tcp://127.0.0.1.example.org:5000", AIF_EINVAL);
@@ -64,8 +70,8 @@ loopback_gets_a_port(void **state)
         (void)snprintf(s.bind, sizeof s.bind, "%s", binds[i]);
         serve(&s);
         assert_null(strstr(aif_broker_uri(s.broker), ":0"));
-        assert_int_equal(aif_client_open(aif_broker_uri(s.broker), &c, &e),
-                         AIF_OK);
+        assert_int_equal(
+            aif_client_open(aif_broker_uri(s.broker), NULL, &c, &e), AIF_OK);
         assert_int_equal(publish_one(c, "p", 1), 1);
         (void)refused(aif_broker_uri(s.broker), AIF_ECONFLICT);
         aif_client_free(c);
@@ -130,7 +136,8 @@ one_broker_serves_a_path(void **state)
     serve(s);
 }
 
-/* In a child: a broker; told so, it forks a worker that does nothing. */
+/* In a child: a broker; told so, it forks a worker that says who it is (its
+ * copy of the lock is closed by then) and does nothing. */
 static void
 serve_and_fork(served *s, int told, int say)
 {
@@ -139,7 +146,7 @@ serve_and_fork(served *s, int told, int say)
     alarm(60);
     serve(s);
     if (read(told, &worker, 1) == 1) {
-        worker = fork();
+        worker = fork() == 0 ? getpid() : 0;
         if (worker != 0 && write(say, &worker, sizeof worker) < 0) {
             _exit(1);
         }
@@ -169,7 +176,7 @@ a_child_of_a_killed_broker_is_no_broker(void **state)
     if (broker == 0) {
         serve_and_fork(s, tell[0], hear[1]);
     }
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
+    assert_int_equal(aif_client_open(s->bind, NULL, &c, &e), AIF_OK);
     assert_int_equal(publish_one(c, "p", 1), 1);
     assert_int_equal(write(tell[1], "", 1), 1);
     assert_int_equal(read(hear[0], &worker, sizeof worker), sizeof worker);
@@ -214,8 +221,11 @@ it_stops_before_it_runs_too(void **state)
     aif_error e;
 
     (void)state;
-    assert_int_equal(aif_broker_open("tcp://127.0.0.1:0", "mem:", &b, &e),
-                     AIF_OK);
+    assert_int_equal(
+        aif_broker_open(
+            &(aif_broker_options){.bind = "tcp://127.0.0.1:0", .log = "mem:"},
+            &b, &e),
+        AIF_OK);
     aif_broker_stop(b);
     assert_int_equal(aif_broker_run(b, &e), AIF_OK);
     aif_broker_free(b);
@@ -232,9 +242,15 @@ a_log_that_does_not_open_is_said(void **state)
 
     unserve(s);
     assert_int_equal(
-        aif_broker_open(s->bind, "sqlite:/no/such/dir/log", &b, &e),
+        aif_broker_open(
+            &(aif_broker_options){.bind = s->bind,
+                                  .log = "sqlite:/no/such/dir/log"},
+            &b, &e),
         AIF_ESTORE);
-    assert_int_equal(aif_broker_open(s->bind, "nope:", &b, &e), AIF_EINVAL);
+    assert_int_equal(
+        aif_broker_open(&(aif_broker_options){.bind = s->bind, .log = "nope:"},
+                        &b, &e),
+        AIF_EINVAL);
     assert_null(b);
     serve(s); /* the path was given back */
 }
@@ -245,7 +261,7 @@ main(void)
 #define SERVED(test, how)                                                     \
     cmocka_unit_test_setup_teardown(test, served_##how, served_teardown)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(only_this_machine_is_served),
+        cmocka_unit_test(other_machines_are_served_only_with_keys),
         cmocka_unit_test(loopback_gets_a_port),
         cmocka_unit_test(a_path_must_be_one_for_sockets),
         SERVED(nobody_else_may_connect, mem),

@@ -22,7 +22,8 @@ serve_here(const served *s)
     aif_error e;
 
     alarm(LIMIT_S);
-    if (aif_broker_open(s->bind, s->log, &b, &e) != AIF_OK ||
+    if (aif_broker_open(&(aif_broker_options){.bind = s->bind, .log = s->log},
+                        &b, &e) != AIF_OK ||
         aif_broker_run(b, &e) != AIF_OK) {
         (void)fprintf(stderr, "%s\n", e.text);
         _exit(1);
@@ -75,12 +76,11 @@ expect_each_once(const served *s, aif_sub *sub)
     bool hinted;
     aif_error e;
 
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
-    assert_int_equal(
-        aif_client_list(c, NULL, 0, 2 * EVENTS, &listed, SOON, &e), AIF_OK);
+    assert_int_equal(aif_client_open(s->bind, NULL, &c, &e), AIF_OK);
+    list_all(c, 0, &listed);
     while (pushed.n < EVENTS) {
-        assert_int_equal(aif_sub_next(sub, SOON, &pushed, NULL, &hinted, &e),
-                         AIF_OK);
+        assert_int_equal(
+            aif_sub_next(sub, SOON, &pushed, NULL, NULL, &hinted, &e), AIF_OK);
     }
     assert_int_equal(listed.n, EVENTS);
     assert_int_equal(pushed.n, EVENTS);
@@ -110,10 +110,10 @@ killed_at(const char *point, const char *pass)
     unserve(s);
     assert_int_equal(pipe(said), 0);
     keeper = serve_twice(s, point, pass, said[1]);
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
-    assert_int_equal(aif_sub_open(s->bind, &everything, 1, AIF_AFTER_NOW,
-                                  false, SOON, &sub, &e),
-                     AIF_OK);
+    assert_int_equal(aif_client_open(s->bind, NULL, &c, &e), AIF_OK);
+    assert_int_equal(
+        sub_one(s->bind, &everything, 1, AIF_AFTER_NOW, false, SOON, &sub, &e),
+        AIF_OK);
     for (uint64_t i = 1; i <= EVENTS; i++) {
         assert_int_equal(publish_one(c, "p", i), i);
     }
@@ -152,10 +152,12 @@ a_client_survives_every_oom(void **state)
 {
     served *s = *state;
     aif_event ev = numbered("p", 1);
+    aif_query q = {0};
     uint64_t offset = 0;
     aif_batch out = {0};
     aif_client *c;
     pid_t broker;
+    bool more;
     aif_err err;
     aif_error e;
     int n = 0;
@@ -165,7 +167,7 @@ a_client_survives_every_oom(void **state)
     if (broker == 0) {
         serve_here(s);
     }
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
+    assert_int_equal(aif_client_open(s->bind, NULL, &c, &e), AIF_OK);
     do {
         fault_alloc_after(n++);
         err = aif_client_publish(c, &ev, 1, &offset, SOON, &e);
@@ -177,10 +179,12 @@ a_client_survives_every_oom(void **state)
     n = 0;
     do {
         fault_alloc_after(n++);
-        err = aif_client_list(c, NULL, 0, 10, &out, SOON, &e);
+        q.after = 0;
+        err = aif_client_list(c, &q, 10, &out, &more, SOON, &e);
         fault_off();
         assert_true(err == AIF_OK || err == AIF_ENOMEM);
         assert_int_equal(out.n, err == AIF_OK);
+        assert_int_equal(q.after, err == AIF_OK);
         aif_batch_fini(&out);
     } while (err != AIF_OK);
     assert_true(n > 1);
@@ -202,7 +206,7 @@ a_subscription_survives_every_oom(void **state)
     if (broker == 0) {
         serve_here(s);
     }
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
+    assert_int_equal(aif_client_open(s->bind, NULL, &c, &e), AIF_OK);
     (void)publish_one(c, "p", 1);
     for (int n = 0; n < 12; n++) {
         aif_batch out = {0};
@@ -211,11 +215,11 @@ a_subscription_survives_every_oom(void **state)
         aif_err err;
 
         fault_alloc_after(n);
-        err = aif_sub_open(s->bind, &everything, 1, 0, false, SOON, &sub, &e);
+        err = sub_one(s->bind, &everything, 1, 0, false, SOON, &sub, &e);
         while (err == AIF_OK && out.n == 0) {
-            err = aif_sub_next(sub, SOON, &out, NULL, &hinted, &e);
+            err = aif_sub_next(sub, SOON, &out, NULL, NULL, &hinted, &e);
             assert_int_equal(out.n > 0, err == AIF_OK);
-            assert_int_equal(aif_sub_cursor(sub), err == AIF_OK);
+            assert_int_equal(cursor_of(sub), err == AIF_OK);
             if (err == AIF_ENOMEM) { /* it comes again */
                 err = AIF_OK;
             }
@@ -246,14 +250,16 @@ use(const served *s, uint64_t sequence)
 {
     aif_event ev = numbered("p", sequence);
     aif_batch out = {0};
+    aif_query q = {.after = sequence - 1};
     bool hinted;
+    bool more;
     uint64_t offset;
     aif_client *c;
     aif_sub *sub;
     aif_err err;
     aif_error e;
 
-    if (aif_client_open(s->bind, &c, &e) != AIF_OK) {
+    if (aif_client_open(s->bind, NULL, &c, &e) != AIF_OK) {
         return false;
     }
     do {
@@ -263,17 +269,17 @@ use(const served *s, uint64_t sequence)
         return false;
     }
     do {
-        err = aif_client_list(c, NULL, sequence - 1, 10, &out, SOON, &e);
+        err = aif_client_list(c, &q, 10, &out, &more, SOON, &e);
     } while (err == AIF_ENOMEM);
     if (err != AIF_OK || out.n != 1) {
         return false;
     }
     do {
-        err = aif_sub_open(s->bind, &everything, 1, sequence - 1, false, SOON,
-                           &sub, &e);
+        err = sub_one(s->bind, &everything, 1, sequence - 1, false, SOON, &sub,
+                      &e);
     } while (err == AIF_ENOMEM);
     return err == AIF_OK &&
-           aif_sub_next(sub, SOON, &out, NULL, &hinted, &e) == AIF_OK &&
+           aif_sub_next(sub, SOON, &out, NULL, NULL, &hinted, &e) == AIF_OK &&
            out.n == 2 && out.events[1].sequence == sequence;
 }
 
@@ -283,7 +289,6 @@ a_broker_survives_every_oom(void **state)
     served *s = *state;
     struct sigaction stop = {.sa_handler = stop_running};
     aif_client *c;
-    uint64_t count;
     aif_error e;
 
     unserve(s);
@@ -300,7 +305,9 @@ a_broker_survives_every_oom(void **state)
             (void)kill(getppid(), SIGUSR1);
             _exit(!fine);
         }
-        assert_int_equal(aif_broker_open(s->bind, s->log, &running, &e),
+        assert_int_equal(aif_broker_open(&(aif_broker_options){.bind = s->bind,
+                                                               .log = s->log},
+                                         &running, &e),
                          AIF_OK);
         fault_alloc_after(n);
         assert_int_equal(aif_broker_run(running, &e), AIF_OK);
@@ -310,9 +317,8 @@ a_broker_survives_every_oom(void **state)
         aif_broker_free(running);
     }
     serve(s);
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
-    assert_int_equal(aif_client_count(c, NULL, 0, &count, SOON, &e), AIF_OK);
-    assert_int_equal(count, ALLOCATIONS);
+    assert_int_equal(aif_client_open(s->bind, NULL, &c, &e), AIF_OK);
+    assert_int_equal(count_all(c, *AIF_BEYOND(0)), ALLOCATIONS);
     aif_client_free(c);
 }
 
@@ -329,7 +335,8 @@ opening_survives_every_oom(void **state)
     unserve(s);
     do {
         fault_alloc_after(n++);
-        err = aif_broker_open(s->bind, s->log, &b, &e);
+        err = aif_broker_open(
+            &(aif_broker_options){.bind = s->bind, .log = s->log}, &b, &e);
         fault_off();
         assert_true(err == AIF_OK || (err == AIF_ENOMEM && b == NULL));
     } while (err != AIF_OK);

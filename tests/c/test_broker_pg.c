@@ -58,7 +58,7 @@ client_of(const char *uri)
     aif_client *c;
     aif_error e;
 
-    assert_int_equal(aif_client_open(uri, &c, &e), AIF_OK);
+    assert_int_equal(aif_client_open(uri, NULL, &c, &e), AIF_OK);
     return c;
 }
 
@@ -68,8 +68,8 @@ subscribed(const char *uri)
     aif_sub *sub;
     aif_error e;
 
-    assert_int_equal(
-        aif_sub_open(uri, &everything, 1, 0, false, SOON, &sub, &e), AIF_OK);
+    assert_int_equal(sub_one(uri, &everything, 1, 0, false, SOON, &sub, &e),
+                     AIF_OK);
     return sub;
 }
 
@@ -84,8 +84,8 @@ expect_all(aif_sub *sub, uint64_t n)
     while (out.n < n) {
         size_t seen = out.n;
 
-        assert_int_equal(aif_sub_next(sub, SOON, &out, NULL, &hinted, &e),
-                         AIF_OK);
+        assert_int_equal(
+            aif_sub_next(sub, SOON, &out, NULL, NULL, &hinted, &e), AIF_OK);
         assert_true(out.n > seen);
     }
     assert_int_equal(out.n, n);
@@ -200,6 +200,57 @@ a_database_that_goes_away_is_ridden_out(void **state)
     aif_client_free(c);
 }
 
+/* The server lets us in no more, for a while: publishers are told, those who
+ * listen wait, and get everything once it does. */
+static void
+a_database_that_refuses_us_is_waited_for(void **state)
+{
+    static const char shut[] = "ALTER ROLE %s NOLOGIN";
+    static const char ended[] =
+        "SELECT count(*) FROM pg_stat_activity, LATERAL"
+        " pg_terminate_backend(pid, 10000) AS ended"
+        " WHERE usename = '%s' AND ended";
+    served *s = *state;
+    char text[AIF_STATUS_MAX + 1] = "";
+    aif_event ev = numbered("p", 2);
+    aif_buf status = {0};
+    uint64_t offset;
+    aif_client *c;
+    aif_sub *sub;
+    aif_error e;
+
+    unserve(s);
+    (void)ask("CREATE ROLE %s LOGIN");
+    (void)ask("DROP SCHEMA %s CASCADE"); /* its tables would be ours */
+    (void)ask("CREATE SCHEMA %s AUTHORIZATION %s");
+    (void)snprintf(s->log + strlen(s->log), sizeof s->log - strlen(s->log),
+                   "&user=%s", name);
+    serve(s);
+    c = client_of(s->bind);
+    sub = subscribed(s->bind);
+    assert_int_equal(publish_one(c, "p", 1), 1);
+    (void)ask(shut);
+    (void)ask(ended);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(aif_client_publish(c, &ev, 1, &offset, SOON, &e),
+                         AIF_ESTORE);
+        assert_it_lives(s);
+    }
+    assert_int_equal(aif_broker_status(s->broker, &status, &e), AIF_OK);
+    memcpy(text, status.p, status.n);
+    aif_buf_fini(&status);
+    assert_non_null(strstr(text, "\"store\": {\"ok\": false"));
+    assert_non_null(strstr(text, "is not permitted to log in"));
+    (void)ask("ALTER ROLE %s LOGIN");
+    assert_int_equal(publish_one(c, "p", 2), 2);
+    expect_all(sub, 2);
+    aif_sub_free(sub);
+    aif_client_free(c);
+    unserve(s);
+    (void)ask("DROP SCHEMA %s CASCADE");
+    (void)ask("DROP ROLE %s");
+}
+
 /* A turn that waits for a lock, longer than a client is patient: the call
  * made again waits for the same answer, and sends nothing more. */
 static void
@@ -247,6 +298,7 @@ main(void)
         SERVED(brokers_share_a_log),
         SERVED(another_brokers_events_are_pushed),
         SERVED(a_database_that_goes_away_is_ridden_out),
+        SERVED(a_database_that_refuses_us_is_waited_for),
         SERVED(a_slow_turn_is_waited_for),
     };
     int failed;

@@ -14,8 +14,9 @@ setup(void **state)
 {
     aif_error e;
 
-    return aif_broker_open("tcp://127.0.0.1:0", "mem:", (aif_broker **)state,
-                           &e) != AIF_OK;
+    return aif_broker_open(&(aif_broker_options){.bind = "tcp://127.0.0.1:0",
+                                                 .log = "mem:"},
+                           (aif_broker **)state, &e) != AIF_OK;
 }
 
 static int
@@ -26,18 +27,25 @@ teardown(void **state)
 }
 
 static aif_err
-add(aif_broker *b, uint64_t id, uint64_t after, aif_error *e)
+add_for(aif_broker *b, uint64_t id, uint64_t after, const aif_pattern *p,
+        aif_error *e)
 {
     aif_frame f = {
         .kind = AIF_K_SUBSCRIBE, .id = id, .from = after, .max = 1000};
     aif_buf tail = {0};
     aif_err err;
 
-    assert_int_equal(aif_wire_put_pattern(&everything, &tail, e), AIF_OK);
+    assert_int_equal(aif_wire_put_pattern(p, &tail, e), AIF_OK);
     f.tail = (aif_reader){tail.p, tail.n};
     err = aif_subs_add(b, &here, &f, e);
     aif_buf_fini(&tail);
     return err;
+}
+
+static aif_err
+add(aif_broker *b, uint64_t id, uint64_t after, aif_error *e)
+{
+    return add_for(b, id, after, &everything, e);
 }
 
 static void
@@ -95,7 +103,8 @@ append(aif_broker *b, uint64_t from, size_t n)
         aif_event ev = numbered("p", from + i);
         aif_error e;
 
-        assert_int_equal(aif_log_append(b->log, &ev, 1, &b->head, &e), AIF_OK);
+        assert_int_equal(aif_log_append(b->log, &ev, 1, &b->head, NULL, &e),
+                         AIF_OK);
     }
 }
 
@@ -148,9 +157,93 @@ after_now_is_the_head_of_the_log(void **state)
     assert_int_equal(add(b, 1, AIF_AFTER_NOW, &e), AIF_OK);
     assert_int_equal(b->subs[0]->cursor, 3);
     assert_int_equal(b->head, 3);
-    assert_int_equal(add(b, 2, 1000, &e), AIF_OK); /* waits for the 1001st */
-    assert_int_equal(b->subs[1]->cursor, 1000);
-    assert_int_equal(b->head, 3);
+    assert_int_equal(add(b, 2, 4, &e), AIF_EINVAL);
+    assert_string_equal(e.text, "offset 4 is beyond the newest one, 3");
+    assert_int_equal(add(b, 2, 3, &e), AIF_OK);
+}
+
+/* The first of the two begins where events were let go; so does the second,
+ * but they were not its. */
+static void
+who_missed_events_is_dropped(void **state)
+{
+    const aif_pattern elsewhere = {AIF_STR("elsewhere"), AIF_STR("*"),
+                                   AIF_STR("*"), AIF_STR("*"), AIF_STR("*")};
+    aif_broker *b = *state;
+    uint64_t gone;
+    aif_error e;
+
+    append(b, 1, 9);
+    assert_int_equal(
+        aif_log_purge(b->log, AIF_STR("default"), 5, 9, &gone, &e), AIF_OK);
+    assert_int_equal(add(b, 1, 2, &e), AIF_OK);
+    assert_int_equal(add(b, 2, 2, &e), AIF_OK);
+    b->subs[1]->patterns[0] = elsewhere;
+    aif_subs_catch_up(b, 1000);
+    assert_int_equal(b->n_subs, 1);
+    assert_int_equal(b->subs[0]->id, 2);
+    assert_int_equal(b->subs[0]->cursor, 9);
+}
+
+/* Who began with the oldest that was kept misses nothing that was let go
+ * before; what is let go while it is behind, it does. */
+static void
+who_begins_with_the_oldest_misses_what_goes_later(void **state)
+{
+    aif_broker *b = *state;
+    uint64_t gone;
+    aif_error e;
+
+    append(b, 1, 9);
+    assert_int_equal(
+        aif_log_purge(b->log, AIF_STR("default"), 3, 9, &gone, &e), AIF_OK);
+    assert_int_equal(add(b, 1, 0, &e), AIF_OK);
+    b->subs[0]->cursor = 1; /* as if it had got 1 of another namespace */
+    b->subs[0]->granted = 0;
+    assert_int_equal(b->subs[0]->purged, 3);
+    assert_int_equal(aif_catch_missed(b, b->subs[0], &e), AIF_OK);
+    assert_int_equal(
+        aif_log_purge(b->log, AIF_STR("default"), 5, 9, &gone, &e), AIF_OK);
+    assert_int_equal(add(b, 2, AIF_AFTER_NOW, &e), AIF_OK); /* looks */
+    assert_int_equal(b->purged, 5);
+    assert_int_equal(aif_catch_missed(b, b->subs[0], &e), AIF_ERETENTION);
+    b->subs[0]->granted = 1000;
+    aif_subs_catch_up(b, 1000);
+    assert_int_equal(b->n_subs, 1);
+    assert_int_equal(b->subs[0]->id, 2);
+    assert_int_equal(add(b, 3, 2, &e), AIF_ERETENTION);
+    assert_int_equal(b->n_subs, 1);
+}
+
+/* The event's key is "k".  Nobody is at this route, so who is sent it is
+ * dropped, and the others are where the span ends. */
+static void
+a_push_finds_who_wants_it_by_the_key(void **state)
+{
+    static const char *const keys[] = {"k", "other", "k*", "*", "l*"};
+    static const bool wanted[] = {true, false, true, true, false};
+    aif_broker *b = *state;
+    aif_error e;
+
+    for (size_t i = 0; i < 5; i++) {
+        const aif_pattern p = {AIF_STR("default"),
+                               {keys[i], strlen(keys[i])},
+                               AIF_STR("*"),
+                               AIF_STR("*"),
+                               AIF_STR("*")};
+
+        assert_int_equal(add_for(b, i, 0, &p, &e), AIF_OK);
+        assert_int_equal(b->subs[i]->indexed, i < 2);
+    }
+    assert_int_equal(b->n_indexed, 2);
+    append(b, 1, 3);
+    aif_subs_catch_up(b, aif_now_ms());
+    assert_int_equal(b->n_subs, 2);
+    for (size_t i = 0; i < b->n_subs; i++) {
+        assert_false(wanted[b->subs[i]->id]);
+        assert_int_equal(b->subs[i]->cursor, 3);
+    }
+    assert_int_equal(b->n_indexed, 1);
 }
 
 int
@@ -161,6 +254,9 @@ main(void)
         OPEN(a_lease_is_10_seconds_from_what_was_heard_last),
         OPEN(there_are_4096_subscriptions_at_most),
         OPEN(who_is_behind_is_due),
+        OPEN(a_push_finds_who_wants_it_by_the_key),
+        OPEN(who_missed_events_is_dropped),
+        OPEN(who_begins_with_the_oldest_misses_what_goes_later),
         OPEN(who_is_gone_is_dropped_with_the_first_push),
         OPEN(after_now_is_the_head_of_the_log),
     };

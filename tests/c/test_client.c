@@ -12,28 +12,22 @@
 static aif_client *
 client_of(const served *s)
 {
-    aif_client *c;
-    aif_error e;
-
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
-    return c;
+    return client_at(s->bind);
 }
 
 static uint64_t
 count_of(aif_client *c)
 {
-    uint64_t n;
-    aif_error e;
-
-    assert_int_equal(aif_client_count(c, NULL, 0, &n, SOON, &e), AIF_OK);
-    return n;
+    return count_all(c, *AIF_BEYOND(0));
 }
 
 static void
 an_event_comes_back_as_it_went(void **state)
 {
     const aif_pattern p = {AIF_STR("ns"), AIF_STR("a/*"), AIF_STR("T"),
-                           AIF_STR("me")};
+                           AIF_STR("me"), AIF_STR("r*")};
+    aif_query q = {.patterns = &p, .n = 1};
+    bool more;
     aif_client *c = client_of(*state);
     aif_event ev = {.ns = AIF_STR("ns"),
                     .key = AIF_STR("a/b"),
@@ -51,7 +45,10 @@ an_event_comes_back_as_it_went(void **state)
 
     assert_int_equal(aif_client_publish(c, &ev, 1, &offset, SOON, &e), AIF_OK);
     assert_int_equal(offset, 1);
-    assert_int_equal(aif_client_list(c, &p, 0, 10, &out, SOON, &e), AIF_OK);
+    assert_int_equal(aif_client_list(c, &q, 10, &out, &more, SOON, &e),
+                     AIF_OK);
+    assert_false(more);
+    assert_int_equal(q.after, 1);
     assert_int_equal(out.n, 1);
     assert_true(aif_str_eq(out.events[0].ns, ev.ns));
     assert_true(aif_str_eq(out.events[0].key, ev.key));
@@ -70,6 +67,7 @@ an_event_comes_back_as_it_went(void **state)
 static void
 head_and_count_are_numbers(void **state)
 {
+    aif_query q = {.patterns = &everything, .n = 1};
     aif_client *c = client_of(*state);
     uint64_t n;
     aif_error e;
@@ -80,9 +78,9 @@ head_and_count_are_numbers(void **state)
     (void)publish_one(c, "p", 2);
     assert_int_equal(aif_client_head(c, &n, SOON, &e), AIF_OK);
     assert_int_equal(n, 2);
-    assert_int_equal(aif_client_count(c, &everything, 1, &n, SOON, &e),
-                     AIF_OK);
-    assert_int_equal(n, 1);
+    assert_int_equal(count_all(c, *AIF_BEYOND(1)), 1);
+    q.upto = 1;
+    assert_int_equal(count_all(c, q), 1);
     aif_client_free(c);
 }
 
@@ -145,8 +143,7 @@ a_large_publish_is_split(void **state)
     for (size_t i = 0; i < MANY; i++) {
         assert_int_equal(offsets[i], i + 1);
     }
-    assert_int_equal(aif_client_list(c, NULL, 0, MANY, &out, SOON, &e),
-                     AIF_OK);
+    list_all(c, 0, &out);
     assert_int_equal(out.n, MANY);
     assert_int_equal(out.events[MANY - 1].offset, MANY);
     aif_batch_fini(&out);
@@ -156,8 +153,7 @@ a_large_publish_is_split(void **state)
     }
     assert_int_equal(aif_client_publish(c, events, LARGE, offsets, SOON, &e),
                      AIF_OK);
-    assert_int_equal(aif_client_list(c, NULL, MANY, LARGE + 1, &out, SOON, &e),
-                     AIF_OK);
+    list_all(c, MANY, &out);
     assert_int_equal(out.n, LARGE);
     assert_int_equal(out.events[LARGE - 1].value.n, AIF_VALUE_MAX);
     aif_batch_fini(&out);
@@ -188,15 +184,23 @@ static void
 a_wrong_pattern_is_said(void **state)
 {
     const aif_pattern wrong = {AIF_STR("ns"), AIF_STR(""), AIF_STR("T"),
-                               AIF_STR("")};
+                               AIF_STR(""), AIF_STR("*")};
+    aif_query q = {.patterns = &wrong, .n = 1};
     aif_client *c = client_of(*state);
     aif_batch out = {0};
     uint64_t n;
+    bool more;
     aif_error e;
 
-    assert_int_equal(aif_client_list(c, &wrong, 0, 1, &out, SOON, &e),
+    assert_int_equal(aif_client_list(c, &q, 1, &out, &more, SOON, &e),
                      AIF_EINVAL);
-    assert_int_equal(aif_client_count(c, &wrong, 0, &n, SOON, &e), AIF_EINVAL);
+    assert_int_equal(aif_client_count(c, &q, &n, &more, SOON, &e), AIF_EINVAL);
+    assert_int_equal(aif_client_last(c, &q, &n, &more, SOON, &e), AIF_EINVAL);
+    q.n = AIF_PATTERNS_MAX + 1;
+    assert_int_equal(aif_client_count(c, &q, &n, &more, SOON, &e), AIF_EINVAL);
+    assert_string_equal(e.text, "65 patterns: 64 are the most");
+    assert_int_equal(aif_client_sequence(c, AIF_STR(""), &n, SOON, &e),
+                     AIF_EINVAL);
     aif_client_free(c);
 }
 
@@ -210,11 +214,12 @@ a_wrong_address_is_said(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        assert_int_equal(aif_client_open(wrong[i], &c, &e), AIF_EINVAL);
+        assert_int_equal(aif_client_open(wrong[i], NULL, &c, &e), AIF_EINVAL);
         assert_null(c);
         assert_true(strlen(e.text) > 20);
     }
-    assert_int_equal(aif_client_open("tcp://127.0.0.1:x", &c, &e), AIF_OK);
+    assert_int_equal(aif_client_open("tcp://127.0.0.1:x", NULL, &c, &e),
+                     AIF_OK);
     assert_int_equal(aif_client_head(c, &(uint64_t){0}, SOON, &e), AIF_EINVAL);
     assert_non_null(strstr(e.text, "cannot connect to tcp://127.0.0.1:x"));
     aif_client_free(c);
@@ -342,7 +347,7 @@ own_client_works(const served *s, const aif_event *ev)
     aif_client *c;
     aif_error e;
 
-    return aif_client_open(s->bind, &c, &e) == AIF_OK &&
+    return aif_client_open(s->bind, NULL, &c, &e) == AIF_OK &&
            aif_client_publish(c, ev, 1, &n, SOON, &e) == AIF_OK && n == 2;
 #endif
 }

@@ -33,7 +33,7 @@ append_many(void *arg)
                         .sequence = i};
         aif_event two[] = {ev, ev}; /* the same: one event */
 
-        if (aif_log_append(w->log, two, 2, offsets, &w->e) != AIF_OK ||
+        if (aif_log_append(w->log, two, 2, offsets, NULL, &w->e) != AIF_OK ||
             offsets[0] <= w->last || offsets[1] != offsets[0]) {
             return w;
         }
@@ -50,7 +50,8 @@ follow(void *arg)
     while (w->last < WRITERS * w->each) {
         aif_batch out = {0};
 
-        if (aif_log_read(w->log, NULL, w->last, 100, &out, &w->e) != AIF_OK) {
+        if (aif_log_read(w->log, AIF_BEYOND(w->last), 100, &out, &w->e) !=
+            AIF_OK) {
             return w;
         }
         w->last += out.n;
@@ -66,7 +67,7 @@ share(const char *uri, uint64_t each)
     pthread_t threads[WRITERS + 1];
     aif_error e;
     aif_log *log;
-    uint64_t head;
+    aif_head head;
     void *failed;
 
     assert_int_equal(aif_log_open(uri, &log, &e), AIF_OK);
@@ -83,7 +84,7 @@ share(const char *uri, uint64_t each)
         }
     }
     assert_int_equal(aif_log_head(log, &head, &e), AIF_OK);
-    assert_int_equal(head, WRITERS * each);
+    assert_int_equal(head.offset, WRITERS * each);
     aif_log_free(log);
 }
 

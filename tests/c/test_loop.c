@@ -393,7 +393,8 @@ a_pushed_event_ends_the_wait(void **state)
 {
     aif_broker *b;
     aif_client *c;
-    aif_pattern all = {AIF_STR("*"), AIF_STR("*"), AIF_STR("*"), AIF_STR("*")};
+    aif_pattern all = {AIF_STR("*"), AIF_STR("*"), AIF_STR("*"), AIF_STR("*"),
+                       AIF_STR("*")};
     aif_event ev = {.ns = AIF_STR("default"),
                     .key = AIF_STR("k"),
                     .type = AIF_STR("t"),
@@ -402,27 +403,32 @@ a_pushed_event_ends_the_wait(void **state)
     aif_source s[] = {{.sub = NULL}};
     aif_batch got = {0};
     uint64_t offset;
+    uint64_t stream;
     bool hinted;
     pthread_t server;
     void *ok;
 
     (void)state;
-    assert_int_equal(aif_broker_open("tcp://127.0.0.1:0", "mem:", &b, &e),
-                     AIF_OK);
+    assert_int_equal(
+        aif_broker_open(
+            &(aif_broker_options){.bind = "tcp://127.0.0.1:0", .log = "mem:"},
+            &b, &e),
+        AIF_OK);
     assert_int_equal(pthread_create(&server, NULL, serve, b), 0);
-    assert_int_equal(aif_sub_open(aif_broker_uri(b), &all, 1, 0, false, HANG,
-                                  &s[0].sub, &e),
+    assert_int_equal(
+        aif_sub_open(aif_broker_uri(b), NULL, false, &s[0].sub, &e), AIF_OK);
+    assert_int_equal(aif_sub_add(s[0].sub, &all, 1, 0, HANG, &stream, &e),
                      AIF_OK);
-    assert_int_equal(aif_sub_next(s[0].sub, 0, &got, NULL, &hinted, &e),
+    assert_int_equal(aif_sub_next(s[0].sub, 0, &got, NULL, NULL, &hinted, &e),
                      AIF_OK);
     assert_int_equal(got.n, 0);
-    assert_int_equal(aif_client_open(aif_broker_uri(b), &c, &e), AIF_OK);
+    assert_int_equal(aif_client_open(aif_broker_uri(b), NULL, &c, &e), AIF_OK);
     assert_int_equal(aif_client_publish(c, &ev, 1, &offset, HANG, &e), AIF_OK);
     while (got.n == 0) { /* zmq may wake us for its own affairs first */
         wait_for(s, 1, -1);
         assert_true(s[0].ready);
-        assert_int_equal(aif_sub_next(s[0].sub, 0, &got, NULL, &hinted, &e),
-                         AIF_OK);
+        assert_int_equal(
+            aif_sub_next(s[0].sub, 0, &got, NULL, NULL, &hinted, &e), AIF_OK);
     }
     assert_int_equal(got.events[0].offset, offset);
     aif_batch_fini(&got);

@@ -8,7 +8,8 @@
 #include <time.h>
 
 #define P(n, k, t, s)                                                         \
-    ((aif_pattern){AIF_STR(n), AIF_STR(k), AIF_STR(t), AIF_STR(s)})
+    ((aif_pattern){AIF_STR(n), AIF_STR(k), AIF_STR(t), AIF_STR(s),            \
+                   AIF_STR("*")})
 
 static aif_event
 event(const char *ns, const char *key, const char *type, const char *sender)
@@ -236,7 +237,7 @@ it_finds_what_a_plain_list_finds(void **state)
     srand(seed);
     for (int turn = 0; turn < 20000; turn++) {
         aif_pattern p = {random_text(), random_text(), random_text(),
-                         random_text()};
+                         random_text(), AIF_STR("*")};
         aif_event ev = {
             .ns = p.ns, .key = p.key, .type = p.type, .sender = p.sender};
         uint64_t id = (uint64_t)rand() % IDS;

@@ -110,20 +110,23 @@ static void
 a_lost_connection_is_opened_again(void **state)
 {
     aif_batch out = {0};
+    aif_head head;
     uint64_t n;
 
     append_at(*state, events_of("p", 0, 2), 2, 1);
     kill_connections();
-    assert_int_equal(aif_log_append(*state, events_of("p", 2, 1), 1, &n, &e),
-                     AIF_ESTORE);
+    assert_int_equal(
+        aif_log_append(*state, events_of("p", 2, 1), 1, &n, NULL, &e),
+        AIF_ESTORE);
     assert_int_not_equal(e.text[0], '\0');
     append_at(*state, events_of("p", 2, 1), 1, 3);
     kill_connections();
-    assert_int_equal(aif_log_head(*state, &n, &e), AIF_ESTORE);
+    assert_int_equal(aif_log_head(*state, &head, &e), AIF_ESTORE);
     assert_int_equal(head_of(*state), 3);
     kill_connections();
-    assert_int_equal(aif_log_read(*state, NULL, 0, 9, &out, &e), AIF_ESTORE);
-    assert_int_equal(aif_log_read(*state, NULL, 0, 9, &out, &e), AIF_OK);
+    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e),
+                     AIF_ESTORE);
+    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e), AIF_OK);
     assert_int_equal(out.n, 3);
     aif_batch_fini(&out);
 }
@@ -144,7 +147,7 @@ append_one(void *arg)
                                  .sequence = 2};
     appending *a = arg;
 
-    a->e.code = aif_log_append(a->log, &ev, 1, &a->offset, &a->e);
+    a->e.code = aif_log_append(a->log, &ev, 1, &a->offset, NULL, &a->e);
     return NULL;
 }
 
@@ -205,8 +208,8 @@ an_identity_that_another_commits_first_is_found(void **state)
 
     sql("UPDATE aiflow_log_head SET \"offset\" = 4;"
         "INSERT INTO aiflow_event VALUES"
-        " (3, 0, 'n', 'k', '', 't', '', '', 'q', 0),"
-        " (4, 0, 'n', 'k', '', 't', '', '', 'p', 2); COMMIT");
+        " (3, 0, 'n', 'k', '', 't', '', '', 'q', 0), (4, 0, 'default',"
+        " 'digits', '', 'UNDEFINED', '', '', 'p', 2); COMMIT");
     assert_int_equal(pthread_join(thread, NULL), 0);
     assert_int_equal(a.e.code, AIF_OK);
     assert_int_equal(a.offset, 4);
@@ -311,6 +314,67 @@ a_database_that_is_not_utf8_is_refused(void **state)
     sql(text);
 }
 
+/* A log as version 1 made it, from its first event on that is there. */
+static void
+make_version_1(int first)
+{
+    char text[300];
+
+    fresh();
+    sql("CREATE TABLE aiflow_event (\"offset\" int8 PRIMARY KEY,"
+        " create_time int8 NOT NULL, namespace text NOT NULL,"
+        " key text NOT NULL, value text NOT NULL, type text NOT NULL,"
+        " sender text NOT NULL, context text NOT NULL,"
+        " producer text COLLATE \"C\" NOT NULL, sequence int8 NOT NULL,"
+        " CONSTRAINT aiflow_event_identity UNIQUE (producer, sequence));"
+        "CREATE TABLE aiflow_log_head (id int4 PRIMARY KEY CHECK (id = 1),"
+        " version int4 NOT NULL, \"offset\" int8 NOT NULL)"
+        " WITH (fillfactor = 10);"
+        "INSERT INTO aiflow_log_head VALUES (1, 1, 5)");
+    (void)snprintf(text, sizeof text,
+                   "INSERT INTO aiflow_event SELECT i, 9000 + i, 'default',"
+                   " 'digits', '17', 'UNDEFINED', '', '', 'p', i"
+                   " FROM generate_series(%d, 5) AS i",
+                   first);
+    sql(text);
+}
+
+static void
+version_1_is_converted(void **state)
+{
+    (void)state;
+    make_version_1(1);
+    contract_converted(1, 9005);
+}
+
+static void
+what_version_1_lacks_in_front_was_let_go(void **state)
+{
+    (void)state;
+    make_version_1(3);
+    contract_converted(3, 9005);
+}
+
+static void
+version_1_may_be_empty(void **state)
+{
+    (void)state;
+    make_version_1(6);
+    contract_converted(6, 0);
+}
+
+static void
+a_killed_conversion_is_all_or_nothing(void **state)
+{
+    (void)state;
+    make_version_1(3);
+    contract_die_at("convert.before_commit");
+    assert_string_equal(ask("SELECT version FROM aiflow_log_head"), "1");
+    contract_die_at("convert.after_commit");
+    assert_string_equal(ask("SELECT version FROM aiflow_log_head"), "2");
+    contract_converted(3, 9005);
+}
+
 #define OPEN(test)                                                            \
     cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 
@@ -323,6 +387,10 @@ own_tests(void)
         OPEN(a_lock_that_is_never_given_back_is_estore),
         OPEN(an_identity_that_another_commits_first_is_found),
         OPEN(an_append_is_durable_whatever_the_default),
+        cmocka_unit_test(version_1_is_converted),
+        cmocka_unit_test(what_version_1_lacks_in_front_was_let_go),
+        cmocka_unit_test(version_1_may_be_empty),
+        cmocka_unit_test(a_killed_conversion_is_all_or_nothing),
         cmocka_unit_test(no_error_tells_the_password),
         cmocka_unit_test(what_is_wrong_with_a_server_is_said),
         cmocka_unit_test(a_database_that_is_not_utf8_is_refused),

@@ -142,7 +142,7 @@ static bool
 work_without_memory(int n)
 {
     const aif_pattern p = {AIF_STR("d*"), AIF_STR("digits"), AIF_STR("*"),
-                           AIF_STR("*")};
+                           AIF_STR("*"), AIF_STR("*")};
     uint64_t offsets[3];
     aif_batch out = {0};
     aif_log *log;
@@ -152,10 +152,10 @@ work_without_memory(int n)
     err = aif_log_open(c.uri, &log, &e);
     if (err == AIF_OK) {
         err = aif_log_append(log, events_of("p", (uint64_t)n * 3, 3), 3,
-                             offsets, &e);
+                             offsets, NULL, &e);
     }
     if (err == AIF_OK) {
-        err = aif_log_read(log, &p, 0, 10000, &out, &e);
+        err = aif_log_read(log, MATCHING(&p, 0), 10000, &out, &e);
     }
     fault_store_off();
     if (err != AIF_OK && err != AIF_ENOMEM) {
@@ -184,6 +184,51 @@ it_survives_every_oom_of_sqlites(void **state)
     aif_log_free(log);
 }
 
+/* The n-th allocation of SQLite's fails in a purge, or in what is asked
+ * after it. */
+static bool
+purge_without_memory(int n)
+{
+    uint64_t gone = 0;
+    aif_buf out = {0};
+    aif_log *log;
+    aif_err err;
+
+    fresh();
+    log = open_again();
+    append_at(log, events_of("p", 0, 6), 6, 1);
+    fault_sqlite_memory_after(n);
+    err = aif_log_purge(log, AIF_STR("def*"), 3, 9, &gone, &e);
+    if (err == AIF_OK) {
+        err = aif_log_senders(log, AIF_BEYOND(0), &out, &e);
+    }
+    if (err == AIF_OK) {
+        err = aif_log_missed(log, AIF_BEYOND(1), &e);
+    }
+    fault_store_off();
+    if (err != AIF_ERETENTION && err != AIF_ENOMEM) {
+        fail_msg("allocation %d: %s", n, e.text);
+    }
+    assert_true(gone == 0 || gone == 3);
+    assert_int_equal(count_of(log), 6 - gone);
+    assert_int_equal(purge(log, AIF_STR("def*"), 3, 9), 3 - gone);
+    aif_buf_fini(&out);
+    aif_log_free(log);
+    return fault_store_fired();
+}
+
+static void
+a_purge_survives_every_oom_of_sqlites(void **state)
+{
+    int n = 0;
+
+    (void)state;
+    while (purge_without_memory(n)) {
+        n++;
+    }
+    assert_in_range(n, 20, 5000);
+}
+
 /* Overwrite a page of events with rubbish. */
 static void
 a_corrupt_page_is_said(void **state)
@@ -205,7 +250,8 @@ a_corrupt_page_is_said(void **state)
     }
     (void)close(fd);
     log = open_again();
-    assert_int_equal(aif_log_read(log, NULL, 0, 2000, &out, &e), AIF_ECORRUPT);
+    assert_int_equal(aif_log_read(log, AIF_BEYOND(0), 2000, &out, &e),
+                     AIF_ECORRUPT);
     assert_int_equal(out.n, 0);
     aif_batch_fini(&out);
     aif_log_free(log);
@@ -228,13 +274,13 @@ a_full_disk_is_survived(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
     do {
         n += 100;
-        e.code =
-            aif_log_append(*state, events_of("p", n, 100), 100, offsets, &e);
+        e.code = aif_log_append(*state, events_of("p", n, 100), 100, offsets,
+                                NULL, &e);
     } while (e.code == AIF_OK && n < 100000);
     assert_int_equal(e.code, AIF_ESTORE);
     assert_int_equal(count_of(*state), n);
     assert_int_equal(
-        aif_log_append(*state, events_of("p", n, 100), 100, offsets, &e),
+        aif_log_append(*state, events_of("p", n, 100), 100, offsets, NULL, &e),
         AIF_ESTORE);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
     append_at(*state, events_of("p", n, 100), 100, n + 1);
@@ -254,7 +300,7 @@ a_file_that_was_moved_is_noticed(void **state)
     assert_int_equal(rename(path, away), 0);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(
-            aif_log_append(*state, events_of("p", 2, 1), 1, &offset, &e),
+            aif_log_append(*state, events_of("p", 2, 1), 1, &offset, NULL, &e),
             AIF_ESTORE);
         assert_int_not_equal(access(path, F_OK), 0); /* not made anew */
     }
@@ -275,12 +321,75 @@ a_lock_that_is_never_given_back_is_estore(void **state)
     assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL),
                      SQLITE_OK);
     assert_int_equal(
-        aif_log_append(*state, events_of("p", 2, 1), 1, &offset, &e),
+        aif_log_append(*state, events_of("p", 2, 1), 1, &offset, NULL, &e),
         AIF_ESTORE);
     assert_non_null(strstr(e.text, "database is locked"));
     assert_int_equal(count_of(*state), 2); /* reading goes on */
     (void)sqlite3_close(db);
     append_at(*state, events_of("p", 2, 1), 1, 3);
+}
+
+/* A log as version 1 made it, whose first two events somebody deleted. */
+static void
+make_version_1(int first)
+{
+    char text[200];
+
+    sql("PRAGMA journal_mode = WAL;"
+        "CREATE TABLE aiflow_event (\"offset\" INTEGER PRIMARY KEY,"
+        " create_time INTEGER NOT NULL, namespace TEXT NOT NULL,"
+        " key TEXT NOT NULL, value TEXT NOT NULL, type TEXT NOT NULL,"
+        " sender TEXT NOT NULL, context TEXT NOT NULL,"
+        " producer TEXT NOT NULL, sequence INTEGER NOT NULL);"
+        "CREATE UNIQUE INDEX aiflow_event_identity"
+        " ON aiflow_event (producer, sequence);"
+        "CREATE TABLE aiflow_log_head (id INTEGER PRIMARY KEY CHECK (id = 1),"
+        " version INTEGER NOT NULL, \"offset\" INTEGER NOT NULL);"
+        "INSERT INTO aiflow_log_head VALUES (1, 1, 5);");
+    for (int i = first; i <= 5; i++) {
+        (void)snprintf(text, sizeof text,
+                       "INSERT INTO aiflow_event VALUES (%d, %d, 'default',"
+                       " 'digits', '17', 'UNDEFINED', '', '', 'p', %d)",
+                       i, 9000 + i, i);
+        sql(text);
+    }
+}
+
+static void
+version_1_is_converted(void **state)
+{
+    (void)state;
+    make_version_1(1);
+    contract_converted(1, 9005);
+}
+
+static void
+what_version_1_lacks_in_front_was_let_go(void **state)
+{
+    (void)state;
+    make_version_1(3);
+    contract_converted(3, 9005);
+}
+
+static void
+version_1_may_be_empty(void **state)
+{
+    (void)state;
+    make_version_1(6);
+    contract_converted(6, 0);
+}
+
+static void
+a_killed_conversion_is_all_or_nothing(void **state)
+{
+    (void)state;
+    make_version_1(3);
+    contract_die_at("convert.before_commit");
+    /* fits only the table as it was */
+    sql("INSERT INTO aiflow_log_head VALUES (1, 1, 5)"
+        " ON CONFLICT (id) DO UPDATE SET version = excluded.version"
+        " WHERE version <> 1");
+    contract_converted(3, 9005);
 }
 
 #define OPEN(test)                                                            \
@@ -295,8 +404,13 @@ own_tests(void)
         FRESH(its_files_are_for_the_owner_alone),
         FRESH(what_is_not_a_log_is_refused),
         FRESH(a_place_that_cannot_be_is_said),
+        FRESH(version_1_is_converted),
+        FRESH(what_version_1_lacks_in_front_was_let_go),
+        FRESH(version_1_may_be_empty),
+        FRESH(a_killed_conversion_is_all_or_nothing),
         FRESH(a_corrupt_page_is_said),
         FRESH(it_survives_every_oom_of_sqlites),
+        FRESH(a_purge_survives_every_oom_of_sqlites),
         OPEN(every_append_is_on_the_disk),
         OPEN(a_full_disk_is_survived),
         OPEN(a_file_that_was_moved_is_noticed),

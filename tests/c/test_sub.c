@@ -16,7 +16,7 @@ client_of(const served *s)
     aif_client *c;
     aif_error e;
 
-    assert_int_equal(aif_client_open(s->bind, &c, &e), AIF_OK);
+    assert_int_equal(aif_client_open(s->bind, NULL, &c, &e), AIF_OK);
     return c;
 }
 
@@ -26,7 +26,7 @@ subscribed(const served *s, uint64_t after)
     aif_sub *sub;
     aif_error e;
 
-    if (aif_sub_open(s->bind, &everything, 1, after, false, SOON, &sub, &e) !=
+    if (sub_one(s->bind, &everything, 1, after, false, SOON, &sub, &e) !=
         AIF_OK) {
         fail_msg("%s", e.text);
     }
@@ -45,15 +45,15 @@ expect_up_to(aif_sub *sub, uint64_t from, uint64_t to)
     while (next <= to) {
         size_t seen = out.n;
 
-        assert_int_equal(aif_sub_next(sub, SOON, &out, NULL, &hinted, &e),
-                         AIF_OK);
+        assert_int_equal(
+            aif_sub_next(sub, SOON, &out, NULL, NULL, &hinted, &e), AIF_OK);
         assert_true(out.n > seen);
         for (; seen < out.n; seen++) {
             assert_int_equal(out.events[seen].offset, next++);
         }
     }
     assert_int_equal(next, to + 1);
-    assert_int_equal(aif_sub_cursor(sub), to);
+    assert_int_equal(cursor_of(sub), to);
     aif_batch_fini(&out);
 }
 
@@ -64,7 +64,8 @@ expect_nothing(aif_sub *sub)
     bool hinted;
     aif_error e;
 
-    assert_int_equal(aif_sub_next(sub, 0, &out, NULL, &hinted, &e), AIF_OK);
+    assert_int_equal(aif_sub_next(sub, 0, &out, NULL, NULL, &hinted, &e),
+                     AIF_OK);
     assert_int_equal(out.n, 0);
     assert_false(hinted);
 }
@@ -133,9 +134,10 @@ it_resumes_anywhere(void **state)
 static void
 only_what_a_pattern_matches_comes(void **state)
 {
-    const aif_pattern p[2] = {
-        {AIF_STR("default"), AIF_STR("a*"), AIF_STR("*"), AIF_STR("*")},
-        {AIF_STR("default"), AIF_STR("b"), AIF_STR("*"), AIF_STR("*")}};
+    const aif_pattern p[2] = {{AIF_STR("default"), AIF_STR("a*"), AIF_STR("*"),
+                               AIF_STR("*"), AIF_STR("*")},
+                              {AIF_STR("default"), AIF_STR("b"), AIF_STR("*"),
+                               AIF_STR("*"), AIF_STR("*")}};
     static const char keys[] = "abcdab";
     aif_client *c = client_of(*state);
     const served *s = *state;
@@ -145,8 +147,7 @@ only_what_a_pattern_matches_comes(void **state)
     aif_sub *sub;
     aif_error e;
 
-    assert_int_equal(aif_sub_open(s->bind, p, 2, 0, false, SOON, &sub, &e),
-                     AIF_OK);
+    assert_int_equal(sub_one(s->bind, p, 2, 0, false, SOON, &sub, &e), AIF_OK);
     for (uint64_t i = 0; i < 6; i++) {
         aif_event ev = numbered("p", i);
 
@@ -155,8 +156,8 @@ only_what_a_pattern_matches_comes(void **state)
                          AIF_OK);
     }
     while (out.n < 4) {
-        assert_int_equal(aif_sub_next(sub, SOON, &out, NULL, &hinted, &e),
-                         AIF_OK);
+        assert_int_equal(
+            aif_sub_next(sub, SOON, &out, NULL, NULL, &hinted, &e), AIF_OK);
     }
     assert_int_equal(out.events[0].offset, 1);
     assert_int_equal(out.events[1].offset, 2);
@@ -173,7 +174,7 @@ static void
 the_cursor_passes_what_is_not_wanted(void **state)
 {
     const aif_pattern other = {AIF_STR("other"), AIF_STR("*"), AIF_STR("*"),
-                               AIF_STR("*")};
+                               AIF_STR("*"), AIF_STR("*")};
     aif_client *c = client_of(*state);
     const served *s = *state;
     aif_batch out = {0};
@@ -181,11 +182,11 @@ the_cursor_passes_what_is_not_wanted(void **state)
     aif_sub *sub;
     aif_error e;
 
-    assert_int_equal(
-        aif_sub_open(s->bind, &other, 1, 0, false, SOON, &sub, &e), AIF_OK);
+    assert_int_equal(sub_one(s->bind, &other, 1, 0, false, SOON, &sub, &e),
+                     AIF_OK);
     publish_many(c, 1, 3000, 0);
-    while (aif_sub_cursor(sub) < 3000) { /* told with a renewal */
-        assert_int_equal(aif_sub_next(sub, 100, &out, NULL, &hinted, &e),
+    while (cursor_of(sub) < 3000) { /* told with a renewal */
+        assert_int_equal(aif_sub_next(sub, 100, &out, NULL, NULL, &hinted, &e),
                          AIF_OK);
         assert_int_equal(out.n, 0);
     }
@@ -303,15 +304,16 @@ hints_come_to_those_who_want_them(void **state)
     aif_error e;
 
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(aif_sub_open(s->bind, &everything, 1, 0, i == 0, SOON,
-                                      &sub[i], &e),
-                         AIF_OK);
+        assert_int_equal(
+            sub_one(s->bind, &everything, 1, 0, i == 0, SOON, &sub[i], &e),
+            AIF_OK);
     }
-    assert_int_equal(aif_sub_next(sub[0], 0, &out, hint, &hinted, &e), AIF_OK);
+    assert_int_equal(aif_sub_next(sub[0], 0, &out, NULL, hint, &hinted, &e),
+                     AIF_OK);
     assert_false(hinted);
     assert_string_equal(hint, "");
     assert_int_equal(aif_client_hint(c, AIF_STR("run_7"), &e), AIF_OK);
-    assert_int_equal(aif_sub_next(sub[0], SOON, &out, hint, &hinted, &e),
+    assert_int_equal(aif_sub_next(sub[0], SOON, &out, NULL, hint, &hinted, &e),
                      AIF_OK);
     assert_true(hinted);
     assert_string_equal(hint, "run_7");
@@ -322,7 +324,7 @@ hints_come_to_those_who_want_them(void **state)
     c = client_of(s); /* who hints and goes */
     assert_int_equal(aif_client_hint(c, AIF_STR("run_8"), &e), AIF_OK);
     aif_client_free(c);
-    assert_int_equal(aif_sub_next(sub[0], SOON, &out, hint, &hinted, &e),
+    assert_int_equal(aif_sub_next(sub[0], SOON, &out, NULL, hint, &hinted, &e),
                      AIF_OK);
     assert_string_equal(hint, "run_8");
     aif_sub_free(sub[0]);
@@ -364,21 +366,21 @@ wrong_patterns_are_said(void **state)
     for (size_t i = 0; i <= AIF_PATTERNS_MAX; i++) {
         p[i] = everything;
     }
-    assert_int_equal(aif_sub_open(s->bind, p, 0, 0, false, SOON, &sub, &e),
+    assert_int_equal(sub_one(s->bind, p, 0, 0, false, SOON, &sub, &e),
                      AIF_EINVAL);
     assert_string_equal(e.text, "0 patterns: a subscription has 1 to 64");
-    assert_int_equal(aif_sub_open(s->bind, p, AIF_PATTERNS_MAX + 1, 0, false,
-                                  SOON, &sub, &e),
-                     AIF_EINVAL);
     assert_int_equal(
-        aif_sub_open(s->bind, p, AIF_PATTERNS_MAX, 0, false, SOON, &sub, &e),
+        sub_one(s->bind, p, AIF_PATTERNS_MAX + 1, 0, false, SOON, &sub, &e),
+        AIF_EINVAL);
+    assert_int_equal(
+        sub_one(s->bind, p, AIF_PATTERNS_MAX, 0, false, SOON, &sub, &e),
         AIF_OK);
     aif_sub_free(sub);
     p[0].key.n = 0;
-    assert_int_equal(aif_sub_open(s->bind, p, 1, 0, false, SOON, &sub, &e),
+    assert_int_equal(sub_one(s->bind, p, 1, 0, false, SOON, &sub, &e),
                      AIF_EINVAL);
     assert_int_equal(
-        aif_sub_open("nowhere", &everything, 1, 0, false, SOON, &sub, &e),
+        sub_one("nowhere", &everything, 1, 0, false, SOON, &sub, &e),
         AIF_EINVAL);
     assert_null(sub);
 }
@@ -391,9 +393,8 @@ no_broker_is_a_timeout(void **state)
     aif_error e;
 
     unserve(s);
-    assert_int_equal(
-        aif_sub_open(s->bind, &everything, 1, 0, false, 300, &sub, &e),
-        AIF_ETIMEOUT);
+    assert_int_equal(sub_one(s->bind, &everything, 1, 0, false, 300, &sub, &e),
+                     AIF_ETIMEOUT);
     assert_null(sub);
     assert_non_null(strstr(e.text, "no answer to SUBSCRIBE from ipc://"));
 }
@@ -413,7 +414,8 @@ a_child_may_not_use_it(void **state)
 
         alarm(5);
         aif_sub_free(sub);
-        _exit(aif_sub_next(sub, SOON, &out, NULL, &hinted, &e) != AIF_EFORKED);
+        _exit(aif_sub_next(sub, SOON, &out, NULL, NULL, &hinted, &e) !=
+              AIF_EFORKED);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
@@ -438,11 +440,11 @@ events_of_other_writers_come_too(void **state)
     assert_int_equal(aif_log_open(s->log, &log, &e), AIF_OK);
     (void)publish_one(c, "p", 1);
     expect_up_to(sub, 1, 1);
-    assert_int_equal(aif_log_append(log, &ev, 1, &offset, &e), AIF_OK);
+    assert_int_equal(aif_log_append(log, &ev, 1, &offset, NULL, &e), AIF_OK);
     assert_int_equal(offset, 2);
     expect_up_to(sub, 2, 2);
     ev.sequence = 2; /* and when our own comes right behind it */
-    assert_int_equal(aif_log_append(log, &ev, 1, &offset, &e), AIF_OK);
+    assert_int_equal(aif_log_append(log, &ev, 1, &offset, NULL, &e), AIF_OK);
     assert_int_equal(publish_one(c, "p", 2), 4);
     expect_up_to(sub, 3, 4);
     aif_log_free(log);

@@ -14,7 +14,7 @@ static const aif_kind kinds[] = {
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 static const aif_pattern pattern = {AIF_STR("default"), AIF_STR("abc*"),
-                                    AIF_STR("*"), AIF_STR("")};
+                                    AIF_STR("*"), AIF_STR(""), AIF_STR("c*")};
 static const aif_event event = {.offset = 7,
                                 .create_time = 1700000000000,
                                 .ns = AIF_STR("default"),
@@ -91,10 +91,10 @@ every_kind_comes_back_as_it_went(void **state)
 static void
 the_bytes_are_those_of_the_document(void **state)
 {
-    static const uint8_t credit[] = {0xAF, 1, 7,  0, 5, 0, 0, 0, 0, 0,
+    static const uint8_t credit[] = {0xAF, 2, 7,  0, 5, 0, 0, 0, 0, 0,
                                      0,    0, 22, 0, 0, 0, 0, 0, 0, 0};
     static const uint8_t error[] = {
-        0xAF, 1, 0xFF, 0,   5,   0,   0,   0,   0, 0, 0, 0, 3,   5,
+        0xAF, 2, 0xFF, 0,   5,   0,   0,   0,   0, 0, 0, 0, 3,   5,
         0,    0, 0,    '4', '0', '0', '0', '1', 2, 0, 0, 0, 'n', 'o'};
     aif_frame f = sample(AIF_K_CREDIT);
     aif_buf out = {0};
@@ -158,7 +158,7 @@ bytes_after_the_end_are_refused(void **state)
 static void
 a_foreign_head_is_refused(void **state)
 {
-    uint8_t head[AIF_FRAME_HEAD] = {0xAF, 1, AIF_K_HEAD, 0, 3};
+    uint8_t head[AIF_FRAME_HEAD] = {0xAF, 2, AIF_K_HEAD, 0, 3};
     aif_frame f;
     aif_error e;
 
@@ -169,11 +169,11 @@ a_foreign_head_is_refused(void **state)
                         "not a frame: it begins with 0x47");
     assert_int_equal(f.id, 0);
     head[0] = 0xAF;
-    head[1] = 2;
-    assert_string_equal(refused(head, sizeof head, &f),
-                        "protocol version 2: 1 is spoken here");
-    assert_int_equal(f.id, 3);
     head[1] = 1;
+    assert_string_equal(refused(head, sizeof head, &f),
+                        "protocol version 1: 2 is spoken here");
+    assert_int_equal(f.id, 3);
+    head[1] = 2;
     head[2] = 0x7F;
     assert_string_equal(refused(head, sizeof head, &f),
                         "no such kind of frame: 0x7f 0");
@@ -210,7 +210,7 @@ a_field_beyond_its_limit_is_refused(void **state)
     in.text = AIF_STR("a\0b");
     encode(&in, &out);
     assert_string_equal(refused(out.p, out.n, &f),
-                        "hint has a NUL at byte 1: leave it out");
+                        "HINT has a NUL at byte 1: leave it out");
     aif_buf_fini(&out);
 }
 
@@ -255,7 +255,7 @@ flags_codes_and_cursors_are_checked(void **state)
     assert_string_equal(refused(out.p, out.n, &f), "no such error code: 0");
     in.code = AIF_ERR_COUNT;
     encode(&in, &out);
-    assert_string_equal(refused(out.p, out.n, &f), "no such error code: 10");
+    assert_string_equal(refused(out.p, out.n, &f), "no such error code: 12");
     in = sample(AIF_K_EVENTS);
     in.to = in.from - 1;
     encode(&in, &out);
@@ -302,6 +302,7 @@ patterns_come_back_within_their_number(void **state)
     assert_int_equal(n, 2);
     assert_true(aif_str_eq(back[1].key, pattern.key));
     assert_true(aif_str_eq(back[1].sender, pattern.sender));
+    assert_true(aif_str_eq(back[1].context, pattern.context));
     in = (aif_reader){out.p, out.n};
     assert_int_equal(aif_wire_get_patterns(&in, 0, 1, back, &n, &e),
                      AIF_EPROTO);
@@ -317,7 +318,7 @@ static void
 a_wrong_pattern_is_the_peers_fault(void **state)
 {
     const aif_pattern wrong = {AIF_STR("default"), AIF_STR(""), AIF_STR("*"),
-                               AIF_STR("*")};
+                               AIF_STR("*"), AIF_STR("*")};
     aif_buf out = {0};
     aif_pattern back;
     aif_reader in;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 static const aif_pattern any_key = {AIF_STR("d"), AIF_STR("*"), AIF_STR("*"),
-                                    AIF_STR("*")};
+                                    AIF_STR("*"), AIF_STR("*")};
 
 static void
 must(bool ok)

@@ -1,0 +1,163 @@
+/* query.c - what a question is made of: patterns and offsets; keys; counts. */
+#include "convert.h"
+
+/* One pattern is a tuple that begins with a str; patterns are a sequence of
+ * such tuples. */
+static int
+is_pattern(PyObject *o)
+{
+    return PyTuple_Check(o) && PyTuple_GET_SIZE(o) > 0 &&
+           PyUnicode_Check(PyTuple_GET_ITEM(o, 0));
+}
+
+static int
+to_any_patterns(PyObject *o, patterns *out)
+{
+    PyObject *one;
+    int failed;
+
+    *out = (patterns){0};
+    if (o == NULL || o == Py_None) {
+        return 0;
+    }
+    if (!is_pattern(o)) {
+        return to_patterns(o, out);
+    }
+    one = PyTuple_Pack(1, o);
+    failed = one == NULL ? -1 : to_patterns(one, out);
+    Py_XDECREF(one);
+    return failed;
+}
+
+static int
+to_offset(PyObject *o, const char *what, uint64_t *out)
+{
+    return o == NULL || o == Py_None ? 0 : to_u64(o, what, out);
+}
+
+int
+to_query(PyObject *which, PyObject *after, PyObject *upto, query *out)
+{
+    *out = (query){0};
+    if (to_offset(after, "after", &out->q.after) < 0 ||
+        to_offset(upto, "upto", &out->q.upto) < 0 ||
+        to_any_patterns(which, &out->held) < 0) {
+        return -1;
+    }
+    out->q.patterns = out->held.patterns;
+    out->q.n = out->held.n;
+    return 0;
+}
+
+void
+query_fini(query *in)
+{
+    patterns_fini(&in->held);
+}
+
+static int
+to_key(PyObject *o, const char *what, char out[static 41])
+{
+    aif_str s;
+
+    if (to_str(o, what, &s) < 0) {
+        return -1;
+    }
+    if (s.n != 40) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s has %zu characters: a CURVE key has 40", what, s.n);
+        return -1;
+    }
+    memcpy(out, s.p, 40);
+    out[40] = '\0';
+    return 0;
+}
+
+int
+to_curve(PyObject *o, aif_curve *buf, const aif_curve **out)
+{
+    *out = NULL;
+    if (o == NULL || o == Py_None) {
+        return 0;
+    }
+    if (!PyTuple_Check(o) || PyTuple_GET_SIZE(o) != 3) {
+        PyErr_SetString(PyExc_TypeError,
+                        "curve is a tuple (server, public, secret)");
+        return -1;
+    }
+    *out = buf;
+    if (to_key(PyTuple_GET_ITEM(o, 0), "the server's key", buf->server) < 0 ||
+        to_key(PyTuple_GET_ITEM(o, 1), "the public key", buf->public) < 0) {
+        return -1;
+    }
+    return to_key(PyTuple_GET_ITEM(o, 2), "the secret key", buf->secret);
+}
+
+static int
+add_count(PyObject *dict, uint64_t n, aif_str text)
+{
+    PyObject *key = from_str(text);
+    PyObject *value = PyLong_FromUnsignedLongLong(n);
+    int failed =
+        key == NULL || value == NULL ? -1 : PyDict_SetItem(dict, key, value);
+
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    return failed;
+}
+
+PyObject *
+from_counts(const aif_buf *counts)
+{
+    PyObject *dict = PyDict_New();
+    aif_reader in = {counts->p, counts->n};
+    aif_str text;
+    uint64_t n;
+    aif_error e;
+
+    while (dict != NULL && in.n > 0) {
+        if (aif_read_u64(&in, &n, &e) != AIF_OK ||
+            aif_read_str(&in, AIF_NAME_MAX, &text, &e) != AIF_OK) {
+            PyErr_SetString(PyExc_ValueError, e.text);
+            Py_CLEAR(dict);
+        } else if (add_count(dict, n, text) < 0) {
+            Py_CLEAR(dict);
+        }
+    }
+    return dict;
+}
+
+static PyObject *
+next_purged(aif_reader *in)
+{
+    uint64_t upto = 0;
+    uint64_t n = 0;
+    aif_str ns;
+    aif_error e;
+
+    if (aif_read_str(in, AIF_NAME_MAX + 1, &ns, &e) != AIF_OK ||
+        aif_read_u64(in, &upto, &e) != AIF_OK ||
+        aif_read_u64(in, &n, &e) != AIF_OK) {
+        PyErr_SetString(PyExc_ValueError, e.text);
+        return NULL;
+    }
+    return Py_BuildValue("(NKK)", from_str(ns), (unsigned long long)upto,
+                         (unsigned long long)n);
+}
+
+PyObject *
+from_purged(const aif_buf *rows)
+{
+    PyObject *list = PyList_New(0);
+    aif_reader in = {rows->p, rows->n};
+
+    while (list != NULL && in.n > 0) {
+        PyObject *row = next_purged(&in);
+
+        if (row == NULL || PyList_Append(list, row) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(row);
+    }
+    return list;
+}
