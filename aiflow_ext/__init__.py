@@ -10,33 +10,51 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core import EventLog as EventLog
     from ._event import Event as Event
+    from .aio import AsyncEventClient as AsyncEventClient
+    from .errors import AccessError as AccessError
     from .errors import ClosedError as ClosedError
     from .errors import ConflictError as ConflictError
     from .errors import CorruptError as CorruptError
     from .errors import Error as Error
     from .errors import ForkError as ForkError
     from .errors import ProtocolError as ProtocolError
+    from .errors import RetentionError as RetentionError
     from .errors import StoreError as StoreError
     from .events import EventClient as EventClient
-    from .events import Subscription as Subscription
+    from .listen import Listener as Listener
     from .provider.task import stop_requested as stop_requested
     from .provider.task import triggering_events as triggering_events
     from .rules import all_of as all_of
     from .rules import any_of as any_of
+    from .rules import asset_updated as asset_updated
     from .rules import event as event
     from .rules import every as every
     from .rules import restart_on as restart_on
     from .rules import start_on as start_on
     from .rules import status as status
     from .rules import stop_on as stop_on
+    from .subscription import Subscription as Subscription
 
 _MODULES = {
     "_core": ("EventLog",),
     "_event": ("Event",),
-    "errors": ("ClosedError", "ConflictError", "CorruptError", "Error", "ForkError", "ProtocolError", "StoreError"),
-    "events": ("EventClient", "Subscription"),
+    "aio": ("AsyncEventClient",),
+    "errors": (
+        "AccessError",
+        "ClosedError",
+        "ConflictError",
+        "CorruptError",
+        "Error",
+        "ForkError",
+        "ProtocolError",
+        "RetentionError",
+        "StoreError",
+    ),
+    "events": ("EventClient",),
+    "listen": ("Listener",),
     "provider.task": ("stop_requested", "triggering_events"),
-    "rules": ("all_of", "any_of", "event", "every", "restart_on", "start_on", "status", "stop_on"),
+    "subscription": ("Subscription",),
+    "rules": ("all_of", "any_of", "asset_updated", "event", "every", "restart_on", "start_on", "status", "stop_on"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

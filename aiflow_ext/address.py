@@ -1,7 +1,7 @@
 """Where the broker is: one answer for clients, the command line and Airflow's configuration."""
 
 import os
-from urllib.parse import urlsplit
+import re
 
 IPC_MAX = 107
 """Bytes of a path in ``ipc://PATH``: what a Unix socket's address has room for."""
@@ -10,23 +10,38 @@ IPC_MAX = 107
 def broker_uri() -> str:
     """Return the address clients connect to when they are given none.
 
-    ``$AIFLOW_BROKER``; else ``$AIFLOW__AIFLOW__BROKER`` (Airflow's way to set ``[aiflow] broker``) unless that is
+    ``$AIFLOW_BROKER``; else ``$AIRFLOW__AIFLOW__BROKER`` (Airflow's way to set ``[aiflow] broker``) unless that is
     ``embedded``; else ``ipc://$AIRFLOW_HOME/aiflow/broker.sock``, with ``~/airflow`` when that is not set either.
     """
     if uri := os.environ.get("AIFLOW_BROKER", "").strip():
         return check_uri(uri)
-    uri = os.environ.get("AIFLOW__AIFLOW__BROKER", "").strip()
+    uri = os.environ.get("AIRFLOW__AIFLOW__BROKER", "").strip()
     if uri and uri != "embedded":
         return check_uri(uri)
-    home = os.path.expanduser(os.path.expandvars(os.environ.get("AIRFLOW_HOME") or "~/airflow"))
-    return check_uri(f"ipc://{os.path.abspath(home)}/aiflow/broker.sock")
+    return check_uri(f"ipc://{airflow_home()}/aiflow/broker.sock")
+
+
+def airflow_home() -> str:
+    """Return ``$AIRFLOW_HOME``, or ``~/airflow``."""
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(os.environ.get("AIRFLOW_HOME") or "~/airflow")))
 
 
 def check_uri(uri: str) -> str:
-    """Return uri.
+    """Return uri: an address, or several with commas between.
 
     :raises ValueError: it is not an address of a broker; the text says what one looks like.
     """
+    for one in split_uri(uri):
+        _check(one)
+    return uri
+
+
+def split_uri(uri: str) -> list[str]:
+    """Return its addresses; a comma belongs to a path unless another address follows it."""
+    return re.split(r", *(?=(?:ipc|tcp)://)", uri)
+
+
+def _check(uri: str) -> None:
     scheme, _, rest = uri.partition("://")
     if scheme not in {"ipc", "tcp"} or not rest:
         raise ValueError(f"a broker is at ipc://PATH or tcp://HOST:PORT, not {safe_uri(uri)!r}")
@@ -35,12 +50,18 @@ def check_uri(uri: str) -> str:
             f"the path of {uri} has {n} bytes, and a socket's may have {IPC_MAX}: "
             f"set AIFLOW_BROKER to a shorter one, such as ipc:///tmp/aiflow.sock, or to tcp://127.0.0.1:PORT"
         )
-    return uri
 
 
 def safe_uri(uri: str) -> str:
-    """Return uri as it may be shown: without user, password and parameters."""
-    if "@" not in uri and "?" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Return uri as it may be shown: without user, password and parameters, also where a password breaks it."""
+    return ", ".join(map(_safe, split_uri(uri)))
+
+
+def _safe(uri: str) -> str:
+    scheme, colon, rest = uri.partition("://")
+    if not colon:
+        return uri if scheme.startswith(("sqlite:", "mem:")) or "@" not in uri else f"{uri.partition(':')[0]}:..."
+    place, _, parameters = rest.partition("?")
+    if "@" in parameters:  # of a password with a ? in it, or of a parameter: who knows
+        return f"{scheme}://..."
+    return f"{scheme}://{place.rpartition('@')[2]}"

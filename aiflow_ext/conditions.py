@@ -260,6 +260,17 @@ def event(
     return EventCondition(key, value, type, namespace, sender, count, seconds)
 
 
+def asset_updated(name: str, *, count: int = 1) -> EventCondition:
+    """Return a condition on Airflow's asset events, from anywhere: tasks' outlets, the UI, the REST API.
+
+    Not on those that came as an event: ``event()`` has them.
+
+    :param name: the asset's name; ``*`` is any, ``abc*`` what begins with abc.
+    :param count: so many since the rule fired last, 1 to 1,000.
+    """
+    return event(name, type="ASSET_UPDATED", namespace="airflow", count=count)
+
+
 def status(task: Any, is_: str) -> StatusCondition:
     """Return a condition on the state of another task of the same Dag run.
 

@@ -11,7 +11,7 @@ class Error(Exception):
 class StoreError(Error):
     """The database of the log failed; the operation may be tried again.
 
-    ``sqlstate`` is PostgreSQL's five letters for what went wrong, else "".
+    ``sqlstate`` is PostgreSQL's or MySQL's five letters for what went wrong, else "".
     """
 
     def __init__(self, text: str = "", sqlstate: str = "") -> None:
@@ -28,6 +28,14 @@ class ConflictError(Error):
 
 class CorruptError(Error):
     """Stored bytes are not what we wrote, or another version's; trying again does not help."""
+
+
+class RetentionError(Error):
+    """Events that were asked for have been let go; the text says which, and where to begin again."""
+
+
+class AccessError(Error, PermissionError):
+    """The broker's access file does not allow it to this key; or others may read a file with a secret."""
 
 
 class ProtocolError(Error):

@@ -4,36 +4,52 @@ No call of the C core below takes longer than a second: what waits longer is the
 handled in between.
 """
 
-import math
+import json
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from threading import Lock
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import TIMEOUT_MAX, Lock
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from . import _core
 from ._event import Event as Event
 from .address import broker_uri, check_uri, safe_uri
+from .chunks import chunks
 from .errors import ClosedError, ForkError, StoreError
+from .keys import client_key
+from .listen import Callback, Ears, Listener
+from .subscription import SLICE, AnyPattern, Pattern, Subscription, in_ms
 
 T = TypeVar("T")
-Pattern = tuple[str, str, str, str]
-"""(namespace, key, type, sender); each is exact, ``*``, or a prefix ``abc*``."""
+Keys = str | Sequence[str]
+"""Exact, ``*``, a prefix ``abc*``, or 1 to 64 of these: an event with any of them."""
+
+Time = datetime | int
+"""A moment: with a time zone, or in ms since the epoch."""
+
+Identity = tuple[str, int]
+"""(producer, sequence) of an event: the log has each once; the producer is 1 to 64 bytes, the sequence from 1."""
 
 Events = list[Event]  # EventClient has a method that is called list
 Offsets = list[int]
+Patterns = list[Pattern]
+Part = tuple[int, int | None] | None
+"""Of the log: beyond an offset, and not beyond another; None: nothing of it."""
 
-SLICE = 1.0  # seconds in the core before signals are looked at
+TIMEOUT = 30.0  # seconds for an answer
 RETRY = 0.25  # seconds before the broker's failed database is tried again
 PAGE = 1000  # events
-CHUNK_BYTES = 7 << 20  # the core cuts frames at 8 MiB; a call that is one frame can be made again and wait on
-EVENT_BYTES = 160  # what an event takes in a frame beside its texts, rounded up
+PRODUCER_BYTES = 64  # of a client_id
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def control_patterns() -> Sequence[Pattern]:
+def control_patterns() -> Sequence[AnyPattern]:
     """Return what ends a subscription that does not say so itself; asked by each ``subscribe(control=None)``.
 
     In a task of Airflow: the request to stop this try, so that ``for event in client.subscribe(...)`` ends when a rule
@@ -46,42 +62,96 @@ def control_patterns() -> Sequence[Pattern]:
 class EventClient:
     """One end of a connection to the broker; for any threads of the process that made it.
 
-    It connects at its first use, and again whenever the broker comes back.
+    It connects at its first use, and again whenever the broker comes back.  Of several brokers over one log it talks to
+    one, at first to any of them, and to the next when that one is gone or silent; what was not answered is sent again,
+    and is not in the log twice.  One request is under way at a time: threads
+    that share a client wait for each other, and who wants more opens more.
 
-    :param uri: ``ipc://PATH`` or ``tcp://HOST:PORT``; None: see :func:`aiflow_ext.address.broker_uri`.
+    Every call takes a timeout, in seconds for each answer of the broker, and raises TimeoutError after it; StoreError
+    when the broker's database failed until then; ClosedError and ForkError where this client may not be used.
+
+    Filters are the same everywhere: ``key`` (one, or up to 64), ``type``, ``namespace`` (None: the client's),
+    ``sender``, ``context``; each is exact, ``*``, or a prefix ``abc*``.  An empty ``sender`` or ``context`` means that
+    the event has none.  ``after`` and ``upto`` are offsets: beyond, and not beyond.  ``since`` and ``until`` are times:
+    created then or after, and created before; one that has not come is a ValueError.
+
+    :param uri: ``ipc://PATH`` or ``tcp://HOST:PORT``, or several with commas between; None: what
+        :func:`aiflow_ext.address.broker_uri` says.
     :param namespace: of events that have none, and of patterns that name none.
     :param sender: of events that have none.
+    :param key_file: what ``aiflow keys new`` wrote, for ``tcp://``; None: see :func:`aiflow_ext.keys.client_key`.
+    :param client_id: whose events these are, 1 to 64 bytes, also after a restart: the log has one event for each
+        (client_id, sequence).  Only one process at a time may publish with it.  None: a random one.
+    :param sequence: of the next event; None: the one after the greatest in the log, which is asked for at the first
+        publish.  Who keeps it beside its work, and publishes the same again after a crash, has each event once.
+    :param key_file: what ``aiflow keys new`` wrote, for ``tcp://``; None: ``$AIFLOW_KEY_FILE``, where that is set.
     """
 
-    def __init__(self, uri: str | None = None, namespace: str = "default", sender: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str | None = None,
+        namespace: str = "default",
+        sender: str | None = None,
+        *,
+        client_id: str | None = None,
+        sequence: int | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.uri = broker_uri() if uri is None else check_uri(uri)
+        self._curve = client_key(self.uri, key_file)
         self.namespace = namespace
         self.sender = sender
         self._pid = os.getpid()
-        self._lock = Lock()
+        self._lock = Lock()  # of the fields below, for moments
+        self._turn = Lock()  # of the connection, until the answer is there
         self._client: _core.Client | None = None
+        self._ears: Ears | None = None  # of all listeners
         self._closed = False
-        self._producer = os.urandom(16).hex()
-        self._sequence = 1
+        self._producer = os.urandom(16).hex() if client_id is None else _checked_id(client_id)
+        if sequence is not None and (client_id is None or sequence < 1):
+            raise ValueError(f"sequence={sequence}: it counts from 1, and belongs to a client_id")
+        self._sequence = 1 if client_id is None else sequence
 
-    def publish(self, event: Event, timeout: float = 30.0) -> int:
+    @property
+    def client_id(self) -> str:
+        """Whose events these are."""
+        return self._producer
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the next event; asks the broker where that is not known yet."""
+        client = self._connection()
+        with self._my_turn(TIMEOUT) as left:
+            return self._next_sequence(client, left)
+
+    def publish(self, event: Event, timeout: float = TIMEOUT, identity: Identity | None = None) -> int:
         """Return event's offset, once it is durable.
 
+        :param identity: (producer, sequence) that an event of its own has elsewhere; None: the next of this client.
+            The log keeps one event of an identity: the same again has the offset of the first.
         :raises TimeoutError: the broker did not say so in time; the event may be in the log or not.
         :raises StoreError: the broker's database failed until then.
         """
-        return self.publish_many((event,), timeout)[0]
+        return self.publish_many((event,), timeout, None if identity is None else (identity,))[0]
 
-    def publish_many(self, events: Iterable[Event], timeout: float = 30.0) -> Offsets:
+    def publish_many(
+        self, events: Iterable[Event], timeout: float = TIMEOUT, identities: Sequence[Identity] | None = None
+    ) -> Offsets:
         """Return the events' offsets, in order, once all are durable.
 
         Up to 10,000 at a time are one transaction; timeout is for each.  When one fails, a note on the exception says
-        how many events before it are in the log.
+        how many events before it are in the log.  identities: one for each event, see :meth:`publish`.
         """
         offsets: Offsets = []
-        for chunk in _chunks(events, 4 * (len(self.namespace) + len(self.sender or ""))):
+        if identities is not None:
+            events = tuple(events)
+            if len(identities) != len(events):
+                raise ValueError(f"{len(identities)} identities for {len(events)} events")
+        for chunk in chunks(events, 4 * (len(self.namespace) + len(self.sender or ""))):
             try:
-                offsets += self._publish(chunk, timeout)
+                first = len(offsets)
+                theirs = None if identities is None else tuple(identities[first : first + len(chunk)])
+                offsets += self._publish(chunk, timeout, theirs)
             except Exception as e:
                 if offsets:
                     e.add_note(f"the first {len(offsets)} events are in the log")
@@ -90,76 +160,215 @@ class EventClient:
 
     def subscribe(
         self,
-        key: str | Sequence[str] = "*",
+        key: Keys = "*",
         type: str = "*",  # noqa: A002
         namespace: str | None = None,
         sender: str = "*",
         after: int | None = None,
-        control: Sequence[Pattern] | None = None,
-        timeout: float = 30.0,
-    ) -> "Subscription":
-        """Return the events that match, as they come.
+        control: Sequence[AnyPattern] | None = None,
+        timeout: float = TIMEOUT,
+        *,
+        context: str = "*",
+        since: Time | None = None,
+    ) -> Subscription:
+        """Return the events that match, as they come, on a connection of their own.
 
-        :param key: exact, ``*``, a prefix ``abc*``, or up to 64 of these.
         :param after: None: those published from now on, when this returns; an offset: all beyond it, old ones first.
+        :param since: also those that are older, from this time on.
         :param control: an event of one of these patterns ends the iteration; None: :data:`control_patterns`.
         :param timeout: how long the broker may take to accept it; after that its absence is waited out for ever.
+        :raises RetentionError: of the events beyond ``after`` some have been let go.
         """
         self._check()
         control = tuple(control_patterns() if control is None else control)
-        keys = (key,) if isinstance(key, str) else tuple(key)
-        patterns = [self._pattern(k, type, namespace, sender) for k in keys]
-        core = self._ask(lambda ms: _core.Subscription(self.uri, [*patterns, *control], after, False, ms), timeout)
-        subscription = Subscription(core, control)
-        subscription.stopped = any(self._count(pattern, 0, timeout) for pattern in control)  # before we listened
+        patterns = [*self._patterns(key, type, namespace, sender, context), *control]
+        if since is not None:
+            after = max(after or 0, self.offset_at(since, timeout))
+        core = _core.Subscription(self.uri, False, self._curve)
+        try:
+            stream = self._ask(lambda ms: core.add(patterns, after, ms), timeout)
+        except BaseException:
+            core.close()
+            raise
+        subscription = Subscription(core, stream, control)
+        if control:  # it may have come before we listened
+            client = self._connection()
+            subscription.stopped = any(self._parts(client.count, control, (0, None), timeout))
         return subscription
+
+    def listen(
+        self,
+        callback: Callback,
+        key: Keys = "*",
+        type: str = "*",  # noqa: A002
+        namespace: str | None = None,
+        sender: str = "*",
+        after: int | None = None,
+        timeout: float = TIMEOUT,
+        *,
+        context: str = "*",
+        since: Time | None = None,
+    ) -> Listener:
+        """Have callback called with lists of the events that match, as they come, until :meth:`Listener.stop`.
+
+        One thread and one connection serve all listeners of this client: a callback that takes long keeps the others
+        waiting, and their events wait in the log.  It may publish with this client, and stop listeners.  What it raises
+        is logged, and ends its listener.
+
+        :param callback: gets ``list[Event]``, in offset order, each event once.
+        :param after: None: those published from now on, when this returns; an offset: all beyond it, old ones first.
+        :param since: also those that are older, from this time on.
+        :param timeout: how long the broker may take to accept it; after that its absence is waited out for ever.
+        :raises RetentionError: of the events beyond ``after`` some have been let go.
+        """
+        self._check()
+        patterns = self._patterns(key, type, namespace, sender, context)
+        if since is not None:
+            after = max(after or 0, self.offset_at(since, timeout))
+        listener = None
+        while listener is None:
+            with self._lock:
+                self._check()
+                if self._ears is None or self._ears.deaf:
+                    self._ears = Ears(_core.Subscription(self.uri, False, self._curve))
+                ears = self._ears
+            listener = ears.listen(callback, lambda core: self._ask(lambda ms: core.add(patterns, after, ms), timeout))
+        return listener
 
     def list(
         self,
-        key: str = "*",
+        key: Keys = "*",
         type: str = "*",  # noqa: A002
         namespace: str | None = None,
         sender: str = "*",
         after: int = 0,
         limit: int | None = None,
-        timeout: float = 30.0,
+        timeout: float = TIMEOUT,
+        *,
+        context: str = "*",
+        upto: int | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
     ) -> Events:
-        """Return the events in the log that match, beyond offset after, oldest first; at most limit of them."""
+        """Return the events in the log that match, oldest first; at most limit of them.
+
+        :raises RetentionError: of the events beyond ``after`` some have been let go.
+        """
         client = self._connection()
-        pattern = self._pattern(key, type, namespace, sender)
+        patterns = self._patterns(key, type, namespace, sender, context)
+        part = self._part(after, upto, since, until, timeout)
         found: Events = []
-        while limit is None or len(found) < limit:
+        kept = False  # from the second page on, what is let go meanwhile is no news
+        while part and (limit is None or len(found) < limit):
             most = PAGE if limit is None else min(PAGE, limit - len(found))
-            start = found[-1].offset if found else after
-            page = self._ask(lambda ms, s=start, m=most: client.list(s, m, pattern, ms), timeout)  # type: ignore[misc]
-            if not page:
-                break
+            page, start = self._answer(partial(client.list, part[0], most, patterns, upto=part[1], kept=kept), timeout)
             found += page
+            part, kept = None if start is None else (start, part[1]), True
         return found
 
     def count(
         self,
-        key: str = "*",
+        key: Keys = "*",
         type: str = "*",  # noqa: A002
         namespace: str | None = None,
         sender: str = "*",
         after: int = 0,
-        timeout: float = 30.0,
+        timeout: float = TIMEOUT,
+        *,
+        context: str = "*",
+        upto: int | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
     ) -> int:
-        """Return how many events in the log match, beyond offset after."""
-        return self._count(self._pattern(key, type, namespace, sender), after, timeout)
+        """Return how many events in the log match."""
+        client = self._connection()
+        patterns = self._patterns(key, type, namespace, sender, context)
+        part = self._part(after, upto, since, until, timeout)
+        return sum(self._parts(client.count, patterns, part, timeout))
+
+    def count_by_sender(
+        self,
+        key: Keys = "*",
+        type: str = "*",  # noqa: A002
+        namespace: str | None = None,
+        sender: str = "*",
+        after: int = 0,
+        timeout: float = TIMEOUT,
+        *,
+        context: str = "*",
+        upto: int | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+    ) -> dict[str, int]:
+        """Return how many events in the log match, for each sender that has any; ``""`` for those without."""
+        client = self._connection()
+        patterns = self._patterns(key, type, namespace, sender, context)
+        part = self._part(after, upto, since, until, timeout)
+        found: Counter[str] = Counter()
+        for some in self._parts(client.senders, patterns, part, timeout):
+            found.update(some)
+        return dict(found)
+
+    def latest(
+        self,
+        key: Keys = "*",
+        type: str = "*",  # noqa: A002
+        namespace: str | None = None,
+        sender: str = "*",
+        after: int = 0,
+        timeout: float = TIMEOUT,
+        *,
+        context: str = "*",
+        upto: int | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+    ) -> int:
+        """Return the offset of the newest event in the log that matches; 0: none does."""
+        client = self._connection()
+        patterns = self._patterns(key, type, namespace, sender, context)
+        part = self._part(after, upto, since, until, timeout)
+        offset = 0
+        while part:
+            offset, end = self._answer(partial(client.last, part[0], patterns, upto=part[1]), timeout)
+            part = None if end is None else (part[0], end)
+        return offset
+
+    def head(self, timeout: float = TIMEOUT) -> int:
+        """Return the offset of the newest event of all; 0: the log is empty."""
+        client = self._connection()
+        return self._answer(client.head, timeout)
+
+    def offset_at(self, time: Time, timeout: float = TIMEOUT) -> int:
+        """Return the offset of the newest event that was created before time; 0: none was.
+
+        Events are created, by the log's clock, in the order of their offsets: those beyond it are of then or later.
+
+        :raises ValueError: that time has not come.
+        """
+        client = self._connection()
+        at = _since_epoch(time)
+        return self._answer(lambda ms: client.at(at, ms), timeout)
+
+    def status(self, timeout: float = TIMEOUT) -> dict[str, Any]:
+        """Return how the broker does: what `aiflow broker status` prints."""
+        client = self._connection()
+        found: dict[str, Any] = json.loads(self._answer(client.status, timeout))
+        return found
 
     def hint(self, text: str) -> None:
         """Wake who listens for hints.  Not durable, never blocks, may be lost; up to 255 bytes."""
         self._connection().hint(text)
 
     def close(self) -> None:
-        """Give the connection back; subscriptions have their own and live on."""
+        """Give the connection back and stop the listeners; subscriptions have their own connections and live on."""
         if os.getpid() != self._pid:
             return
         with self._lock:
             self._closed = True
             client, self._client = self._client, None
+            ears, self._ears = self._ears, None
+        if ears is not None:
+            ears.close()
         if client is not None:
             client.close()
 
@@ -188,24 +397,63 @@ class EventClient:
         self._check()
         with self._lock:
             if self._client is None:
-                self._client = _core.Client(self.uri)
+                self._client = _core.Client(self.uri, self._curve)
             return self._client
 
-    def _pattern(self, key: str, type: str, namespace: str | None, sender: str) -> Pattern:  # noqa: A002
-        return (self.namespace if namespace is None else namespace, key, type, sender)
+    def _patterns(self, key: Keys, type: str, namespace: str | None, sender: str, context: str) -> Patterns:  # noqa: A002
+        where = self.namespace if namespace is None else namespace
+        keys = (key,) if isinstance(key, str) or not isinstance(key, Iterable) else tuple(key)
+        if not keys:
+            raise ValueError("no key, no pattern: at least one belongs there, '*' is any")
+        return [(where, k, type, sender, context) for k in keys]
 
-    def _count(self, pattern: Pattern, after: int, timeout: float) -> int:
-        client = self._connection()
-        return self._ask(lambda ms: client.count(after, pattern, ms), timeout)
+    def _part(self, after: int, upto: int | None, since: Time | None, until: Time | None, timeout: float) -> Part:
+        if since is not None:
+            after = max(after, self.offset_at(since, timeout))
+        if until is not None:
+            last = self.offset_at(until, timeout)
+            upto = last if upto is None else min(upto, last)
+        return None if upto is not None and upto <= after else (after, upto)
 
-    def _publish(self, chunk: Events, timeout: float) -> Offsets:
+    def _parts(
+        self, ask: Callable[..., tuple[T, int | None]], patterns: Sequence[AnyPattern], part: Part, timeout: float
+    ) -> Iterator[T]:
+        """Ask about part of the log; the broker looks at so much of it in one answer."""
+        while part:
+            answer, start = self._answer(partial(ask, part[0], patterns, upto=part[1]), timeout)
+            yield answer
+            part = None if start is None else (start, part[1])
+
+    def _publish(self, chunk: Events, timeout: float, identities: tuple[Identity, ...] | None) -> Offsets:
         client = self._connection()
-        with self._lock:  # reserved once: a resend is the same event
-            first = self._sequence
-            self._sequence += len(chunk)
-        return self._ask(
-            lambda ms: client.publish(chunk, self._producer, first, ms, self.namespace, self.sender or ""), timeout
-        )
+        sender = self.sender or ""
+        first = 0
+        with self._my_turn(timeout) as left:
+            if identities is None:  # reserved once: a resend is the same event
+                first = self._next_sequence(client, left)
+                self._sequence = first + len(chunk)
+            producer = self._producer if identities is None else identities
+            return self._ask(lambda ms: client.publish(chunk, producer, first, ms, self.namespace, sender), left)
+
+    def _next_sequence(self, client: _core.Client, timeout: float) -> int:
+        if self._sequence is None:
+            self._sequence = self._ask(lambda ms: client.sequence(self._producer, ms), timeout) + 1
+        return self._sequence
+
+    def _answer(self, call: Callable[[int], T], timeout: float) -> T:
+        with self._my_turn(timeout) as left:
+            return self._ask(call, left)
+
+    @contextmanager
+    def _my_turn(self, timeout: float) -> Iterator[float]:
+        """Have the connection until the answer is there: another request would have the first one asked again."""
+        start = time.monotonic()
+        if not self._turn.acquire(timeout=min(max(timeout, 0), TIMEOUT_MAX)):
+            raise self._no_answer(timeout)
+        try:
+            yield timeout - (time.monotonic() - start)
+        finally:
+            self._turn.release()
 
     def _ask(self, call: Callable[[int], T], timeout: float) -> T:
         """Make the same call, with ms to wait, until the broker has answered."""
@@ -213,127 +461,33 @@ class EventClient:
         while True:
             left = end - time.monotonic()
             try:
-                return call(_ms(min(left, SLICE)))
+                return call(in_ms(min(left, SLICE)))
             except TimeoutError:
                 if left <= SLICE:
-                    raise TimeoutError(
-                        f"no answer from {safe_uri(self.uri)} in {timeout:g} s: "
-                        "`airflow scheduler --event-mode` or `aiflow broker` must run"
-                    ) from None
+                    raise self._no_answer(timeout) from None
             except StoreError:
                 if left <= RETRY:
                     raise
                 time.sleep(RETRY)
 
-
-class Subscription:
-    """Events as they come: iterate, or :meth:`poll`.
-
-    It has a connection of its own, and picks up where it was when the broker went away and came back: each event comes
-    once, in offset order.  To go on in another process, subscribe with ``after=`` the last event's offset.
-    """
-
-    stopped: bool
-    """A control event came: the iteration is over."""
-
-    def __init__(self, core: _core.Subscription, control: Sequence[Pattern]) -> None:
-        self._core = core
-        self._ready: deque[Event] = deque()
-        self._closed = False
-        self._last = core.cursor
-        self._control = _core.Match()
-        for pattern in control:
-            self._control.add(pattern, 1)
-        self.stopped = False
-
-    def __iter__(self) -> Iterator[Event]:
-        return self
-
-    def __next__(self) -> Event:
-        while not self._ready:
-            if self._closed or self.stopped:
-                raise StopIteration
-            try:
-                self._fetch(SLICE)
-            except ClosedError:  # by another thread
-                raise StopIteration from None
-        return self._ready.popleft()
-
-    def poll(self, timeout: float = 0.0) -> Events:
-        """Return what has come, waiting up to timeout seconds for the first; [] when nothing did."""
-        end = time.monotonic() + timeout
-        left = timeout
-        while not self._ready and not self.stopped:
-            self._fetch(min(left, SLICE))
-            left = end - time.monotonic()
-            if left <= 0:
-                break
-        events = list(self._ready)
-        self._ready.clear()
-        return events
-
-    @property
-    def cursor(self) -> int:
-        """The offset up to which every event that matches has been handed out."""
-        if self._ready:
-            return self._ready[0].offset - 1
-        if not self._closed:
-            self._last = self._core.cursor
-        return self._last
-
-    def fileno(self) -> int:
-        """Return a descriptor that becomes readable when there may be more; first ``poll()`` until it returns []."""
-        return self._core.fileno()
-
-    def close(self) -> None:
-        """End it; an iteration in another thread ends too."""
-        if not self._closed:
-            self._last = self.cursor
-            self._closed = True
-            self._ready.clear()
-            self._core.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, cls: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _fetch(self, timeout: float) -> None:
-        events, _ = self._core.next(_ms(timeout))
-        for event in events:
-            if self._control.find(event):
-                self.stopped = True
-                break
-            self._ready.append(event)
+    def _no_answer(self, timeout: float) -> TimeoutError:
+        return TimeoutError(
+            f"no answer from {safe_uri(self.uri)} in {timeout:.3g} s: "
+            "`airflow scheduler --event-mode` or `aiflow broker` must run"
+        )
 
 
-def _chunks(events: Iterable[Event], filled_in: int) -> Iterator[Events]:
-    """Cut events into what one publish takes; each grows by filled_in bytes."""
-    chunk: Events = []
-    size = 0
-    for event in events:
-        n = _most_bytes(event) + filled_in
-        if chunk and (len(chunk) == _core.BATCH_MAX or size + n > CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(event)
-        size += n
-    if chunk:
-        yield chunk
+def _checked_id(client_id: str) -> str:
+    n = len(client_id.encode())
+    if not 1 <= n <= PRODUCER_BYTES:
+        raise ValueError(f"a client_id of {n} bytes: 1 to {PRODUCER_BYTES} belong")
+    return client_id
 
 
-def _most_bytes(event: Event) -> int:
-    """Return what event takes in a frame at most: a character is up to 4 bytes of UTF-8."""
-    if not isinstance(event, Event):
-        raise TypeError(f'expected an Event, not {type(event).__name__}: Event("key", "value")')
-    value = len(event.value) * (1 if event.value.isascii() else 4)
-    names = len(event.key) + len(event.type) + len(event.context or "")
-    names += len(event.namespace or "") + len(event.sender or "")
-    return EVENT_BYTES + value + 4 * names
-
-
-def _ms(seconds: float) -> int:
-    return max(0, math.ceil(seconds * 1000))
+def _since_epoch(moment: Time) -> int:
+    """Return moment in ms since the epoch, rounded up: what was created before it was created before that ms."""
+    if isinstance(moment, int):
+        return moment
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone: as in datetime.now(timezone.utc)")
+    return max(0, -((EPOCH - moment) // timedelta(milliseconds=1)))

@@ -35,8 +35,8 @@ def client(broker):
 class BrokerProcess:
     """`aiflow broker` as a process: started, killed, started again at the same address over the same log."""
 
-    def __init__(self, folder):
-        self.uri = f"ipc://{folder}/b"
+    def __init__(self, folder, name="b"):
+        self.uri = f"ipc://{folder}/{name}"
         self.log = f"sqlite:{folder}/events.db"
         self.process = None
 
@@ -45,6 +45,14 @@ class BrokerProcess:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         said = self.process.stderr.readline()
         assert said.startswith("aiflow broker: serving"), said + self.process.stderr.read()
+
+    def halt(self):
+        """Stop it until `go_on`. The signal is only sent when `send_signal` returns: wait for every thread to have stopped."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self):
         self.process.kill()

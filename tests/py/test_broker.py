@@ -88,7 +88,7 @@ def test_stats_count_and_outlive_it(broker, client):
             got += events.poll(5)
     broker.stop()
     stats = broker.stats()
-    assert stats.keys() == {"appended", "pushed", "turns", "rejected", "retries", "subscribers"}
+    assert stats.keys() == {"appended", "pushed", "turns", "rejected", "retries", "subscribers", "denied", "strangers"}
     assert (stats["appended"], stats["pushed"], stats["rejected"]) == (10, 10, 0)
     assert broker.error() is None
     assert broker.uri.startswith("ipc://")

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 import yaml
 
-from aiflow_ext import Event, EventClient, cli
+from aiflow_ext import Event, EventClient, EventLog, _core, cli, keys
+from aiflow_ext.cli import purge
+from aiflow_ext.times import shown
 
 ODD = Event("k", 'é"\\\n\x07\x7f\x85\u2028 𝄞 - [', "T", None, "default", "me")
 
@@ -99,6 +102,123 @@ def test_filters(aiflow, client):
     assert offsets("--namespace", "*", "--limit", "2", "--after", "7") == [8, 9]
     assert aiflow("events", "count", "--namespace", "*", "--key", "a") == (0, "5\n", "")
     assert aiflow("events", "count", "--after", "6") == (0, "2\n", "")
+    assert offsets("--key", "ab", "--key", "none", "--upto", "6") == [5, 6]
+
+
+def test_filters_by_context(aiflow, client):
+    client.publish_many(Event("k", context=c) for c in ("run 1", "run 2", None))
+    for context, n in (("run 1", 1), ("run*", 2), ("", 1), ("*", 3)):
+        assert aiflow("events", "count", "--context", context) == (0, f"{n}\n", "")
+
+
+def test_filters_by_time(aiflow, client):
+    client.publish(Event("k"))
+    when = datetime.fromtimestamp(client.list()[0].create_time / 1000, UTC).isoformat()
+    for argv, n in (
+        (("--since", "1h"), 1),
+        (("--since", "-1h"), 1),
+        (("--until", "-1h"), 0),
+        (("--since", when), 1),
+        (("--until", when), 0),
+        (("--since", "2020-01-01", "--until", "2020-01-02"), 0),
+    ):
+        assert aiflow("events", "count", *argv) == (0, f"{n}\n", "")
+    assert aiflow("events", "latest", "--since", "2020-01-01") == (0, "1\n", "")
+
+
+def test_latest(aiflow, client):
+    assert aiflow("events", "latest") == (0, "0\n", "")
+    client.publish_many([Event("a"), Event("b"), Event("a"), Event("a", namespace="other")])
+    assert aiflow("events", "latest", "--key", "a") == (0, "3\n", "")
+    assert aiflow("events", "latest", "--namespace", "*") == (0, "4\n", "")
+
+
+def test_count_by_sender(aiflow, client):
+    client.publish_many([Event("k", sender=s) for s in ("me", "you", "me", "")])
+    assert aiflow("events", "count", "--by-sender")[1].split() == ["sender", "events", "1", "me", "2", "you", "1"]
+    rows = json.loads(aiflow("events", "count", "--by-sender", "-o", "json")[1])
+    assert rows == [{"sender": "", "events": 1}, {"sender": "me", "events": 2}, {"sender": "you", "events": 1}]
+    assert yaml.safe_load(aiflow("events", "count", "--by-sender", "-o", "yaml")[1]) == rows
+
+
+def test_purge_says_and_does(aiflow, client, tmp_path):
+    client.publish_many([Event("k", namespace=n) for n in ("a", "a", "b", "a")])
+    purge = (
+        "events",
+        "purge",
+        "--namespace",
+        "a",
+        "--keep",
+        "1",
+        "--log",
+        f"sqlite:{tmp_path}/events.db",
+        "-o",
+        "json",
+    )
+    code, out, err = aiflow(*purge, "--dry-run")
+    (row,) = json.loads(out)
+    time = shown(client.list(namespace="*")[1].create_time)
+    assert row == {"namespace": "a", "events": 2, "upto": 2, "time": time}
+    assert (code, err) == (0, "aiflow: nothing is gone yet; without --dry-run this goes\n")
+    assert client.count(namespace="*") == 4
+    assert json.loads(aiflow(*purge)[1]) == [row]
+    assert [e.offset for e in client.list(namespace="*")] == [3, 4]
+    assert json.loads(aiflow(*purge)[1]) == [{"namespace": "a", "events": 0, "upto": 0, "time": ""}]
+    assert aiflow("events", "list", "--after", "1", "--namespace", "a")[2].startswith("aiflow: ")
+
+
+def test_a_long_purge_says_how_far_it_is(aiflow, client, tmp_path, monkeypatch):
+    monkeypatch.setattr(purge, "SAY_EVERY", 0.0)
+    client.publish_many([Event("k")] * 2500)
+    argv = ("events", "purge", "--namespace", "default", "--older-than", "0s", "--log", f"sqlite:{tmp_path}/events.db")
+    code, out, err = aiflow(*argv)
+    assert (code, out.split()[4:7]) == (0, ["default", "2500", "2500"])
+    assert err.splitlines() == [f"aiflow: {n} of 2500 events are gone" for n in (1000, 2000, 2500)]
+
+
+def test_the_status_of_brokers(aiflow, broker, tmp_path):
+    code, out, err = aiflow("broker", "status", "-o", "json")
+    (said,) = json.loads(out)
+    assert (code, err, said["uri"], said["problem"], said["store"]["ok"]) == (0, "", broker.uri, None, True)
+    nobody = f"ipc://{tmp_path}/nobody"
+    code, out, err = aiflow("broker", "status", "--uri", f"{broker.uri},{nobody}", "--timeout", "0.5", "-o", "yaml")
+    one, other = yaml.safe_load(out)
+    assert (code, one["uri"], one["problem"], other["uri"]) == (1, broker.uri, None, nobody)
+    assert (other["problem"][:14], err) == ("no answer from", "aiflow: 1 of 2 brokers are not well\n")
+    lines = aiflow("broker", "status")[1].splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["uri", "problem"]
+    assert re.fullmatch(r"store.ok +True", next(line for line in lines if line.startswith("store.ok")))
+    assert re.fullmatch(r"latency_us.turn +\d+ times, p50 <= \d+, p99 <= \d+", next(x for x in lines if "turn " in x))
+
+
+def test_a_key_file(aiflow, tmp_path):
+    key, _ = keys.new_key("ann", ["a"], ["*"], tmp_path / "keys")
+    with _core.Broker("tcp://127.0.0.1:0", "mem:", keys.load_broker_key(tmp_path / "keys")) as broker:
+        broker.set_access([grant.row() for grant in keys.load_access(tmp_path / "keys")])
+        broker.start()
+        there = ("--uri", broker.uri, "--key-file", str(key))
+        assert aiflow("events", "send", "k", "--namespace", "a", *there) == (0, "1\n", "")
+        assert aiflow("events", "count", "--namespace", "a", *there) == (0, "1\n", "")
+        code, _, err = aiflow("events", "send", "k", *there)
+        assert (code, err.count("\n")) == (1, 1)
+        assert aiflow("broker", "status", *there)[0] == 0
+        code, out, err = aiflow("broker", "status", "--uri", broker.uri, "--timeout", "1", "-o", "json")
+        assert (code, err) == (1, "aiflow: 1 of 1 brokers are not well\n")
+        assert json.loads(out)[0]["problem"]
+
+
+def test_a_broker_retains(tmp_path):
+    uri, log = f"ipc://{tmp_path}/b", f"sqlite:{tmp_path}/log.db"
+    with EventLog(log) as events:
+        events.append([Event("k", namespace="a")] * 5, "p", 1)
+    with command("broker", "--bind", uri, "--log", log, "--retain", "a=2", "--retain", "*=7d") as process:
+        assert process.stderr.readline() == f"aiflow broker: serving {uri}, log {log}\n"
+        assert process.stderr.readline().endswith("aiflow broker: retention: 3 events of a are gone, up to offset 3\n")
+        with EventClient(uri) as client:
+            assert [e.offset for e in client.list(namespace="*")] == [4, 5]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
@@ -120,6 +240,13 @@ def test_listen_streams_and_ctrl_c_is_a_clean_end(broker, client, output):
         assert [t.split()[0] for t in text] == ["1", "2"]
 
 
+def test_listen_takes_the_same_filters(broker, client):
+    client.publish_many(Event(k, context=c) for k in "abc" for c in ("run 1", None))
+    filters = ("--key", "a", "--key", "c", "--context", "run*", "--since", "-1h")
+    with command("events", "listen", "--uri", broker.uri, *filters, "-o", "json") as process:
+        assert [json.loads(process.stdout.readline())["offset"] for _ in range(2)] == [1, 5]
+
+
 def test_a_closed_pipe_ends_it_quietly(broker, client):
     client.publish_many([Event("k", "v" * 100)] * 5000)
     with command("events", "list", "--uri", broker.uri, "-o", "yaml") as process:
@@ -138,6 +265,11 @@ def test_a_closed_pipe_ends_it_quietly(broker, client):
         (("events", "count", "--uri", "ipc:///nobody", "--timeout", "0.01"), 1, "aiflow: no answer from ipc:///nobody"),
         (("broker", "--bind", "tcp://0.0.0.0:1", "--log", "mem:"), 1, "aiflow: .*0.0.0.0"),
         (("broker", "--bind", "tcp://127.0.0.1:0"), 2, "aiflow: which log. --log sqlite:PATH"),
+        (("broker", "--log", "mem:", "--retain", "a=1"), 2, "aiflow: --retain: a mem: log is the broker's alone"),
+        (("broker", "--log", "mem:", "--retain", "a"), 2, "aiflow: --retain: 'a' is no retention: write NAMESPACE="),
+        (("events", "purge", "--namespace", "a", "--log", "mem:"), 2, "aiflow: which events. --older-than 30d"),
+        (("events", "purge", "--namespace", "a", "--keep", "1", "--log", "sqlite:none"), 2, "aiflow: there is no log"),
+        (("events", "list", "--since", "3026-01-01"), 1, "aiflow: .*future"),
     ],
 )
 def test_errors_are_one_line(aiflow, argv, code, text, monkeypatch):
@@ -147,7 +279,21 @@ def test_errors_are_one_line(aiflow, argv, code, text, monkeypatch):
     assert re.match(text, err)
 
 
-@pytest.mark.parametrize("argv", [(), ("events",), ("evnts",), ("events", "send"), ("events", "list", "-o", "xml")])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (),
+        ("events",),
+        ("evnts",),
+        ("events", "send"),
+        ("events", "list", "-o", "xml"),
+        ("events", "list", "--since", "yesterday"),
+        ("events", "purge", "--keep", "1"),
+        ("events", "purge", "--namespace", "a", "--keep", "-1"),
+        ("events", "purge", "--namespace", "a", "--older-than", "1 y"),
+        ("broker", "stats"),
+    ],
+)
 def test_wrong_usage_is_exit_code_2(aiflow, argv):
     code, out, err = aiflow(*argv)
     assert (code, out) == (2, "")

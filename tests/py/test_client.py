@@ -42,6 +42,30 @@ def test_filters(broker):
         assert (client.count(), client.count("x*", after=1), client.count(namespace="*")) == (3, 1, 4)
 
 
+def test_many_keys_and_contexts(client):
+    client.publish_many(Event(k, context=c) for k, c in [("a", None), ("b", "run 1"), ("bc", "run 2"), ("d", "other")])
+    assert [e.key for e in client.list(["a", "b*"])] == ["a", "b", "bc"]
+    assert [e.key for e in client.list(context="run*")] == ["b", "bc"]
+    assert [e.key for e in client.list(context="")] == ["a"]
+    assert [e.key for e in client.list([f"x{i}" for i in range(63)] + ["d"])] == ["d"]
+    assert client.count(["a", "d"], context="other") == 1
+    with pytest.raises(ValueError, match="65 patterns: 64 are the most"):
+        client.list([str(i) for i in range(65)])
+    with pytest.raises(ValueError, match="at least one"):
+        client.count([])
+
+
+def test_a_part_of_the_log(client):
+    client.publish_many(Event(str(i)) for i in range(1, 11))
+    assert [e.offset for e in client.list(after=3, upto=5)] == [4, 5]
+    assert [e.offset for e in client.list(["4", "9"], upto=8)] == [4]
+    assert client.count(after=3, upto=5) == 2
+    assert (client.list(upto=0), client.list(after=5, upto=5), client.count(after=7, upto=2)) == ([], [], 0)
+    assert client.head() == 10
+    with pytest.raises(ValueError, match="after must be from 0"):
+        client.count(after=-1, upto=3)
+
+
 def test_many_more_events_than_one_frame_or_page(client):
     n = 25_000
     assert client.publish_many(Event("k", str(i)) for i in range(n)) == list(range(1, n + 1))
@@ -72,19 +96,96 @@ def test_a_resend_is_not_a_second_event(broker):
         assert core.head(5000) == 2
 
 
-def test_threads_share_a_client(client):
-    offsets = []
+def test_a_client_id_is_kept_by_who_keeps_the_sequence(broker):
+    with EventClient(broker.uri, client_id="me", sequence=7) as client:
+        assert (client.client_id, client.sequence) == ("me", 7)
+        assert client.publish_many([Event("a"), Event("b")]) == [1, 2]
+        assert client.sequence == 9
+    with EventClient(broker.uri, client_id="me", sequence=8) as client:
+        assert (client.publish(Event("b")), client.publish(Event("c"))) == (2, 3)  # b: published before the crash
+    with EventClient(broker.uri) as one, EventClient(broker.uri) as two:
+        assert (one.client_id != two.client_id, one.sequence, two.sequence) == (True, 1, 1)
 
-    def work():
-        offsets.extend([client.publish(Event("a")) for _ in range(25)])
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+@pytest.mark.parametrize(
+    ("client_id", "sequence", "text"),
+    [
+        ("", None, "a client_id of 0 bytes: 1 to 64 belong"),
+        ("é" * 33, None, "a client_id of 66 bytes"),
+        (None, 5, "sequence=5: it counts from 1, and belongs to a client_id"),
+        ("p", 0, "sequence=0: it counts from 1"),
+    ],
+)
+def test_a_wrong_client_id(client_id, sequence, text):
+    with pytest.raises(ValueError, match=text):
+        EventClient("ipc:///b", client_id=client_id, sequence=sequence)
+
+
+def test_an_event_with_an_identity_of_its_own_is_in_the_log_once(client):
+    event, identities = Event("a", "1"), [("ce:1", 1), ("ce:2", 7)]
+    assert client.publish(event, identity=identities[1]) == 1
+    assert client.publish_many([Event("b"), event], identities=identities) == [2, 1]
+    assert client.publish(Event("c")) == 3
+    assert [e.key for e in client.list()] == ["a", "b", "c"]
+
+
+def test_identities_that_are_none(client):
+    with pytest.raises(ValueError, match="1 identities for 2 events"):
+        client.publish_many([Event("a"), Event("b")], identities=[("p", 1)])
+    with pytest.raises(ValueError, match="producer"):
+        client.publish(Event("a"), identity=("x" * 65, 1))
+    with pytest.raises(TypeError, match=r"expected \(producer, sequence\), not str"):
+        client.publish(Event("a"), identity="p")
+    assert client.count() == 0
+
+
+def in_threads(n, work):
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert sorted(offsets) == list(range(1, 101))
-    assert client.count() == 100
+
+
+def test_threads_share_a_client(client, tmp_path):
+    """Each event once, with a sequence of its own; other questions in between."""
+    offsets = {}
+
+    def work(n):
+        for i in range(25):
+            offsets[client.publish(Event(f"t{n}", str(i)))] = (f"t{n}", str(i))
+            assert client.count(f"t{n}") == i + 1
+
+    in_threads(8, work)
+    assert {e.offset: (e.key, e.value) for e in client.list()} == offsets
+    assert sorted(offsets) == list(range(1, 201))
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as db:
+        identities = db.execute("SELECT producer, sequence FROM aiflow_event ORDER BY sequence").fetchall()
+    assert identities == [(client.client_id, i) for i in range(1, 201)]
+    assert client.sequence == 201
+
+
+def test_threads_wait_for_each_other_while_the_database_is_locked(client, tmp_path):
+    """Not longer than their own timeouts; who is served does not begin again because others ask."""
+    said = []
+
+    def work(n):
+        try:
+            said.append(client.publish(Event("a"), timeout=0.2 if n == 0 else 30))
+        except TimeoutError as e:
+            said.append(str(e).partition(" in ")[0])
+
+    client.head()
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "events.db", isolation_level=None, check_same_thread=False)
+    ) as db:
+        db.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(1.5 * events.SLICE, db.execute, ["ROLLBACK"])
+        release.start()
+        in_threads(8, work)
+        release.join()
+    assert said[0] == f"no answer from {client.uri}"
+    assert sorted(said[1:]) == sorted(set(said[1:]))
 
 
 @pytest.mark.parametrize(

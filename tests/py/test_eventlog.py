@@ -1,12 +1,13 @@
 import contextlib
 import os
+import sqlite3
 import threading
 import time
 
 import pytest
 
 from aiflow_ext import Event, EventLog, _core
-from aiflow_ext.errors import ClosedError, StoreError
+from aiflow_ext.errors import ClosedError, ConflictError, CorruptError, RetentionError, StoreError
 
 EVERY_FIELD = Event("clé", "1\n2", "T", "run 7", "ns", "me")
 
@@ -52,9 +53,78 @@ def test_a_second_append_of_the_same_is_not_a_second_event(mem_log):
 def test_read_pages_and_filters(mem_log):
     append(mem_log, *(Event("ab"[i % 2], str(i), sender="x") for i in range(10)))
     assert [e.value for e in mem_log.read(2, 3)] == ["2", "3", "4"]
-    assert [e.value for e in mem_log.read(after=4, max=2, pattern=("*", "b", "*", "x"))] == ["5", "7"]
-    assert mem_log.count(after=4, pattern=("default", "a*", "*", "*")) == 3
+    assert [e.value for e in mem_log.read(after=4, max=2, patterns=("*", "b", "*", "x"))] == ["5", "7"]
+    assert mem_log.count(after=4, patterns=("default", "a*", "*", "*")) == 3
     assert mem_log.read(10) == []
+
+
+def test_several_patterns_and_an_end(mem_log):
+    append(mem_log, *(Event("abc"[i % 3], str(i), context="xy"[i % 2]) for i in range(12)))
+    either = [("*", "a", "*", "*"), ("*", "*", "*", "*", "x")]
+    assert [e.value for e in mem_log.read(0, patterns=either, upto=8)] == ["0", "2", "3", "4", "6"]
+    assert mem_log.count(0, either, upto=8) == 5
+    assert mem_log.last(patterns=either, upto=8) == 7
+    assert mem_log.last() == 12
+    assert mem_log.last(12) == 0
+
+
+def test_who_said_how_much_and_what_comes_next(mem_log):
+    append(mem_log, *(Event("k", sender=s) for s in ("b", "a", "é", "b", None)))
+    assert mem_log.senders() == {"": 1, "a": 1, "b": 2, "é": 1}
+    assert list(mem_log.senders(1, ("*", "k", "*", "*"), upto=4)) == ["a", "b", "é"]
+    assert mem_log.sequence("p") == 5
+    assert mem_log.sequence("nobody") == 0
+
+
+def test_a_time_is_an_offset(mem_log):
+    for i, ms in enumerate([5, 5, 9, 7, 20]):  # the clock went back once
+        mem_log.append([Event("k")], "p", i, create_time=ms)
+    assert [e.create_time for e in mem_log.read(0)] == [5, 5, 9, 9, 20]
+    assert [mem_log.at(ms) for ms in (-1, 5, 6, 9, 10, 20, 2**63 - 1)] == [0, 0, 2, 2, 4, 4, 5]
+
+
+@pytest.mark.parametrize("field", ["key", "value", "type", "namespace"])
+def test_another_event_by_the_same_identity_is_a_conflict(mem_log, field):
+    append(mem_log, Event("a"), Event("b"))
+    with pytest.raises(ConflictError, match=r"^sequence 2 of producer p is in the log already.*\(offset 2\)$"):
+        append(mem_log, Event("b")._replace(**{field: "other"}), Event("c"), sequence=2)
+    assert [e.key for e in mem_log.read(0)] == ["a", "b", "c"]  # what was beside it is there
+    assert append(mem_log, Event("b", context="other", sender="other"), sequence=2) == [2]
+
+
+def test_the_oldest_go_and_who_is_behind_is_told(mem_log):
+    append(mem_log, *(Event(str(i), namespace="ab"[i % 2]) for i in range(1, 11)))
+    assert mem_log.keep("a", 2) == 6
+    assert [mem_log.purge("a", 6, max=2), mem_log.purge("a", 6, 2), mem_log.purge("a", 6)] == [2, 1, 0]
+    assert mem_log.purged() == [("a", 6, 3)]
+    assert [e.offset for e in mem_log.read(0)] == [1, 3, 5, 7, 8, 9, 10]
+    with pytest.raises(RetentionError, match="'a' up to offset 6, 3 in all; begin again from offset 6"):
+        mem_log.read(4)
+    assert [e.offset for e in mem_log.read(4, kept=True)] == [5, 7, 8, 9, 10]
+    assert [e.offset for e in mem_log.read(4, patterns=("b", "*", "*", "*"))] == [5, 7, 9]
+    assert [e.offset for e in mem_log.read(6)] == [7, 8, 9, 10]
+    assert mem_log.purge("*", 10) == 7
+    assert mem_log.read(0) == []
+    assert append(mem_log, Event("next"), sequence=99) == [11]
+
+
+def test_a_log_of_version_1_is_converted_and_goes_on(tmp_path):
+    with EventLog(f"sqlite:{tmp_path}/log.db") as log:
+        append(log, Event("a"), Event("b"), Event("c"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as other:
+        other.executescript(
+            "ALTER TABLE aiflow_log_head DROP COLUMN purged; ALTER TABLE aiflow_log_head DROP COLUMN create_time;"
+            "DROP TABLE aiflow_log_purged; UPDATE aiflow_log_head SET version = 1;"
+            "DELETE FROM aiflow_event WHERE offset = 1"
+        )
+    with EventLog(f"sqlite:{tmp_path}/log.db") as log:
+        assert log.purged() == [("*", 1, 1)]
+        assert append(log, Event("d"), sequence=4) == [4]
+        assert [e.key for e in log.read(0)] == ["b", "c", "d"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as other:
+        other.executescript("UPDATE aiflow_log_head SET version = 7")
+    with pytest.raises(CorruptError, match="version 7, this is version 2"):
+        EventLog(f"sqlite:{tmp_path}/log.db")
 
 
 def test_a_log_is_found_again(tmp_path):
@@ -129,6 +199,16 @@ def test_wrong_arguments(mem_log, args, kwargs, text):
         (lambda log: log.read(0, 1, ("a", "b", "c")), TypeError, "a pattern is a tuple .namespace, key, type, sender."),
         (lambda log: log.read(0, 1, ("a", "b", "c", 4)), TypeError, "pattern sender must be str, not int"),
         (lambda log: log.count(0, ("*", "", "*", "*")), ValueError, "key"),
+        (lambda log: log.count(0, [("*",) * 5] * 65), ValueError, "65 patterns: 64 are the most"),
+        (lambda log: log.last(upto=-1), ValueError, "upto must be from 0"),
+        (lambda log: log.sequence(""), ValueError, "producer is empty"),
+        (lambda log: log.sequence("p" * 65), ValueError, "producer"),
+        (lambda log: log.at(2**63), ValueError, "ms must be from"),
+        (lambda log: log.at(1.5), TypeError, "ms must be int, not float"),
+        (lambda log: log.purge("", 1), ValueError, "namespace is empty"),
+        (lambda log: log.purge("n" * 256, 1), ValueError, "namespace"),
+        (lambda log: log.purge("*"), TypeError, r"purge\(\) needs the argument 'upto'"),
+        (lambda log: log.keep("*", -1), ValueError, "n must be from 0"),
         (lambda log: EventLog("mem:\0"), ValueError, "null character"),
         (lambda log: EventLog("file:x"), ValueError, "no such kind of log: .file.; there are mem:"),
         (lambda log: EventLog("sqlite:/no/such/folder/log.db"), StoreError, "/no/such/folder"),

@@ -69,7 +69,7 @@ def test_events_and_errors_are_pickled():
 
 def test_errors_have_one_base():
     named = [v for v in vars(errors).values() if isinstance(v, type)]
-    assert len(named) == 7
+    assert len(named) == 9
     assert all(issubclass(v, errors.Error) for v in named)
 
 
@@ -81,16 +81,16 @@ def test_limits_are_told():
     ("env", "uri"),
     [
         ({"AIFLOW_BROKER": "tcp://127.0.0.1:7"}, "tcp://127.0.0.1:7"),
-        ({"AIFLOW_BROKER": " ipc:///x ", "AIFLOW__AIFLOW__BROKER": "ipc:///y"}, "ipc:///x"),
-        ({"AIFLOW__AIFLOW__BROKER": "ipc:///y", "AIRFLOW_HOME": "/z"}, "ipc:///y"),
-        ({"AIFLOW__AIFLOW__BROKER": "embedded", "AIRFLOW_HOME": "/z"}, "ipc:///z/aiflow/broker.sock"),
+        ({"AIFLOW_BROKER": " ipc:///x ", "AIRFLOW__AIFLOW__BROKER": "ipc:///y"}, "ipc:///x"),
+        ({"AIRFLOW__AIFLOW__BROKER": "ipc:///y", "AIRFLOW_HOME": "/z"}, "ipc:///y"),
+        ({"AIRFLOW__AIFLOW__BROKER": "embedded", "AIRFLOW_HOME": "/z"}, "ipc:///z/aiflow/broker.sock"),
         ({"AIRFLOW_HOME": "~/a", "HOME": "/h"}, "ipc:///h/a/aiflow/broker.sock"),
         ({"AIRFLOW_HOME": "$BASE/a", "BASE": "/b"}, "ipc:///b/a/aiflow/broker.sock"),
         ({"AIRFLOW_HOME": "", "HOME": "/h"}, "ipc:///h/airflow/aiflow/broker.sock"),
     ],
 )
 def test_where_the_broker_is(monkeypatch, env, uri):
-    for name in ("AIFLOW_BROKER", "AIFLOW__AIFLOW__BROKER", "AIRFLOW_HOME"):
+    for name in ("AIFLOW_BROKER", "AIRFLOW__AIFLOW__BROKER", "AIRFLOW_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -103,7 +103,13 @@ def test_a_path_too_long_for_a_socket():
         address.check_uri("ipc://" + "x" * 108)
 
 
-@pytest.mark.parametrize("uri", ["", "ipc://", "tcp:", "http://host", "/a/path"])
+def test_several_addresses():
+    uri = "tcp://a:1,ipc:///b,c, tcp://d:2"
+    assert address.check_uri(uri) == uri
+    assert address.split_uri(uri) == ["tcp://a:1", "ipc:///b,c", "tcp://d:2"]
+
+
+@pytest.mark.parametrize("uri", ["", "ipc://", "tcp:", "http://host", "/a/path", "tcp://a:1,ipc://", ",tcp://a:1"])
 def test_not_an_address(uri):
     with pytest.raises(ValueError, match="a broker is at ipc://PATH or tcp://HOST:PORT, not"):
         aiflow_ext.EventClient(uri)
@@ -115,7 +121,16 @@ def test_not_an_address(uri):
         ("sqlite:/a/b.db", "sqlite:/a/b.db"),
         ("postgresql://me:secret@host:1/db?sslpassword=secret", "postgresql://host:1/db"),
         ("postgresql://host/db?password=secret", "postgresql://host/db"),
+        ("mysql://me:secret@host:1/db?ssl_key=secret", "mysql://host:1/db"),
+        ("mysql://me:se/cret@host/db", "mysql://host/db"),
+        ("mysql://me:se#cret@host/db", "mysql://host/db"),
+        ("mysql://me:se@cret@host/db", "mysql://host/db"),
+        ("mysql://me:se?cret@host/db", "mysql://..."),
+        ("mysql://host/db?password=se@cret", "mysql://..."),
+        ("mysql:me:secret@host", "mysql:..."),
+        ("sqlite:/a@b/c?d.db", "sqlite:/a@b/c?d.db"),
         ("tcp://127.0.0.1:1", "tcp://127.0.0.1:1"),
+        ("tcp://me:secret@a:1,tcp://b:2?secret", "tcp://a:1, tcp://b:2"),
     ],
 )
 def test_shown_without_secrets(uri, shown):

@@ -17,7 +17,15 @@ def append_and_read(broker):
     with EventLog("mem:") as log:
         log.append(EVENTS, "p", 1)
         log.read(0, 100, ("n", "*", "*", "*"))
+        log.read(0, 100, [("n", "*", "*", "*"), ("m", "*", "*", "*", "c")], 9, kept=True)
         log.count()
+        log.last(1, upto=3)
+        log.senders()
+        log.sequence("p")
+        log.at(5)
+        log.keep("n", 2)
+        log.purge("n*", 5)
+        log.purged()
 
 
 def refused(broker):
@@ -27,7 +35,11 @@ def refused(broker):
         lambda: log.append([*EVENTS, Event("k", 3)], "p", 1),
         lambda: log.append(EVENTS, "p", 1, when=2),
         lambda: log.read(0, 1, ("a", "b", "c", 4)),
-        lambda: _core.Subscription(broker.uri, [("*",)]),
+        lambda: log.senders(0, [("a", "b", "c", "d"), 4]),
+        lambda: log.purge("n", -1),
+        lambda: log.append([Event("other")], "p", 2),
+        lambda: _core.Subscription(broker.uri, curve=("*",)),
+        lambda: _core.Subscription(broker.uri).add([("*",)], None, 0),
         lambda: _core.Client("ipc://" + "x" * 300),
         lambda: _core.wait([-1], 0),
         lambda: EventLog("no:"),

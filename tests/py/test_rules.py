@@ -13,7 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiflow_ext import rules as r
-from aiflow_ext.rules import Rule, all_of, any_of, check_dag, compile_rules, describe, event, every, from_json, status
+from aiflow_ext.rules import (
+    Rule,
+    all_of,
+    any_of,
+    asset_updated,
+    check_dag,
+    compile_rules,
+    describe,
+    event,
+    every,
+    from_json,
+    status,
+)
 
 
 def rules_json(*rules: Rule) -> dict:
@@ -52,6 +64,11 @@ def test_r37_a_status_is_an_event_of_the_own_run():
     ]
     (_, (cond,)) = compile_rules(rules_json(start(when.repeated())), "d")[0]
     assert cond[6] is True
+
+
+def test_r71_an_updated_asset_is_an_event_of_airflow():
+    assert asset_updated("orders") == event("orders", type="ASSET_UPDATED", namespace="airflow")
+    assert asset_updated("o*", count=2) == event("o*", type="ASSET_UPDATED", namespace="airflow", count=2)
 
 
 def test_groups_are_compiled_in_prefix_order():

@@ -32,7 +32,11 @@ def test_match_finds_ids_once_and_ascending():
     ("call", "error", "text"),
     [
         (lambda m: m.add(None, 1), TypeError, "needs a pattern, not None"),
-        (lambda m: m.add(("a",), 1), TypeError, r"tuple \(namespace, key, type, sender\), not \('a',\)"),
+        (
+            lambda m: m.add(("a",), 1),
+            TypeError,
+            r"tuple \(namespace, key, type, sender\) or \(..., context\), not \('a',\)",
+        ),
         (lambda m: m.add(("", "a", "*", "*"), 1), ValueError, "namespace"),
         (lambda m: m.add(ANY, -1), ValueError, "id must be from 0"),
         (lambda m: m.remove("x"), TypeError, "id must be int, not str"),

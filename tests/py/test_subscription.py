@@ -86,12 +86,13 @@ def test_its_descriptor_wakes_a_select(client):
 
 
 def test_hints_come_beside_events(broker, client):
-    with _core.Subscription(broker.uri, [("*", "*", "*", "*")], hints=True, timeout_ms=5000) as subscription:
+    with _core.Subscription(broker.uri, hints=True) as subscription:
+        stream = subscription.add([("*", "*", "*", "*")], None, 5000)
         client.hint("look é")
-        assert subscription.next(10_000) == ([], "look é")
+        assert subscription.next(10_000) == (None, [], "look é")
         client.publish(Event("a"))
-        got, hint = subscription.next(10_000)
-        assert ([e.key for e in got], hint) == (["a"], None)
+        of, got, hint = subscription.next(10_000)
+        assert (of, [e.key for e in got], hint) == (stream, ["a"], None)
 
 
 def test_a_control_event_ends_the_iteration(client):

@@ -16,18 +16,19 @@ def test_which_of_them_is_ready(broker, client, tmp_path):
     sqlite3.connect(tmp_path / "w.db").executescript("CREATE TABLE t (x)")
     r, w = os.pipe()
     with (
-        _core.Subscription(broker.uri, ANY, timeout_ms=5000) as subscription,
+        _core.Subscription(broker.uri) as subscription,
         _core.Watch(f"sqlite:{tmp_path}/w.db", "") as watch,
         open(r) as reader,
     ):
         watch.poll()
-        while subscription.next(0) != ([], None):
+        subscription.add(ANY, None, 5000)
+        while subscription.next(0) != (None, [], None):
             pass
         assert not _core.wait([reader, r], 0)[0]
         os.write(w, b"x")
         assert _core.wait([reader, subscription, r], 10_000) == [True, False, True]
         client.publish(Event("a"))
-        while not (got := subscription.next(0)[0]):
+        while not (got := subscription.next(0)[1]):
             assert True in _core.wait([subscription], 10_000)
         assert [e.key for e in got] == ["a"]
         with sqlite3.connect(tmp_path / "w.db") as other:
@@ -59,7 +60,7 @@ def test_a_signal_handler_runs_and_its_exception_comes_out():
 
 
 def test_bad_sources(broker):
-    subscription = _core.Subscription(broker.uri, ANY, timeout_ms=5000)
+    subscription = _core.Subscription(broker.uri)
     subscription.close()
     for source, error, text in (
         (subscription, ClosedError, "this Subscription is closed"),
