@@ -79,6 +79,6 @@ def _client() -> EventClient | None:
     if "client" not in _handles:
         from aiflow_ext.events import EventClient
 
-        _handles["client"] = EventClient(config.broker)
+        _handles["client"] = EventClient(config.broker, key_file=config.key_file or None)
     client: EventClient = _handles["client"]
     return client

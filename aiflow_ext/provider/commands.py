@@ -25,9 +25,11 @@ def get_cli_commands() -> list[CLICommand]:
     from airflow.cli import cli_parser
 
     commands = cli_parser.airflow_commands
-    index = next(i for i, c in enumerate(commands) if c.name == "scheduler")
-    stock = cast("ActionCommand", commands[index])
-    commands[index] = stock._replace(func=_scheduler, args=(*stock.args, ARG_EVENT_MODE))
+    index = {command.name: i for i, command in enumerate(commands)}
+    stock = cast("ActionCommand", commands[index["scheduler"]])
+    commands[index["scheduler"]] = stock._replace(func=_scheduler, args=(*stock.args, ARG_EVENT_MODE))
+    triggerer = cast("ActionCommand", commands[index["triggerer"]])
+    commands[index["triggerer"]] = triggerer._replace(func=_triggerer)
     return [
         stock._replace(
             name="event-scheduler",
@@ -51,3 +53,12 @@ def _scheduler(args: Namespace) -> None:
 def _event_scheduler(args: Namespace) -> None:
     args.event_mode = True
     _scheduler(args)
+
+
+def _triggerer(args: Namespace) -> None:
+    from airflow.cli.commands.triggerer_command import triggerer
+
+    from aiflow_ext.provider.plugin import choose_supervisor
+
+    choose_supervisor()  # where [core] lazy_load_plugins is off, the plug-in was loaded before that class
+    triggerer(args)

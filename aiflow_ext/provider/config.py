@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow.configuration import AIRFLOW_HOME, conf
+
+if TYPE_CHECKING:
+    from aiflow_ext.keys import ClientKey
 
 EVENT_MODE_ENV = "AIRFLOW__AIFLOW__EVENT_MODE"
 SOURCES = frozenset({"broker", "database", "executor", "api"})
@@ -18,11 +22,14 @@ class Config:
 
     :param broker: address clients connect to, ``ipc://PATH`` or ``tcp://HOST:PORT``.
     :param embedded: the scheduler process serves that address itself.
-    :param log: URI of the event log, ``sqlite:PATH`` or ``postgresql://...``.
+    :param log: URI of the event log, ``sqlite:PATH``, ``postgresql://...`` or ``mysql://...``.
     :param database: URI to watch for commits of others, as libpq or ``sqlite:`` takes it; "" for none.
     :param safety_pass_sec: seconds between two full stock passes.
     :param stop_grace_sec: seconds a stopped task has to end by itself, before SIGTERM; as long again before its row.
     :param wake_sources: which hints are listened to.
+    :param asset_events: asset events become events, too.
+    :param retention: what the log lets go, see :mod:`aiflow_ext.retention`; each ``NAMESPACE=AGE,COUNT``.
+    :param key_file: of ``aiflow keys new``, for a broker at ``tcp://``; "": see `aiflow_ext.keys.client_key`.
     """
 
     broker: str
@@ -32,6 +39,9 @@ class Config:
     safety_pass_sec: float
     stop_grace_sec: float
     wake_sources: frozenset[str]
+    asset_events: bool
+    retention: tuple[str, ...] = ()
+    key_file: str = ""
 
     @classmethod
     def from_airflow(cls) -> Config:
@@ -56,7 +66,16 @@ class Config:
             safety_pass_sec=_positive("safety_pass_sec", 2.0),
             stop_grace_sec=_positive("stop_grace_sec", 2.0),
             wake_sources=frozenset(sources),
+            asset_events=conf.getboolean("aiflow", "asset_events", fallback=True),
+            retention=_retention(),
+            key_file=conf.get("aiflow", "key_file", fallback="").strip(),
         )
+
+    def curve(self) -> ClientKey | None:
+        """Return the keys to talk to the broker with, where it needs some."""
+        from aiflow_ext.keys import client_key
+
+        return client_key(self.broker, self.key_file or None)
 
 
 def event_mode() -> bool:
@@ -80,6 +99,17 @@ def _default_log(database: str) -> str:
     if database.startswith("postgresql://"):
         return database
     return f"sqlite:{Path(AIRFLOW_HOME) / 'aiflow' / 'events.db'}"
+
+
+def _retention() -> tuple[str, ...]:
+    from aiflow_ext.retention import parse_all
+
+    texts = tuple(conf.get("aiflow", "retention", fallback="").split())
+    try:
+        parse_all(texts)
+    except ValueError as e:
+        raise ValueError(f"[aiflow] retention: {e}") from None
+    return texts
 
 
 def _positive(key: str, default: float) -> float:

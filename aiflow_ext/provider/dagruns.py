@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import structlog
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed, set_dag_run_state_to_success
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from aiflow_ext._event import Event
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 SECOND = timedelta(seconds=1)  # SQLite's now() has no fractions: a run of this second would wait for the next
 
@@ -32,7 +32,7 @@ def create(session: Session, dag: Any, rule: str, events: Sequence[Event], job_i
     run_id = f"aiflow__{rule}__{newest.offset}"
     model = session.get(DagModel, dag.dag_id)
     if model is None or model.is_paused or model.is_stale:
-        log.info("aiflow: no run of Dag %s for event offset=%d: the Dag is paused or gone", dag.dag_id, newest.offset)
+        log.info("aiflow: no run, the Dag is paused or gone", dag_id=dag.dag_id, rule=rule, offset=newest.offset)
         return None
     if session.scalar(select(DagRun.id).where(DagRun.dag_id == dag.dag_id, DagRun.run_id == run_id)) is not None:
         return None

@@ -12,6 +12,7 @@ def get_provider_info() -> dict[str, Any]:
         "name": "AIFlow events",
         "description": "Event-driven scheduling: tasks started, stopped and restarted by events.",
         "cli": ["aiflow_ext.provider.commands.get_cli_commands"],
+        "queues": ["aiflow_ext.provider.queue.EventLogQueueProvider"],
         "db-managers": ["aiflow_ext.provider.db.manager.AiflowDBManager"],
         "config": {
             "aiflow": {
@@ -26,12 +27,25 @@ def get_provider_info() -> dict[str, Any]:
                         "``embedded``: the scheduler process serves events on a socket under AIRFLOW_HOME. "
                         "Otherwise the address of an ``aiflow broker``, as tcp://127.0.0.1:5600.",
                     ),
+                    "key_file": _option(
+                        "string",
+                        "",
+                        "For a broker at tcp:// with keys: the file that ``aiflow keys new`` wrote for this Airflow. "
+                        "Empty: $AIFLOW_KEY_FILE.",
+                    ),
                     "log": _option(
                         "string",
                         "",
-                        "URI of the event log: sqlite:PATH or postgresql://... Empty: Airflow's own PostgreSQL "
-                        "database, or AIRFLOW_HOME/aiflow/events.db where Airflow is not on PostgreSQL.",
+                        "URI of the event log: sqlite:PATH, postgresql://user:password@host/database or "
+                        "mysql://user:password@host/database (not an SQLAlchemy URL: no +driver). Empty: Airflow's own "
+                        "PostgreSQL database, or AIRFLOW_HOME/aiflow/events.db where Airflow is not on PostgreSQL.",
                         sensitive=True,
+                    ),
+                    "retention": _option(
+                        "string",
+                        "",
+                        "What the log lets go: NAMESPACE=AGE,COUNT, several separated by spaces, as "
+                        "``airflow=7d metrics*=1d,1000000``. Only what the scheduler has read goes. Empty: nothing.",
                     ),
                     "safety_pass_sec": _option(
                         "float", "2.0", "Seconds between two full passes of the stock scheduler, whatever was heard."
@@ -42,11 +56,32 @@ def get_provider_info() -> dict[str, Any]:
                         "Seconds a task that is asked to stop has to end by itself; then it gets SIGTERM, and after "
                         "as long again its row is changed, so that Airflow ends it at its next heartbeat.",
                     ),
+                    "asset_events": _option(
+                        "boolean",
+                        "True",
+                        "Event mode: each asset event becomes an event, too, with namespace ``airflow``, type "
+                        "``ASSET_UPDATED`` and the asset's name as key, for rules and subscribers.",
+                    ),
                     "wake_sources": _option(
                         "string",
                         "broker,database,executor,api",
                         "Which hints wake the scheduler. Without any it still runs a full pass every "
                         "``safety_pass_sec``.",
+                    ),
+                    "http_streams": _option(
+                        "integer",
+                        "100",
+                        "How many server-sent streams one process of the api-server serves at a time.",
+                    ),
+                    "github_webhook_secrets": _option(
+                        "string",
+                        "",
+                        "Secrets of GitHub's webhooks, with commas between: any of them will do, so that they can be "
+                        "changed one after another. Empty: that route is off.",
+                        sensitive=True,
+                    ),
+                    "mlflow_webhook_secrets": _option(
+                        "string", "", "The same for the webhooks of MLflow's model registry.", sensitive=True
                     ),
                 },
             }

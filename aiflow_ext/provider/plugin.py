@@ -9,15 +9,17 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from aiflow_ext.provider.api import WakeMiddleware
+from aiflow_ext.provider.http import application
 from aiflow_ext.provider.task import triggering_events_macro
 
 log = logging.getLogger(__name__)
 
 RUNNER_MODULE = "airflow.jobs.scheduler_job_runner"
+TRIGGERER_MODULE = "airflow.jobs.triggerer_job_runner"
 
 
 class AiflowPlugin(AirflowPlugin):
-    """Chooses the scheduler's runner, wakes it from the API server, and adds a macro."""
+    """Chooses the scheduler's runner, wakes it from the API server, serves events there, and adds a macro."""
 
     name = "aiflow"
     macros = [triggering_events_macro]  # noqa: RUF012  (as the base class has it)
@@ -25,11 +27,15 @@ class AiflowPlugin(AirflowPlugin):
         {"middleware": WakeMiddleware, "args": [], "kwargs": {}, "name": "aiflow wake-up"}
     ]
 
+    fastapi_apps = [{"app": application, "url_prefix": "/aiflow", "name": "aiflow events"}]  # noqa: RUF012
+
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
-        """Let ``SchedulerJobRunner(...)`` make our runner, in the one process where that class is imported."""
+        """Let Airflow's classes make ours, in the processes where they are imported."""
         if RUNNER_MODULE in sys.modules:
             choose_runner()
+        if TRIGGERER_MODULE in sys.modules:
+            choose_supervisor()
 
 
 def choose_runner() -> None:
@@ -43,6 +49,33 @@ def choose_runner() -> None:
         return object.__new__(_runner_class() if cls is SchedulerJobRunner else cls)
 
     SchedulerJobRunner.__new__ = __new__  # type: ignore[method-assign]
+
+
+def choose_supervisor() -> None:
+    """Patch ``TriggerRunnerSupervisor.__new__`` likewise: the triggerer's supervisor keeps our offsets."""
+    from airflow.jobs.triggerer_job_runner import TriggerRunnerSupervisor
+
+    if "__new__" in vars(TriggerRunnerSupervisor):
+        return
+
+    def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return object.__new__(_supervisor_class() if cls is TriggerRunnerSupervisor else cls)
+
+    TriggerRunnerSupervisor.__new__ = __new__  # type: ignore[method-assign]
+
+
+def _supervisor_class() -> type:
+    import airflow
+    from airflow.jobs.triggerer_job_runner import TriggerRunnerSupervisor
+
+    from aiflow_ext.provider.version_compat import untested
+
+    if reason := untested(airflow.__version__):
+        log.warning("aiflow: asset watchers with scheme aiflow do not work in this triggerer: %s", reason)
+        return TriggerRunnerSupervisor
+    from aiflow_ext.provider.triggerer import EventTriggerSupervisor
+
+    return EventTriggerSupervisor
 
 
 def _runner_class() -> type:

@@ -9,13 +9,13 @@ docs/rules.md says what each rule means, docs/design.md why twice is impossible.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import get_dialect_name
@@ -26,19 +26,22 @@ from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext._event import Event
-from aiflow_ext.errors import CorruptError, Error
+from aiflow_ext.errors import CorruptError, RetentionError
 from aiflow_ext.provider import apply, dagruns, status, stop
+from aiflow_ext.provider.assets import AssetNews, Watchers
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.registry import Registry
 from aiflow_ext.provider.state import Key, Run, TaskState, Try, World, load, load_tries, new_task, save
+from aiflow_ext.provider.tell import Teller
+from aiflow_ext.provider.watcher import go_on_from
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 CONSUMER = "scheduler"
 BATCH = 1000  # events a transaction reads
-PUBLISH_MS = 500  # longest wait for the broker inside a pass
 ROUNDS = 20  # transactions of one react(); the rest waits for the next pass, so stock scheduling goes on
 
 Fired = tuple[int, str, list[int]]
@@ -52,6 +55,7 @@ class Reaction:
     busy: bool = False
     due_ms: int | None = None
     made_runs: bool = False
+    work: Work = field(default_factory=Work)
 
 
 class Reactor:
@@ -63,9 +67,10 @@ class Reactor:
         self._dag_bag = dag_bag
         self._job_id = job_id
         self._log = _core.EventLog(config.log)
-        self._client = _core.Client(config.broker)
+        self._client = _core.Client(config.broker, config.curve())
         self._stops = stop.Stops(self._client, config.stop_grace_sec)
-        self._quiet_until = 0.0  # the broker did not answer: leave it alone until then
+        self._watchers = Watchers(self._log)
+        self._teller = Teller(self._client, AssetNews() if config.asset_events else None)
 
     def close(self) -> None:
         """Close the handles."""
@@ -79,8 +84,13 @@ class Reactor:
         """
         reaction = Reaction()
         for _ in range(ROUNDS):
-            with create_session() as session:
-                again = _Transaction(self, session, reaction).run()
+            try:
+                with create_session() as session:
+                    again = _Transaction(self, session, reaction).run()
+            except BaseException:
+                self._watchers.forget()
+                self._teller.forget()
+                raise
             self._stops.carry_out()
             if not again:
                 return reaction
@@ -99,6 +109,7 @@ class _Transaction:
         self.events: dict[int, Event] = {}
         self.locked: set[Key] = set()
         self.acted = False
+        self.head = 0
 
     def run(self) -> bool:
         """Do the round; return whether there is (or may be) more."""
@@ -114,20 +125,21 @@ class _Transaction:
         point("apply.locked")
         batch = self._read_events()
         self.world = load(self.session, self.r.registry, CONSUMER, self.now_ms)
-        told = self._tell_statuses()
+        told = self.r._teller.tell(self.session, self.world, self.reaction.work)
         self._settle()
         self._index()
         for event in batch:
             self._feed(event)
         self._tick()
         self._settle()
+        more = self._feed_watchers(batch)
         point("apply.acted")
         save(self.session, self.world, CONSUMER, batch[-1].offset if batch else self.world.offset)
         point("apply.saved")
         self.session.commit()
         point("apply.committed")
         self._note_due()
-        return told or len(batch) == BATCH or self.acted
+        return told or more or self.acted or (bool(batch) and batch[-1].offset < self.head)
 
     # What there is
 
@@ -141,21 +153,23 @@ class _Transaction:
 
     def _something_to_do(self, offset: int) -> bool:
         """Look without a lock and without a write: an idle scheduler must not wake itself."""
-        head = self.r._log.head()
+        self.head = head = self.r._log.head()
         if head < offset:
             raise CorruptError(
                 f"the log ends at offset {head}, but events up to {offset} have been acted on: it is another log. "
                 f"To go on with it: UPDATE aiflow_consumer SET \"offset\" = {head} WHERE name = '{CONSUMER}'"
             )
         if head > offset:
+            self.reaction.work.backlog = max(self.reaction.work.backlog, head - offset)
             return True
         world = load(self.session, self.r.registry, CONSUMER, self.now_ms)
         self._due(world)
         fresh = any(run.stored_seen is None for run in world.runs.values())
-        changed = any(_differs(run) for run in world.runs.values()) and time.monotonic() >= self.r._quiet_until
         due = self.reaction.due_ms is not None and self.reaction.due_ms <= self.now_ms
         waiting = any(self._can_settle(run, task) for run, task in world.tasks())
-        return bool(world.ended) or fresh or changed or due or waiting
+        if world.ended or fresh or due or waiting:
+            return True
+        return self.r._teller.waiting(self.session, world) or self.r._watchers.behind(self.session, offset)
 
     def _lock(self) -> bool:
         """Hold the consumer's row: one scheduler reacts at a time, another one goes on with its own work."""
@@ -170,30 +184,25 @@ class _Transaction:
     def _read_events(self) -> list[Event]:
         """Before the runs are read: a run made before an event was published is then always seen."""
         offset = self.session.scalar(select(models.consumer.c.offset).where(models.consumer.c.name == CONSUMER)) or 0
-        batch = self.r._log.read(offset, BATCH)
+        try:
+            batch = self.r._log.read(offset, BATCH)
+        except RetentionError as e:
+            raise RetentionError(
+                f"{e}; rules have not seen those. To go on without them: "
+                f"UPDATE aiflow_consumer SET \"offset\" = {go_on_from(e)} WHERE name = '{CONSUMER}'"
+            ) from None
         self.events = {event.offset: event for event in batch}
+        self.reaction.work.events += len(batch)
+        if batch and self.reaction.work.oldest_ms is None:
+            self.reaction.work.oldest_ms = batch[0].create_time
         return batch
 
-    def _tell_statuses(self) -> bool:
-        """Publish what happened to tasks; the next round reads it back, with offsets, like any event."""
-        told = False
-        for run in self.world.runs.values():
-            seen = dict(run.seen)
-            try:
-                for change in list(status.changes(self.session, run)):
-                    self._publish(change)
-                    told = True
-            except (Error, TimeoutError) as e:
-                run.seen = seen
-                self.r._quiet_until = time.monotonic() + 1
-                log.warning("aiflow: task states could not be published, trying again in 1 s: %s", e)
-                return told
-        return told
-
-    def _publish(self, change: status.Status) -> None:
-        if time.monotonic() < self.r._quiet_until:
-            raise TimeoutError("the broker did not answer")
-        self.r._client.publish([change.event], change.producer, change.sequence, PUBLISH_MS)
+    def _feed_watchers(self, batch: Sequence[Event]) -> bool:
+        """Events become asset events, which may start Dag runs: a full pass looks."""
+        stored, more = self.r._watchers.feed(self.session, self.world.offset, batch)
+        self.reaction.made_runs |= bool(stored)
+        self.reaction.work.stored += stored
+        return more
 
     # Rules
 
@@ -238,6 +247,7 @@ class _Transaction:
             else:
                 before, after = self._act(run, task, rule, kind, offsets)
         self.acted = True
+        self.reaction.work.actions[kind] += 1
         row = {
             "dag_id": task.dag_id,
             "run_id": task.run_id,
@@ -251,7 +261,8 @@ class _Transaction:
             "at_ms": self.now_ms,
         }
         self.session.execute(insert(models.action).values(**row))
-        log.info("aiflow: %s %s offsets=%s: %s -> %s", kind, _name(task), offsets, before or "none", after or "none")
+        shown = {"rule": rule["name"], "action": kind, "offsets": offsets, "before": before, "after": after}
+        log.info("aiflow: a rule fired", **_fields(task), **shown)
 
     @contextmanager
     def _contained(self, task: TaskState) -> Iterator[None]:
@@ -262,7 +273,7 @@ class _Transaction:
         except OperationalError:
             raise
         except Exception:
-            log.exception("aiflow: an action failed and is given up: %s", _name(task))
+            log.exception("aiflow: an action failed and is given up", **_fields(task))
             task.pending.clear()
             task.stopping = None
 
@@ -282,7 +293,7 @@ class _Transaction:
         entry = {"events": offsets, "downstream": bool(rule.get("downstream"))}
         alive = ti is not None and (ti.alive or task.stopping is not None)
         if kind == "restart" and ti is not None and alive:
-            if ti.state in ("scheduled", "queued") and apply.add_events(self.session, ti, self._events(offsets)):
+            if ti.state in ("scheduled", "queued") and apply.add_events(self.session, ti, self._events(offsets, task)):
                 return ti.state
             _merge(task.pending, entry)
             if task.stopping is None:
@@ -365,11 +376,11 @@ class _Transaction:
         if task.pending and (ti.parked or apply.ended(ti)):
             self._start_now(run, task, ti)
         elif ti.parked and task.started is not None:  # Airflow retries: the same events start it again
-            apply.resume(self.session, ti, self._events(task.started["events"]))
+            apply.resume(self.session, ti, self._events(task.started["events"], task))
 
     def _start_now(self, run: Run, task: TaskState, ti: Try) -> None:
         entry = task.pending[0]
-        events = self._events(entry["events"])
+        events = self._events(entry["events"], task)
         if ti.parked:
             done = apply.resume(self.session, ti, events)
         else:
@@ -382,9 +393,7 @@ class _Transaction:
         elif apply.ended(ti) and not self._upstream_moves(run, task):
             dropped = task.pending.pop(0)
             log.warning(
-                "aiflow: no start for events %s, the upstream did not end as it needs: %s",
-                dropped["events"],
-                _name(task),
+                "aiflow: no start, the upstream did not end as it needs", offsets=dropped["events"], **_fields(task)
             )
         self.reaction.dirty.add((run.dag_id, run.run_id))
 
@@ -398,7 +407,9 @@ class _Transaction:
         dag = self.r._dag_bag.get_latest_version_of_dag(task.dag_id, session=self.session)
         if dag is None or not offsets:
             return "", ""
-        events = self._events(offsets)
+        events = self._events(offsets, task)
+        if not events:
+            return "", ""
         if kind == "stop":
             return "", self._stop_runs(dag, events[-1], rule.get("state") or "success")
         made = dagruns.create(self.session, dag, rule["name"], events, self.r._job_id)
@@ -439,15 +450,20 @@ class _Transaction:
         row = self.session.scalar(select(DagRun).where(DagRun.dag_id == run.dag_id, DagRun.run_id == run.run_id))
         return self.r._dag_bag.get_dag_for_run(dag_run=row, session=self.session)
 
-    def _events(self, offsets: Iterable[int]) -> list[Event]:
-        """The events at these offsets; those of earlier batches from the log."""
-        found = []
-        for offset in offsets:
-            if offset not in self.events:
-                self.events |= {e.offset: e for e in self.r._log.read(offset - 1, 1)}
-            if offset in self.events:
-                found.append(self.events[offset])
-        return found
+    def _events(self, offsets: Iterable[int], task: TaskState) -> list[Event]:
+        """The events at these offsets; those of earlier batches from the log, where they still are."""
+        found = (self.events.get(offset) or self._stored(offset, task) for offset in offsets)
+        return [event for event in found if event is not None]
+
+    def _stored(self, offset: int, task: TaskState) -> Event | None:
+        """Ask by namespace: what was let go is known of each."""
+        for namespace in {pattern[0] for pattern in task.rules.patterns}:
+            with suppress(RetentionError):
+                for event in self.r._log.read(offset - 1, 1, (namespace, "*", "*", "*", "*")):
+                    if event.offset == offset:
+                        return event
+        log.warning("aiflow: an event that started it is no longer in the log", offset=offset, **_fields(task))
+        return None
 
     def _note_due(self) -> None:
         self.reaction.due_ms = None
@@ -466,13 +482,9 @@ def _reaches(event: Event, run: Run) -> bool:
     return event.context is None or event.context == run.context
 
 
-def _name(task: TaskState) -> str:
+def _fields(task: TaskState) -> dict[str, str]:
     """Which one, for the log."""
-    return f"dag={task.dag_id} run={task.run_id} task={task.task_id}"
-
-
-def _differs(run: Run) -> bool:
-    return any(run.seen.get(name, ["", ""]) != [str(ti.id), ti.state] for name, ti in run.tries.items())
+    return {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
 
 
 def _merge(pending: list[dict[str, Any]], entry: dict[str, Any]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from airflow.models.dag_version import DagVersion
 from airflow.models.serialized_dag import SerializedDagModel
 from sqlalchemy import func, select
@@ -19,7 +19,7 @@ from aiflow_ext import _core
 from aiflow_ext.provider.operators import Rules, holds, stored_rules
 from aiflow_ext.rules import compile_rules
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 OVERLAP = timedelta(seconds=30)  # rows committed late, with an older last_updated, are seen all the same
 Pattern = tuple[str, str, str, str]
@@ -130,7 +130,7 @@ def _compile(row: SerializedDagModel) -> DagRules | None:
             _ruleset(run, row.dag_id) if run is not None else None,
         )
     except Exception:
-        log.exception("aiflow: the rules of Dag %s cannot be read; it runs without them", row.dag_id)
+        log.exception("aiflow: the rules of a Dag cannot be read; it runs without them", dag_id=row.dag_id)
         return None
 
 

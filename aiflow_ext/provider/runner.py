@@ -6,12 +6,12 @@ stock pass runs every ``safety_pass_sec``, so every hint may be lost.
 
 from __future__ import annotations
 
-import logging
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import airflow.jobs.scheduler_job_runner as stock
+import structlog
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
@@ -27,12 +27,14 @@ from aiflow_ext.provider import apply
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.due import next_due
+from aiflow_ext.provider.keep import keeper
+from aiflow_ext.provider.metrics import count
 from aiflow_ext.provider.preload import preload
 from aiflow_ext.provider.react import Reaction, Reactor
 from aiflow_ext.provider.state import ENDED, Key
 from aiflow_ext.provider.wake import Wake, Waker
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 BUSY_RETRY_SEC = 0.005  # a lock that another scheduler holds
 
@@ -53,11 +55,15 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._wake = Wake(full=True)
         self._full_at = 0.0
         self._retry = False
+        self._woken = 0.0
         self._reaction = Reaction()
         waker = self._waker = Waker(self._config, self.executors)
         try:
             self._reactor = Reactor(self._config, self.scheduler_dag_bag, self.job.id)
+            retention = keeper(self._config)
             try:
+                if self._config.retention:
+                    retention.start()
                 clock = stock.time
                 stock.time = _Clock(self._sleep)  # type: ignore[assignment]
                 try:
@@ -65,6 +71,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                 finally:
                     stock.time = clock
             finally:
+                retention.stop()
                 self._reactor.close()
         finally:
             waker.close()
@@ -73,6 +80,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         """The stock loop is idle for `seconds`, unless something happens."""
         again = self._retry or bool(self._wake)
         heard = self._waker.wait(BUSY_RETRY_SEC if again else min(seconds, self._until_due()))
+        self._woken = time.monotonic()
         heard.dirty |= self._wake.dirty
         self._wake = heard
 
@@ -85,6 +93,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _do_scheduling(self, session: Session) -> int:
         """React to events, then examine what changed; everything, where that is unknown or it is time to."""
+        self._waker.tend()
         wake, self._wake, self._retry = self._wake, Wake(), False
         full = wake.full or time.monotonic() >= self._full_at
         self._react(wake, full)
@@ -108,10 +117,13 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         if not (full or due or wake.events or ours or self._reaction.busy):
             self._reaction = Reaction(due_ms=self._reaction.due_ms)
             return
+        began = time.monotonic()
         try:
             self._reaction = self._reactor.react()
+            self._reaction.work.tell(began, self._woken if wake.events else None)
         except (Error, DBAPIError) as e:  # nothing was done; a deadlock or a lost connection is tried again
-            log.error("aiflow: events wait for the next pass: %s", e)
+            log.error("aiflow: events wait for the next pass", error=str(e))
+            count("aiflow.scheduler.reaction_errors")
             self._reaction = Reaction()
         self._retry |= self._reaction.busy
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import psutil
+import structlog
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
@@ -16,7 +16,7 @@ from aiflow_ext.provider.state import TaskState, Try
 from aiflow_ext.provider.status import STATES
 from aiflow_ext.provider.task import STOP_NAMESPACE, STOP_TYPE
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 ASK, TERM, ROW = 0, 1, 2
 ANSWER_MS = 200
@@ -81,7 +81,7 @@ class Stops:
             try:
                 self._client.publish([event], f"stop:{try_id}", 1, ANSWER_MS)
             except (Error, TimeoutError) as e:
-                log.warning("aiflow: try %s could not be asked to stop, SIGTERM will follow: %s", try_id, e)
+                log.warning("aiflow: a task was not asked to stop, SIGTERM will follow", ti_id=try_id, error=str(e))
         self._asked |= self._to_ask
         self._to_ask.clear()
         for pid, try_id in self._to_term.items():
@@ -112,7 +112,7 @@ def _terminate(pid: int, try_id: str) -> None:
     try:
         process = psutil.Process(pid)
         if psutil.Process() in process.parents():
-            log.info("aiflow: SIGTERM to pid %d, try %s did not stop by itself", pid, try_id)
+            log.info("aiflow: SIGTERM, the task did not stop by itself", pid=pid, ti_id=try_id)
             process.terminate()
     except psutil.Error as e:
-        log.info("aiflow: no SIGTERM to pid %d of try %s: %s", pid, try_id, e)
+        log.info("aiflow: no SIGTERM", pid=pid, ti_id=try_id, error=str(e))

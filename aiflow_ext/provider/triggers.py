@@ -42,13 +42,14 @@ class EventTrigger(BaseTrigger):
         spec = compile_rules(rules, self.dag_id)
         core = _core.Rules(spec)
         patterns = [cond[1:5] for _, conds in spec for cond in conds if cond[0] == "event"]
-        uri = Config.from_airflow().broker
-        sub = await asyncio.to_thread(_core.Subscription, uri, patterns or [("-", "-", "-", "-")], None, False, 30_000)
+        config = Config.from_airflow()
+        sub = _core.Subscription(config.broker, False, config.curve())
         try:
-            state = core.start(sub.cursor, _now_ms())
+            stream = await asyncio.to_thread(sub.add, patterns or [("-", "-", "-", "-")], None, 30_000)
+            state = core.start(sub.cursor(stream), _now_ms())
             seen: dict[int, Any] = {}
             while True:
-                events, _ = await asyncio.to_thread(sub.next, 500)
+                _, events, _ = await asyncio.to_thread(sub.next, 500)
                 seen |= {event.offset: event for event in events}
                 state, fired = core.tick(state, _now_ms())
                 for event in events:

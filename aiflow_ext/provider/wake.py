@@ -12,11 +12,14 @@ from aiflow_ext import _core
 from aiflow_ext.errors import ConflictError, Error
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import notify
+from aiflow_ext.provider.metrics import BrokerFigures
 from aiflow_ext.provider.state import Key
 
 log = logging.getLogger(__name__)
+broker_log = logging.getLogger("aiflow_ext.broker")  # as `aiflow broker` has it
 
 DEBOUNCE_MS = 1  # what arrives together is handled together
+WORDS_SEC = 1.0  # between two looks at what the broker has to say
 RETRY_SEC = 1.0  # between tries to open a source that is away
 EVERYTHING = ("*", "*", "*", "*")
 
@@ -49,6 +52,8 @@ class Waker:
         self._watch: _core.Watch | None = None
         self._sub: _core.Subscription | None = None
         self._next_try = 0.0
+        self._figures = BrokerFigures()
+        self._next_words = 0.0
         self._open_all()
 
     def close(self) -> None:
@@ -69,7 +74,7 @@ class Waker:
         deadline = time.monotonic() + timeout_sec
         self._forget_own_commits()
         while True:
-            self._open_all()
+            self.tend()
             sources = [s for s in (self._sub, self._watch) if s is not None]
             left = max(0.0, deadline - time.monotonic())
             ready = _core.wait([*sources, *self._pipes], int(min(left, 1.0) * 1000 + 0.999))
@@ -78,6 +83,15 @@ class Waker:
                 self._listen(wake)
             if wake or time.monotonic() >= deadline:
                 return wake
+
+    def tend(self) -> None:
+        """Open what is not open, and pass on what the broker has to say; cheap, for each pass."""
+        self._open_all()
+        if self._broker is not None and time.monotonic() >= self._next_words:
+            self._next_words = time.monotonic() + WORDS_SEC
+            for level, text in self._broker.trace():
+                broker_log.log(level, "aiflow broker: %s", text)
+            self._figures.tell(self._broker)
 
     def _forget_own_commits(self) -> None:
         """SQLite cannot say whose commit it was, and each pass commits: it would wake itself for ever.
@@ -104,7 +118,7 @@ class Waker:
     def _read_sub(self, wake: Wake, sub: _core.Subscription) -> None:
         try:
             while True:
-                events, hint = sub.next(0)
+                _, events, hint = sub.next(0)
                 wake.events |= bool(events)
                 wake.full |= hint is not None and not self._notified()  # after a NOTIFY it is no news
                 if not events and hint is None:
@@ -128,6 +142,8 @@ class Waker:
                 wake.dirty.add((dag_id, run_id))
             elif kind == notify.STATUS:
                 wake.status.add((dag_id, run_id))
+            elif kind == notify.EVENTS:
+                wake.events = True
             else:
                 wake.full = True
 
@@ -144,12 +160,24 @@ class Waker:
                 self._lost("database", e)
         if self._config.wake_sources & {"broker", "api"} and self._sub is None:
             try:
-                self._sub = _core.Subscription(self._config.broker, [EVERYTHING], None, True, 200)
-            except (Error, TimeoutError) as e:
+                self._sub = self._subscribe()
+            except (Error, TimeoutError, ValueError) as e:
                 self._lost("broker", e)
+
+    def _subscribe(self) -> _core.Subscription:
+        sub = _core.Subscription(self._config.broker, True, self._config.curve())
+        try:
+            sub.add([EVERYTHING], None, 200)
+        except BaseException:
+            sub.close()
+            raise
+        return sub
 
     def _serve(self) -> None:
         """Run the embedded broker, unless another process on this host does; take over when that one ends."""
+        if self._broker is not None:
+            for level, text in self._broker.trace():
+                log.log(level, "aiflow: broker: %s", text)
         if not self._config.embedded or (self._broker is not None and self._broker.error() is None):
             return
         if self._broker is not None:
@@ -160,6 +188,7 @@ class Waker:
             Path(self._config.broker.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._broker = _core.Broker(self._config.broker, self._config.log)
             self._broker.start()
+            self._figures = BrokerFigures()
             log.info("aiflow: broker serves %s", self._config.broker)
         except ConflictError:
             log.debug("aiflow: another process serves %s", self._config.broker)

@@ -11,6 +11,7 @@ SEPARATOR = "\x1f"
 DIRTY = "dirty"  # a task instance ended, was cleared, ...: examine its run
 STATUS = "status"  # one began to run: only rules may care
 FULL = "full"  # anything else: a full stock pass
+EVENTS = "events"  # there may be something to tell: react
 
 _ENDED = (
     "NEW.state IS DISTINCT FROM OLD.state"
@@ -38,6 +39,7 @@ _TRIGGERS = {  # name: (table, when it fires, function)
         "AFTER UPDATE OF state ON {} FOR EACH ROW WHEN (NEW.state = 'queued' AND OLD.state <> 'queued')",
         FULL,
     ),
+    "aiflow_asset_event": ("asset_event", "AFTER INSERT ON {} FOR EACH STATEMENT", EVENTS),
     "aiflow_asset": ("asset_dag_run_queue", "AFTER INSERT ON {} FOR EACH STATEMENT", FULL),
     "aiflow_pool": ("slot_pool", "AFTER UPDATE OF slots ON {} FOR EACH STATEMENT", FULL),
     "aiflow_unpaused": (
@@ -54,6 +56,7 @@ def create_statements() -> list[str]:
         _function(DIRTY, f"'{DIRTY}' || chr(31) || NEW.dag_id || chr(31) || NEW.run_id"),
         _function(STATUS, f"'{STATUS}' || chr(31) || NEW.dag_id || chr(31) || NEW.run_id"),
         _function(FULL, f"'{FULL}'"),
+        _function(EVENTS, f"'{EVENTS}'"),
     ]
     triggers = [
         f"CREATE OR REPLACE TRIGGER {name} {clause.format(table)} EXECUTE FUNCTION aiflow_notify_{kind}()"
@@ -64,7 +67,7 @@ def create_statements() -> list[str]:
 
 def drop_statements() -> list[str]:
     """Return the DDL that removes them; fine where they are not."""
-    return [f"DROP FUNCTION IF EXISTS aiflow_notify_{kind}() CASCADE" for kind in (DIRTY, STATUS, FULL)]
+    return [f"DROP FUNCTION IF EXISTS aiflow_notify_{kind}() CASCADE" for kind in (DIRTY, STATUS, FULL, EVENTS)]
 
 
 def _function(kind: str, payload: str) -> str:

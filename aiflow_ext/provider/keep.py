@@ -1,0 +1,23 @@
+"""[aiflow] retention: the log is held to it by the scheduler's process, which knows what it has not read yet."""
+
+from __future__ import annotations
+
+from airflow.utils.session import create_session
+from sqlalchemy import select
+
+from aiflow_ext.provider.config import Config
+from aiflow_ext.provider.db import models
+from aiflow_ext.provider.react import CONSUMER
+from aiflow_ext.retention import Keeper, parse_all
+
+
+def keeper(config: Config) -> Keeper:
+    """Return what lets events go; to be started where there is a policy."""
+    return Keeper(config.log, parse_all(config.retention), _offset)
+
+
+def _offset() -> int:
+    """Return up to where the scheduler has read the log."""
+    with create_session() as session:
+        query = select(models.consumer.c.offset).where(models.consumer.c.name == CONSUMER)
+        return int(session.scalar(query) or 0)
