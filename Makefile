@@ -1,12 +1,12 @@
 PYTHON ?= python3# 3.11 or newer; makes the virtual environment
 VENV ?= .venv
 PY = $(VENV)/bin/python
-PG = tests/with_postgres# gives a test its database, AIF_TEST_PG
+PG = tests/with_postgres tests/with_mysql# give a test its databases, AIF_TEST_PG and AIF_TEST_MYSQL
 HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
 
-.PHONY: help deps build venv test test-c test-asan test-tsan test-valgrind test-py test-py-asan test-airflow test-crash \
-	fuzz bench demo up down format lint cover clean
+.PHONY: help deps build venv test test-c test-asan test-tsan test-valgrind test-py test-py-asan test-airflow test-crash test-soak soak \
+	fuzz bench bench-broker demo up down format lint cover clean
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1 /p' Makefile | while read -r t h; do printf '  %-14s %s\n' "$$t" "$$h"; done
 include csrc/tests.mk
@@ -25,7 +25,7 @@ build: venv ## Build the extension in place
 
 test: deps build ## Everything a change must pass
 	@$(PG) $(MAKE) --no-print-directory lint test-c
-	@for pair in "test-py test-asan" "test-py-asan test-tsan" fuzz "test-airflow test-crash"; do \
+	@for pair in "test-py test-asan" "test-py-asan test-tsan" fuzz "test-airflow test-crash" "test-soak"; do \
 		$(PG) $(MAKE) --no-print-directory -j2 -O $$pair || exit 1; done # one of a pair mostly waits
 test-c: deps ## C tests
 	$(SUB) c-tests
@@ -37,15 +37,19 @@ test-tsan: deps ## C tests with threads, thread sanitizer
 test-valgrind: deps ## C tests under valgrind
 	$(SUB) c-tests RUN='valgrind -q --leak-check=full --error-exitcode=9'
 test-py: build ## Python tests, no Airflow
-	@PYTHONMALLOC=debug $(PG) $(HANG) 400 $(PY) -X dev -m pytest -q tests/py
+	@PYTHONMALLOC=debug $(PG) $(HANG) 1200 $(PY) -X dev -m pytest -q tests/py
 test-py-asan: build ## The same, with a sanitized extension
 	@AIF_SANITIZE=address,undefined $(PY) setup.py -q build --build-lib build/asan-py
 	@$(PG) env LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep'
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 1200 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep'
 test-airflow: build ## Tests with a real Airflow
-	@$(PG) $(HANG) 1200 $(PY) -m pytest -q tests/airflow
+	@$(PG) $(HANG) 2400 $(PY) -m pytest -q tests/airflow
 test-crash: build ## kill -9 at every labelled point, then count
-	@$(PG) $(HANG) 900 $(PY) -m pytest -q tests/crash
+	@$(PG) $(HANG) 1800 $(PY) -m pytest -q tests/crash
+test-soak: build ## Brokers and clients killed at random; AIF_SOAK_EVENTS=10000
+	@$(PG) $(HANG) 900 $(PY) -m pytest -q -s tests/soak
+soak: ## The same with 100,000 events
+	@AIF_SOAK_EVENTS=100000 $(MAKE) --no-print-directory test-soak
 fuzz: deps ## Fuzz the decoders; FUZZ_SECONDS=30
 	$(SUB) fuzz-run CC=clang OUT=build/fuzz SAN='-O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
 
@@ -58,6 +62,11 @@ down: ## Stop what `make up` started
 bench: deps build ## Measure, stock Airflow beside it; writes bench/results
 	$(SUB) c-bench
 	@$(PG) sh -ec 'for b in $(filter-out bench/report.py,$(wildcard bench/*.py)); do $(PY) $$b; done'
+bench-broker: deps build ## The event service beside its peers: JetStream, Redis Streams, notification-service
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt nats-py redis
+	$(SUB) c-bench
+	@$(PG) $(PY) bench/peers/goals.py --output bench/results/broker_goals.json
+	@$(PG) $(PY) bench/peers/run.py --output bench/results/peers.json
 
 format: venv ## Rewrite every file in our style
 	$(VENV)/bin/clang-format -i $(C)

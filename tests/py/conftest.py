@@ -47,7 +47,7 @@ class BrokerProcess:
         assert said.startswith("aiflow broker: serving"), said + self.process.stderr.read()
 
     def halt(self):
-        """Stop it until `go_on`. The signal is only sent when `send_signal` returns: wait for every thread to have stopped."""
+        """Stop it until `go_on`; return when every thread has stopped, not when the signal is on its way."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
