@@ -228,11 +228,13 @@ def busy(served):
     def work():
         try:
             with served.client("ann") as ann:
-                n = 0
+                n = last = 0
                 while not done.is_set() or n < 10:
                     n += 1
-                    assert len(publish(ann, "a", n, "busy")) == 1
-                assert count(ann, "a") >= n
+                    (offset,) = publish(ann, "a", n, "busy")
+                    assert offset > last
+                    last = offset
+                assert ann.head(SOON_MS) >= n
                 served.worked = n
         except BaseException as e:
             wrong.append(e)
