@@ -41,6 +41,7 @@ class AsyncEventClient:
     publish = _in_thread(EventClient.publish)
     publish_many = _in_thread(EventClient.publish_many)
     list = _in_thread(EventClient.list)
+    page = _in_thread(EventClient.page)
     count = _in_thread(EventClient.count)
     count_by_sender = _in_thread(EventClient.count_by_sender)
     latest = _in_thread(EventClient.latest)

@@ -7,13 +7,10 @@ handled in between.
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
-from threading import TIMEOUT_MAX, Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -21,10 +18,11 @@ from . import _core
 from ._event import Event as Event
 from .address import broker_uri, check_uri, safe_uri
 from .chunks import chunks
-from .errors import ClosedError, ForkError, StoreError
+from .connection import Connection
 from .keys import client_key
-from .listen import Callback, Ears, Listener
-from .subscription import SLICE, AnyPattern, Pattern, Subscription, in_ms
+from .listen import Callback, Listener
+from .subscription import AnyPattern, Pattern, Subscription
+from .times import since_epoch
 
 T = TypeVar("T")
 Keys = str | Sequence[str]
@@ -43,10 +41,8 @@ Part = tuple[int, int | None] | None
 """Of the log: beyond an offset, and not beyond another; None: nothing of it."""
 
 TIMEOUT = 30.0  # seconds for an answer
-RETRY = 0.25  # seconds before the broker's failed database is tried again
 PAGE = 1000  # events
 PRODUCER_BYTES = 64  # of a client_id
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def control_patterns() -> Sequence[AnyPattern]:
@@ -84,7 +80,6 @@ class EventClient:
         (client_id, sequence).  Only one process at a time may publish with it.  None: a random one.
     :param sequence: of the next event; None: the one after the greatest in the log, which is asked for at the first
         publish.  Who keeps it beside its work, and publishes the same again after a crash, has each event once.
-    :param key_file: what ``aiflow keys new`` wrote, for ``tcp://``; None: ``$AIFLOW_KEY_FILE``, where that is set.
     """
 
     def __init__(
@@ -98,15 +93,9 @@ class EventClient:
         key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.uri = broker_uri() if uri is None else check_uri(uri)
-        self._curve = client_key(self.uri, key_file)
+        self._connection = Connection(self.uri, client_key(self.uri, key_file))
         self.namespace = namespace
         self.sender = sender
-        self._pid = os.getpid()
-        self._lock = Lock()  # of the fields below, for moments
-        self._turn = Lock()  # of the connection, until the answer is there
-        self._client: _core.Client | None = None
-        self._ears: Ears | None = None  # of all listeners
-        self._closed = False
         self._producer = os.urandom(16).hex() if client_id is None else _checked_id(client_id)
         if sequence is not None and (client_id is None or sequence < 1):
             raise ValueError(f"sequence={sequence}: it counts from 1, and belongs to a client_id")
@@ -120,8 +109,8 @@ class EventClient:
     @property
     def sequence(self) -> int:
         """The sequence of the next event; asks the broker where that is not known yet."""
-        client = self._connection()
-        with self._my_turn(TIMEOUT) as left:
+        client = self._connection.client()
+        with self._connection.turn(TIMEOUT) as left:
             return self._next_sequence(client, left)
 
     def publish(self, event: Event, timeout: float = TIMEOUT, identity: Identity | None = None) -> int:
@@ -179,20 +168,20 @@ class EventClient:
         :param timeout: how long the broker may take to accept it; after that its absence is waited out for ever.
         :raises RetentionError: of the events beyond ``after`` some have been let go.
         """
-        self._check()
+        self._connection.check()
         control = tuple(control_patterns() if control is None else control)
         patterns = [*self._patterns(key, type, namespace, sender, context), *control]
         if since is not None:
             after = max(after or 0, self.offset_at(since, timeout))
-        core = _core.Subscription(self.uri, False, self._curve)
+        core = self._connection.subscription()
         try:
-            stream = self._ask(lambda ms: core.add(patterns, after, ms), timeout)
+            stream = self._connection.ask(lambda ms: core.add(patterns, after, ms), timeout)
         except BaseException:
             core.close()
             raise
         subscription = Subscription(core, stream, control)
         if control:  # it may have come before we listened
-            client = self._connection()
+            client = self._connection.client()
             subscription.stopped = any(self._parts(client.count, control, (0, None), timeout))
         return subscription
 
@@ -221,18 +210,15 @@ class EventClient:
         :param timeout: how long the broker may take to accept it; after that its absence is waited out for ever.
         :raises RetentionError: of the events beyond ``after`` some have been let go.
         """
-        self._check()
+        self._connection.check()
         patterns = self._patterns(key, type, namespace, sender, context)
         if since is not None:
             after = max(after or 0, self.offset_at(since, timeout))
-        listener = None
+        connection, listener = self._connection, None
         while listener is None:
-            with self._lock:
-                self._check()
-                if self._ears is None or self._ears.deaf:
-                    self._ears = Ears(_core.Subscription(self.uri, False, self._curve))
-                ears = self._ears
-            listener = ears.listen(callback, lambda core: self._ask(lambda ms: core.add(patterns, after, ms), timeout))
+            listener = connection.ears().listen(
+                callback, lambda core: connection.ask(lambda ms: core.add(patterns, after, ms), timeout)
+            )
         return listener
 
     def list(
@@ -254,17 +240,51 @@ class EventClient:
 
         :raises RetentionError: of the events beyond ``after`` some have been let go.
         """
-        client = self._connection()
+        self._connection.check()
+        start, upto = self._part(after, upto, since, until, timeout) or (None, 0)
+        found: Events = []
+        kept = False
+        while start is not None and (limit is None or len(found) < limit):
+            most = PAGE if limit is None else min(PAGE, limit - len(found))
+            page, start = self.page(
+                key, type, namespace, sender, start, most, timeout, context=context, upto=upto, kept=kept
+            )
+            found += page
+            kept = True
+        return found
+
+    def page(
+        self,
+        key: Keys = "*",
+        type: str = "*",  # noqa: A002
+        namespace: str | None = None,
+        sender: str = "*",
+        after: int = 0,
+        limit: int = PAGE,
+        timeout: float = TIMEOUT,
+        *,
+        context: str = "*",
+        upto: int | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+        kept: bool = False,
+    ) -> tuple[Events, int | None]:
+        """Return what :meth:`list` begins with, as far as one answer of the broker goes, and where to go on.
+
+        That is ``after`` of the next page, or None: there is none.  The broker answers with 8 MiB at most, and looks at
+        so much of the log at a time: a page may have fewer events than limit, or none, and a next one all the same.
+
+        :param limit: at most so many events, from 1 on; more than 10,000 are never given.
+        :param kept: this goes on from another page: what was let go since then is passed over.
+        :raises RetentionError: of the events beyond ``after`` some have been let go.
+        """
+        client = self._connection.client()
         patterns = self._patterns(key, type, namespace, sender, context)
         part = self._part(after, upto, since, until, timeout)
-        found: Events = []
-        kept = False  # from the second page on, what is let go meanwhile is no news
-        while part and (limit is None or len(found) < limit):
-            most = PAGE if limit is None else min(PAGE, limit - len(found))
-            page, start = self._answer(partial(client.list, part[0], most, patterns, upto=part[1], kept=kept), timeout)
-            found += page
-            part, kept = None if start is None else (start, part[1]), True
-        return found
+        if part is None:
+            return [], None
+        ask = partial(client.list, part[0], limit, patterns, upto=part[1], kept=kept)
+        return self._connection.answer(ask, timeout)
 
     def count(
         self,
@@ -281,7 +301,7 @@ class EventClient:
         until: Time | None = None,
     ) -> int:
         """Return how many events in the log match."""
-        client = self._connection()
+        client = self._connection.client()
         patterns = self._patterns(key, type, namespace, sender, context)
         part = self._part(after, upto, since, until, timeout)
         return sum(self._parts(client.count, patterns, part, timeout))
@@ -301,7 +321,7 @@ class EventClient:
         until: Time | None = None,
     ) -> dict[str, int]:
         """Return how many events in the log match, for each sender that has any; ``""`` for those without."""
-        client = self._connection()
+        client = self._connection.client()
         patterns = self._patterns(key, type, namespace, sender, context)
         part = self._part(after, upto, since, until, timeout)
         found: Counter[str] = Counter()
@@ -324,19 +344,19 @@ class EventClient:
         until: Time | None = None,
     ) -> int:
         """Return the offset of the newest event in the log that matches; 0: none does."""
-        client = self._connection()
+        client = self._connection.client()
         patterns = self._patterns(key, type, namespace, sender, context)
         part = self._part(after, upto, since, until, timeout)
         offset = 0
         while part:
-            offset, end = self._answer(partial(client.last, part[0], patterns, upto=part[1]), timeout)
+            offset, end = self._connection.answer(partial(client.last, part[0], patterns, upto=part[1]), timeout)
             part = None if end is None else (part[0], end)
         return offset
 
     def head(self, timeout: float = TIMEOUT) -> int:
         """Return the offset of the newest event of all; 0: the log is empty."""
-        client = self._connection()
-        return self._answer(client.head, timeout)
+        client = self._connection.client()
+        return self._connection.answer(client.head, timeout)
 
     def offset_at(self, time: Time, timeout: float = TIMEOUT) -> int:
         """Return the offset of the newest event that was created before time; 0: none was.
@@ -345,32 +365,23 @@ class EventClient:
 
         :raises ValueError: that time has not come.
         """
-        client = self._connection()
-        at = _since_epoch(time)
-        return self._answer(lambda ms: client.at(at, ms), timeout)
+        client = self._connection.client()
+        at = since_epoch(time)
+        return self._connection.answer(lambda ms: client.at(at, ms), timeout)
 
     def status(self, timeout: float = TIMEOUT) -> dict[str, Any]:
         """Return how the broker does: what `aiflow broker status` prints."""
-        client = self._connection()
-        found: dict[str, Any] = json.loads(self._answer(client.status, timeout))
+        client = self._connection.client()
+        found: dict[str, Any] = json.loads(self._connection.answer(client.status, timeout))
         return found
 
     def hint(self, text: str) -> None:
         """Wake who listens for hints.  Not durable, never blocks, may be lost; up to 255 bytes."""
-        self._connection().hint(text)
+        self._connection.client().hint(text)
 
     def close(self) -> None:
         """Give the connection back and stop the listeners; subscriptions have their own connections and live on."""
-        if os.getpid() != self._pid:
-            return
-        with self._lock:
-            self._closed = True
-            client, self._client = self._client, None
-            ears, self._ears = self._ears, None
-        if ears is not None:
-            ears.close()
-        if client is not None:
-            client.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -382,23 +393,6 @@ class EventClient:
 
     def __repr__(self) -> str:
         return f"EventClient({safe_uri(self.uri)!r}, namespace={self.namespace!r}, sender={self.sender!r})"
-
-    def _check(self) -> None:
-        """Look at the process first: in a child the lock may be held for ever."""
-        if os.getpid() != self._pid:
-            raise ForkError(
-                f"this EventClient was made in process {self._pid}; "
-                f"make a new EventClient() in this process ({os.getpid()})"
-            )
-        if self._closed:
-            raise ClosedError("this EventClient is closed")
-
-    def _connection(self) -> _core.Client:
-        self._check()
-        with self._lock:
-            if self._client is None:
-                self._client = _core.Client(self.uri, self._curve)
-            return self._client
 
     def _patterns(self, key: Keys, type: str, namespace: str | None, sender: str, context: str) -> Patterns:  # noqa: A002
         where = self.namespace if namespace is None else namespace
@@ -420,61 +414,27 @@ class EventClient:
     ) -> Iterator[T]:
         """Ask about part of the log; the broker looks at so much of it in one answer."""
         while part:
-            answer, start = self._answer(partial(ask, part[0], patterns, upto=part[1]), timeout)
+            answer, start = self._connection.answer(partial(ask, part[0], patterns, upto=part[1]), timeout)
             yield answer
             part = None if start is None else (start, part[1])
 
     def _publish(self, chunk: Events, timeout: float, identities: tuple[Identity, ...] | None) -> Offsets:
-        client = self._connection()
+        client = self._connection.client()
         sender = self.sender or ""
         first = 0
-        with self._my_turn(timeout) as left:
+        with self._connection.turn(timeout) as left:
             if identities is None:  # reserved once: a resend is the same event
                 first = self._next_sequence(client, left)
                 self._sequence = first + len(chunk)
             producer = self._producer if identities is None else identities
-            return self._ask(lambda ms: client.publish(chunk, producer, first, ms, self.namespace, sender), left)
+            return self._connection.ask(
+                lambda ms: client.publish(chunk, producer, first, ms, self.namespace, sender), left
+            )
 
     def _next_sequence(self, client: _core.Client, timeout: float) -> int:
         if self._sequence is None:
-            self._sequence = self._ask(lambda ms: client.sequence(self._producer, ms), timeout) + 1
+            self._sequence = self._connection.ask(lambda ms: client.sequence(self._producer, ms), timeout) + 1
         return self._sequence
-
-    def _answer(self, call: Callable[[int], T], timeout: float) -> T:
-        with self._my_turn(timeout) as left:
-            return self._ask(call, left)
-
-    @contextmanager
-    def _my_turn(self, timeout: float) -> Iterator[float]:
-        """Have the connection until the answer is there: another request would have the first one asked again."""
-        start = time.monotonic()
-        if not self._turn.acquire(timeout=min(max(timeout, 0), TIMEOUT_MAX)):
-            raise self._no_answer(timeout)
-        try:
-            yield timeout - (time.monotonic() - start)
-        finally:
-            self._turn.release()
-
-    def _ask(self, call: Callable[[int], T], timeout: float) -> T:
-        """Make the same call, with ms to wait, until the broker has answered."""
-        end = time.monotonic() + timeout
-        while True:
-            left = end - time.monotonic()
-            try:
-                return call(in_ms(min(left, SLICE)))
-            except TimeoutError:
-                if left <= SLICE:
-                    raise self._no_answer(timeout) from None
-            except StoreError:
-                if left <= RETRY:
-                    raise
-                time.sleep(RETRY)
-
-    def _no_answer(self, timeout: float) -> TimeoutError:
-        return TimeoutError(
-            f"no answer from {safe_uri(self.uri)} in {timeout:.3g} s: "
-            "`airflow scheduler --event-mode` or `aiflow broker` must run"
-        )
 
 
 def _checked_id(client_id: str) -> str:
@@ -482,12 +442,3 @@ def _checked_id(client_id: str) -> str:
     if not 1 <= n <= PRODUCER_BYTES:
         raise ValueError(f"a client_id of {n} bytes: 1 to {PRODUCER_BYTES} belong")
     return client_id
-
-
-def _since_epoch(moment: Time) -> int:
-    """Return moment in ms since the epoch, rounded up: what was created before it was created before that ms."""
-    if isinstance(moment, int):
-        return moment
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment} has no time zone: as in datetime.now(timezone.utc)")
-    return max(0, -((EPOCH - moment) // timedelta(milliseconds=1)))

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PART = r"(\d+(?:\.\d+)?)(ms|[smhdw])"
 
@@ -35,6 +36,18 @@ def moment(text: str, now: datetime) -> datetime:
         raise ValueError(
             f"{text!r} is no time: write 2026-05-01, 2026-05-01T12:30, 2026-05-01T12:30:00+02:00 or, for ago, 2h or 7d"
         ) from None
+
+
+def since_epoch(moment: datetime | int) -> int:
+    """Return moment in ms since the epoch, rounded up: what was created before it was created before that ms.
+
+    :raises ValueError: it has no time zone.
+    """
+    if isinstance(moment, int):
+        return moment
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no time zone: as in datetime.now(timezone.utc)")
+    return max(0, -((EPOCH - moment) // timedelta(milliseconds=1)))
 
 
 def shown(ms: int) -> str:

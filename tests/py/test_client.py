@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from aiflow_ext import Event, EventClient, _core, events
+from aiflow_ext import Event, EventClient, _core, subscription
 from aiflow_ext.errors import ClosedError
 
 
@@ -180,7 +180,7 @@ def test_threads_wait_for_each_other_while_the_database_is_locked(client, tmp_pa
         sqlite3.connect(tmp_path / "events.db", isolation_level=None, check_same_thread=False)
     ) as db:
         db.execute("BEGIN IMMEDIATE")
-        release = threading.Timer(1.5 * events.SLICE, db.execute, ["ROLLBACK"])
+        release = threading.Timer(1.5 * subscription.SLICE, db.execute, ["ROLLBACK"])
         release.start()
         in_threads(8, work)
         release.join()
@@ -304,7 +304,7 @@ def test_a_locked_database_is_waited_for(client, tmp_path):
     other = sqlite3.connect(tmp_path / "events.db", isolation_level=None, check_same_thread=False)
     with contextlib.closing(other):
         other.execute("BEGIN IMMEDIATE")
-        release = threading.Timer(1.3 * events.SLICE, other.execute, ["ROLLBACK"])
+        release = threading.Timer(1.3 * subscription.SLICE, other.execute, ["ROLLBACK"])
         release.start()
         assert client.publish(Event("a")) == 1
         release.join()
@@ -315,7 +315,7 @@ def test_a_full_disk_is_ridden_out_or_named(tmp_path):
     """A file-size limit stands for the full disk: writes fail while it is there, and work again after."""
     program = f"""if True:
         import resource, signal, threading
-        from aiflow_ext import Event, EventClient, _core, events
+        from aiflow_ext import Event, EventClient, _core
         from aiflow_ext.errors import StoreError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         broker = _core.Broker("ipc://{tmp_path}/b", "sqlite:{tmp_path}/log.db")

@@ -65,6 +65,14 @@ def test_since_and_until(past):
         assert next(subscription).offset == 10
 
 
+def test_pages(past):
+    found, after = past.page(limit=5)
+    assert (offsets(found), after) == ([1, 2, 3, 4, 5], 5)
+    found, after = past.page("k1", limit=5, since=at(2), upto=9)
+    assert (offsets(found), after) == ([5, 8], None)
+    assert past.page(until=at(0)) == past.page(after=7, upto=7) == ([], None)
+
+
 def test_count_by_sender(past):
     assert past.count_by_sender() == {"": 3, "b": 3, "c": 3, "d": 3}
     assert past.count_by_sender(["k0", "k1"], after=2, upto=9) == {"": 1, "c": 1, "d": 2}
@@ -83,7 +91,7 @@ def test_the_latest(past):
 
 
 def test_beyond_the_end_is_said(past):
-    for ask in (past.list, past.count, past.latest, past.count_by_sender, past.subscribe):
+    for ask in (past.list, past.page, past.count, past.latest, past.count_by_sender, past.subscribe):
         with pytest.raises(ValueError, match="offset 13 is beyond the newest one, 12"):
             ask(after=13)
     assert past.list(after=12) == []
@@ -102,6 +110,9 @@ def test_a_rare_key_in_a_long_log(tmp_path):
         with EventClient(broker.uri) as client:
             assert offsets(client.list("rare")) == [1, n + 2]
             assert offsets(client.list("rare", limit=1)) == [1]
+            assert len(client.page(limit=20_000)[0]) == 10_000
+            found, after = client.page("rare", after=1)
+            assert (found, after) == ([], 50_001)  # so much of the log was looked at
             assert (client.count("rare"), client.count()) == (2, n + 2)
             assert client.count_by_sender() == {"s": 2, "t": n}
             assert client.latest("rare", upto=n + 1) == 1
@@ -137,10 +148,11 @@ def test_what_was_let_go_is_said(past, tmp_path):
     with EventLog(f"sqlite:{tmp_path}/events.db") as log:
         log.purge("n", 5)
     assert offsets(past.list(limit=1)) == [6]
-    for ask in (past.list, past.subscribe, lambda after: past.listen(print, after=after)):
+    for ask in (past.list, past.page, past.subscribe, lambda after: past.listen(print, after=after)):
         with pytest.raises(RetentionError, match="begin again from"):
             ask(after=2)
     assert offsets(past.list(after=5, limit=1)) == [6]
+    assert offsets(past.page(after=2, limit=1, kept=True)[0]) == [6]
 
 
 def test_a_slow_subscriber_is_told_what_was_let_go(broker, client, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
 
@@ -95,21 +94,14 @@ async def list_events(query: Annotated[Page, Query()]) -> JSONResponse:
 
 
 def _page(client: EventClient, query: Page) -> tuple[list[Event], int | None]:
-    """Return the first page that has events, or the last that there was time for, and where the next one begins.
-
-    A page is one answer of the broker, 8 MiB at most; EventClient.list would go on.
-    """
+    """Return the first page that has events, or the last that there was time for, and where the next one begins."""
     end = time.monotonic() + SEARCH
-    asked = query.arguments()
-    part = client._part(query.after or 0, asked["upto"], asked["since"], asked["until"], PATIENCE)
-    patterns = client._patterns(**query.patterns())
-    while part:
-        ask = partial(client._connection().list, part[0], query.limit, patterns, upto=part[1])
-        found, more = client._answer(ask, PATIENCE)
-        if found or more is None or time.monotonic() >= end:
-            return found, more
-        part = (more, part[1])
-    return [], None
+    asked = query.arguments() | {"limit": query.limit, "timeout": PATIENCE}
+    found, more = client.page(**asked)
+    while not found and more is not None and time.monotonic() < end:
+        asked |= {"after": more, "since": None, "kept": True}
+        found, more = client.page(**asked)
+    return found, more
 
 
 def _query(page: Page, after: int) -> str:
