@@ -27,9 +27,9 @@ def is_here(library: str) -> bool:
 
 def sources() -> list[str]:
     """Return the C files to compile: without libmariadb, those for it are replaced by one that says so."""
-    found = set(glob("csrc/core/*.c") + glob("csrc/py/*.c"))
-    mysql = {"csrc/core/store_mysql.c", *glob("csrc/core/mysql_*.c")}
-    return sorted(found - ({"csrc/core/store_mysql_none.c"} if "libmariadb" in PACKAGES else mysql))
+    found = set(glob("csrc/core/*/*.c") + glob("csrc/py/*.c"))
+    none = {"csrc/core/log/store_mysql_none.c"}
+    return sorted(found - (none if "libmariadb" in PACKAGES else set(glob("csrc/core/mysql/*.c"))))
 
 
 if is_here("libmariadb"):  # without it there is no mysql:
@@ -44,7 +44,7 @@ setup(
         Extension(
             "aiflow_ext._core",
             sources=sources(),
-            depends=sorted(glob("csrc/*/*.[ch]")),
+            depends=sorted(glob("csrc/**/*.[ch]", recursive=True)),
             include_dirs=["csrc/core"],
             define_macros=[("_POSIX_C_SOURCE", "200809L")],
             extra_compile_args=["-std=c11", "-fvisibility=hidden", *cflags, *san],

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NoReturn
 
 Json = dict[str, Any]
 
-KEY_MAX = 1024  # bytes; these five are those of csrc/core/event.h and rules.h
+KEY_MAX = 1024  # bytes; these five are those of csrc/core/event/event.h and rules/rules.h
 NAME_MAX = 255
 VALUE_MAX = 1 << 20
 COUNT_MAX = 1000

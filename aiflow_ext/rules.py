@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 VERSION = 1
-RULES_MAX = 64  # of one task; these two are those of csrc/core/rules.h
+RULES_MAX = 64  # of one task; these two are those of csrc/core/rules/rules.h
 CONDITIONS_MAX = 256  # of one rule, groups included
 STATUS_NAMESPACE = "airflow"
 STATUS_TYPE = "TASK_STATUS_CHANGED"

@@ -19,9 +19,9 @@
  * the call's.  lost counts what did not come within 10 s, or out of order.
  */
 #define _GNU_SOURCE /* wait4 */
-#include "broker.h"
-#include "client.h"
-#include "wire.h"
+#include "broker/broker.h"
+#include "client/client.h"
+#include "net/wire.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 /* bench_log URI BATCH SECONDS: append to a log as fast as it goes; one line
  * of JSON with events/s and the milliseconds of an append. */
-#include "log.h"
+#include "log/log.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -9,20 +9,20 @@ RUN ?= $(NOASLR)
 PYINC = $(shell $(PY) -c 'import sysconfig; print("-isystem", sysconfig.get_path("include"))')
 MYSQL := $(shell pkg-config --exists libmariadb && echo libmariadb)# without it, store_mysql_none.c
 LIBRARIES := libpq libzmq sqlite3 $(MYSQL)
-NEEDS_MYSQL := csrc/core/store_mysql.c csrc/core/mysql_%.c tests/c/test_store_mysql.c tests/c/fault_mysql.c
-LEFT_OUT := $(if $(MYSQL),csrc/core/store_mysql_none.c,$(NEEDS_MYSQL))
+NEEDS_MYSQL := csrc/core/mysql/%.c tests/c/test_store_mysql.c tests/c/fault_mysql.c
+LEFT_OUT := $(if $(MYSQL),csrc/core/log/store_mysql_none.c,$(NEEDS_MYSQL))
 INCS := $(patsubst -I%,-isystem %,$(filter -I%,$(shell pkg-config --cflags $(LIBRARIES) 2>/dev/null)))
 LIBS := $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
 CFLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L -g -fvisibility=hidden -Wall -Wextra -Wconversion -Wshadow \
 	-Wstrict-prototypes -Wmissing-prototypes -Werror -Icsrc/core -Itests/c $(INCS)
 
-CORE := $(filter-out $(LEFT_OUT),$(wildcard csrc/core/*.c))
+CORE := $(filter-out $(LEFT_OUT),$(wildcard csrc/core/*/*.c))
 PROGS := $(filter-out $(LEFT_OUT),$(wildcard tests/c/test_*.c))
 THREADED := $(filter-out %_crash.c,$(shell grep -lE 'pthread\.h|broker_fixture\.h|broker\.h' $(PROGS)))# killed processes have no races to tell
 HELP := $(filter-out tests/c/test_% $(LEFT_OUT),$(wildcard tests/c/*.c))
 BENCH := $(patsubst bench/%.c,$(OUT)/%,$(wildcard bench/*.c))
 FUZZ := $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.c)))
-C := $(wildcard csrc/*/*.[ch] tests/*/*.[ch] bench/*.[ch])
+C := $(wildcard csrc/core/*/*.[ch] csrc/py/*.[ch] tests/*/*.[ch] bench/*.[ch])
 object = $(patsubst %.c,$(OUT)/%.o,$(1))
 
 .PHONY: c-tests c-objects c-bench fuzz-run
@@ -34,7 +34,7 @@ fuzz-run: $(FUZZ:%=$(OUT)/%)
 	@tests/run_fuzz $(FUZZ_SECONDS) $^
 
 $(OUT)/libaif.a: $(call object,$(CORE) $(HELP))
-	@rm -f $@ && ar rcs $@ $^
+	@rm -f $@ && ar qcs $@ $^ # q: r would keep one of the store.o
 $(OUT)/test_%: $(OUT)/tests/c/test_%.o $(OUT)/libaif.a
 	@$(CC) $(SAN) $< $(OUT)/libaif.a $(LDFLAGS_test_$*) -lcmocka $(LIBS) -o $@
 $(OUT)/fuzz_%: $(OUT)/tests/fuzz/fuzz_%.o $(OUT)/libaif.a
@@ -45,5 +45,5 @@ $(OUT)/csrc/py/%.o: CFLAGS += $(PYINC)
 $(OUT)/%.o: %.c Makefile csrc/tests.mk
 	@mkdir -p $(@D)
 	@$(CC) $(CFLAGS) $(SAN) -MMD -MP -c $< -o $@
--include $(wildcard $(OUT)/*/*.d $(OUT)/*/*/*.d)
+-include $(wildcard $(OUT)/*/*.d $(OUT)/*/*/*.d $(OUT)/*/*/*/*.d)
 .SECONDARY:

@@ -2,8 +2,8 @@
  * for CURVE keys. */
 #include "convert.h"
 
-#include "access.h"
-#include "curve.h"
+#include "net/access.h"
+#include "net/curve.h"
 
 typedef struct {
     PyObject *held; /* a list: it keeps alive what the views point into */

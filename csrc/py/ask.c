@@ -5,7 +5,7 @@
 
 #include "convert.h"
 
-#include "client.h"
+#include "client/client.h"
 
 /* (answer, where to go on or None); takes answer. */
 static PyObject *

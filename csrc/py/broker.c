@@ -7,7 +7,7 @@
  */
 #include "convert.h"
 
-#include "broker.h"
+#include "broker/broker.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -6,7 +6,7 @@
 #include "ask.h"
 #include "call.h"
 
-#include "client.h"
+#include "client/client.h"
 
 #define FAST (METH_FASTCALL | METH_KEYWORDS)
 

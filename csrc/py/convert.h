@@ -9,11 +9,11 @@
 
 #include "module.h"
 
-#include "batch.h"
-#include "buf.h"
-#include "curve.h"
-#include "event.h"
-#include "query.h"
+#include "event/batch.h"
+#include "base/buf.h"
+#include "net/curve.h"
+#include "event/event.h"
+#include "event/query.h"
 
 /* Bind the arguments of a METH_FASTCALL | METH_KEYWORDS call to names (ended
  * by NULL); out gets borrowed references, NULL where one was left out. */

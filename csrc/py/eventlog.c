@@ -1,7 +1,7 @@
 /* eventlog.c - aiflow_ext.EventLog: aif_log as a Python object. */
 #include "call.h"
 
-#include "log.h"
+#include "log/log.h"
 
 #include <time.h>
 

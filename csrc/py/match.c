@@ -4,7 +4,7 @@
  */
 #include "convert.h"
 
-#include "match.h"
+#include "event/match.h"
 
 typedef struct {
     PyObject_HEAD

@@ -1,10 +1,10 @@
 /* module.c - aiflow_ext._core: the module itself. */
 #include "module.h"
 
-#include "client.h"
-#include "event.h"
-#include "mem.h"
-#include "rules.h"
+#include "client/client.h"
+#include "event/event.h"
+#include "base/mem.h"
+#include "rules/rules.h"
 
 static int
 add_limits(PyObject *module)

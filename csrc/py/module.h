@@ -10,7 +10,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "err.h"
+#include "base/err.h"
 
 #include <stdbool.h>
 #include <sys/types.h>

@@ -5,7 +5,7 @@
  */
 #include "convert.h"
 
-#include "rules.h"
+#include "rules/rules.h"
 
 #define FAST (METH_FASTCALL | METH_KEYWORDS)
 

@@ -1,7 +1,7 @@
 /* subscription.c - aiflow_ext._core.Subscription: events, pushed. */
 #include "convert.h"
 
-#include "client.h"
+#include "client/client.h"
 
 #define FAST (METH_FASTCALL | METH_KEYWORDS)
 

@@ -6,10 +6,10 @@
 
 #include "cmocka_all.h"
 
-#include "broker.h"
-#include "client.h"
-#include "curve.h"
-#include "wire.h"
+#include "broker/broker.h"
+#include "client/client.h"
+#include "net/curve.h"
+#include "net/wire.h"
 
 #include <pthread.h>
 #include <stdbool.h>

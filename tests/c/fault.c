@@ -1,6 +1,6 @@
 #include "fault.h"
 
-#include "mem.h"
+#include "base/mem.h"
 
 #include <stdlib.h>
 

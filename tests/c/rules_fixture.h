@@ -9,7 +9,7 @@
 
 #include "cmocka_all.h"
 
-#include "rules.h"
+#include "rules/rules.h"
 
 #include <stdio.h>
 

@@ -6,7 +6,7 @@
 #ifndef RULES_MODEL_H
 #define RULES_MODEL_H
 
-#include "rules.h"
+#include "rules/rules.h"
 
 #define MODEL_RULES 3
 #define MODEL_CONDS 10

@@ -1,6 +1,6 @@
 #include "cmocka_all.h"
 
-#include "point.h"
+#include "base/point.h"
 #include "store_contract.h"
 
 #include <signal.h>

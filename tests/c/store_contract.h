@@ -5,7 +5,7 @@
 #ifndef STORE_CONTRACT_H
 #define STORE_CONTRACT_H
 
-#include "log.h"
+#include "log/log.h"
 
 #include <stdbool.h>
 

@@ -3,7 +3,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
-#include "store.h"
+#include "log/store.h"
 #include "store_contract.h"
 
 #include <stdio.h>

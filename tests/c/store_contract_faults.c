@@ -3,7 +3,7 @@
 
 #include "fault.h"
 #include "fault_store.h"
-#include "point.h"
+#include "base/point.h"
 #include "store_contract.h"
 
 #include <signal.h>

@@ -1,7 +1,7 @@
 /* One handle: what goes in comes out, once, in order. */
 #include "cmocka_all.h"
 
-#include "store.h"
+#include "log/store.h"
 #include "store_contract.h"
 
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #include "cmocka_all.h"
 
 #include "fault_store.h"
-#include "point.h"
+#include "base/point.h"
 #include "store_contract.h"
 
 #include <signal.h>

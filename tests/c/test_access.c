@@ -1,7 +1,7 @@
 /* Who may do what: the table alone; test_zap.c has it in a broker. */
 #include "cmocka_all.h"
 
-#include "access.h"
+#include "net/access.h"
 #include "fault.h"
 
 #include <stdio.h>

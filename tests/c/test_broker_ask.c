@@ -2,8 +2,8 @@
 #define _GNU_SOURCE /* memmem */
 #include "broker_fixture.h"
 
-#include "broker_in.h"
-#include "clock.h"
+#include "broker/in.h"
+#include "base/clock.h"
 
 #include <string.h>
 

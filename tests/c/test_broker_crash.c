@@ -4,7 +4,7 @@
 #include "broker_fixture.h"
 
 #include "fault.h"
-#include "point.h"
+#include "base/point.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
  * The broker is a process of its own, so that its memory is its own. */
 #include "broker_fixture.h"
 
-#include "broker_in.h"
+#include "broker/in.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -283,7 +283,7 @@ four_thousand_subscriptions_get_each_event_once(void **state)
     }
 }
 
-/* They ask for 16 GB, and read nothing: it costs what broker_in.h says, and
+/* They ask for 16 GB, and read nothing: it costs what broker/in.h says, and
  * one who reads gets everything at once. */
 static void
 who_stalls_costs_little_and_delays_nobody(void **state)

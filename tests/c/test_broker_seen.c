@@ -1,8 +1,8 @@
 /* What people see of a broker: its status, and its lines. */
 #include "broker_fixture.h"
 
-#include "broker_in.h"
-#include "clock.h"
+#include "broker/in.h"
+#include "base/clock.h"
 
 #include <stdio.h>
 #include <string.h>

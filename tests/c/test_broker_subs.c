@@ -1,8 +1,8 @@
 /* Subscribers of a broker that does not run: the clock is ours. */
 #include "broker_fixture.h"
 
-#include "broker_in.h"
-#include "clock.h"
+#include "broker/in.h"
+#include "base/clock.h"
 
 #include <stdio.h>
 #include <string.h>

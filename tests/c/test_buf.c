@@ -1,6 +1,6 @@
 #include "cmocka_all.h"
 
-#include "buf.h"
+#include "base/buf.h"
 #include "fault.h"
 
 #include <stdlib.h>

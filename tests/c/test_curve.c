@@ -1,7 +1,7 @@
 /* Keys: made, checked, given to sockets. */
 #include "cmocka_all.h"
 
-#include "curve.h"
+#include "net/curve.h"
 
 #include <stdio.h>
 #include <zmq.h>

@@ -1,7 +1,7 @@
 #include "cmocka_all.h"
 
-#include "batch.h"
-#include "event.h"
+#include "event/batch.h"
+#include "event/event.h"
 #include "fault.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* A broker with CURVE: who is let in, what they may do, until when. */
 #include "broker_fixture.h"
 
-#include "access.h"
+#include "net/access.h"
 
 #include <stdio.h>
 #include <stdlib.h>

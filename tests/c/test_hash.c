@@ -1,6 +1,6 @@
 #include "cmocka_all.h"
 
-#include "hash.h"
+#include "base/hash.h"
 
 /* The reference's vectors_sip128: key 00..0f, input 00 01 02 ... */
 static void

@@ -1,6 +1,6 @@
 #include "cmocka_all.h"
 
-#include "hist.h"
+#include "base/hist.h"
 
 static void
 nothing_is_nothing(void **state)

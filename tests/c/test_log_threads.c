@@ -2,7 +2,7 @@
  * no gap.  Run under TSan. */
 #include "cmocka_all.h"
 
-#include "log.h"
+#include "log/log.h"
 
 #include <pthread.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 #include "cmocka_all.h"
 
-#include "broker.h"
-#include "client.h"
+#include "broker/broker.h"
+#include "client/client.h"
 #include "fault.h"
-#include "loop.h"
-#include "watch.h"
+#include "loop/loop.h"
+#include "loop/watch.h"
 
 #include <libpq-fe.h>
 #include <pthread.h>

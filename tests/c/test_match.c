@@ -1,7 +1,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
-#include "match.h"
+#include "event/match.h"
 
 #include <stdio.h>
 #include <stdlib.h>

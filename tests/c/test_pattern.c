@@ -1,6 +1,6 @@
 #include "cmocka_all.h"
 
-#include "pattern.h"
+#include "event/pattern.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,8 +3,8 @@
 #include "cmocka_all.h"
 
 #include "fault_store.h"
-#include "log.h"
-#include "mysql_uri.h"
+#include "log/log.h"
+#include "mysql/uri.h"
 #include "store_contract.h"
 
 #include <fcntl.h>

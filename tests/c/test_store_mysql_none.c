@@ -1,8 +1,8 @@
 /* As if it had been built without libmariadb. */
 #include "cmocka_all.h"
 
-#include "log.h"
-#include "store_mysql_none.c" /* comes before the one in the library */
+#include "log/log.h"
+#include "log/store_mysql_none.c" /* comes before the one in the library */
 
 static void
 it_is_said_what_to_install(void **state)

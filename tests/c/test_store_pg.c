@@ -3,7 +3,7 @@
 #include "cmocka_all.h"
 
 #include "fault_store.h"
-#include "log.h"
+#include "log/log.h"
 #include "store_contract.h"
 
 #include <libpq-fe.h>

@@ -1,7 +1,7 @@
 #include "cmocka_all.h"
 
 #include "fault_store.h"
-#include "log.h"
+#include "log/log.h"
 #include "store_contract.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* Subscriptions: every event once, in order, whatever happens in between. */
 #include "broker_fixture.h"
 
-#include "log.h"
+#include "log/log.h"
 
 #include <poll.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 #include "cmocka_all.h"
 
-#include "trace.h"
+#include "base/trace.h"
 
 #include <pthread.h>
 #include <stdlib.h>

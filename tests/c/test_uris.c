@@ -1,7 +1,7 @@
 /* Lists of addresses. */
 #include "cmocka_all.h"
 
-#include "uris.h"
+#include "client/uris.h"
 
 #include <stdio.h>
 #include <string.h>

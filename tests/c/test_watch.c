@@ -1,7 +1,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
-#include "watch.h"
+#include "loop/watch.h"
 
 #include <libpq-fe.h>
 #include <poll.h>

@@ -1,7 +1,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
-#include "wire.h"
+#include "net/wire.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* The ZAP server alone: libzmq's questions, and what is none. */
 #include "cmocka_all.h"
 
-#include "zap.h"
+#include "net/zap.h"
 
 #include <zmq.h>
 

@@ -1,7 +1,7 @@
 /* fuzz_event - an event from anywhere: refused, or checked and the same bytes
  * again.
  */
-#include "event.h"
+#include "event/event.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* Bytes as a stored rule state: refused as corrupt, or a state that is
  * written back the same and can be fed and ticked. */
-#include "rules.h"
+#include "rules/rules.h"
 
 #include <stdint.h>
 #include <stdlib.h>

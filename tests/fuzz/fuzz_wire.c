@@ -1,5 +1,5 @@
 /* fuzz_wire - a frame from anywhere: refused, or the same bytes again. */
-#include "wire.h"
+#include "net/wire.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,0 +1,288 @@
+/* broker/door.c - the connections of a broker that is reached over tcp.
+ *
+ * The happy path: libzmq's monitor tells of each that came and went, so their
+ * number is known.  Who never gets as far as a frame (no ZMTP, no key, the
+ * wrong one, silence) is counted, and said once.
+ *
+ * Beyond a bound the listener drops what knocks: with no descriptor left
+ * libzmq would spin, and the store fail.  libzmq itself has no such bound:
+ * ZMQ_MAX_SOCKETS is of sockets, not of connections.
+ */
+#include "broker/in.h"
+
+#include "base/hash.h"
+#include "base/mem.h"
+
+#include <asm/socket.h>
+#include <linux/filter.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#define MONITOR "inproc://aiflow.monitor"
+#define EVENTS                                                                \
+    (ZMQ_EVENT_LISTENING | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |      \
+     ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |                                   \
+     ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL)
+#define LOOKS 1000  /* events taken in one turn */
+#define BACKLOG 100 /* connections the kernel may hold beyond the bound */
+#define RESERVE 128 /* descriptors for the store and the host */
+
+static bool
+set(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
+}
+
+/* As many connections as there may be descriptors, less what we need. */
+static size_t
+most_connections(void)
+{
+    const size_t kept = RESERVE + BACKLOG;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 ||
+        limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > 1u << 20) {
+        return 1u << 20;
+    }
+    return limit.rlim_cur > 2 * kept ? (size_t)limit.rlim_cur - kept
+                                     : (size_t)limit.rlim_cur / 2;
+}
+
+aif_err
+aif_door_open(aif_broker *b, aif_error *e)
+{
+    aif_door *d = &b->door;
+
+    d->most = most_connections();
+    d->listener = -1;
+    d->monitor = zmq_socket(b->ctx, ZMQ_PAIR);
+    if (d->monitor != NULL && set(d->monitor, ZMQ_LINGER, 0) &&
+        set(d->monitor, ZMQ_RCVHWM, 0) && /* a slow turn stops no I/O */
+        zmq_socket_monitor(b->router, MONITOR, EVENTS) == 0 &&
+        zmq_connect(d->monitor, MONITOR) == 0 &&
+        set(b->router, ZMQ_BACKLOG, BACKLOG)) {
+        return AIF_OK;
+    }
+    return aif_fail(e, AIF_ENOMEM, "a monitor: %s", zmq_strerror(zmq_errno()));
+}
+
+/* For people, once for each address and reason. */
+static void
+say(aif_broker *b, const char *address, const char *why, const char *key)
+{
+    const aif_str once[] = {{address, strlen(address)}, {why, strlen(why)}};
+
+    if (aif_trace_first(&b->stats.trace, aif_hash_strs(once, 2).lo)) {
+        aif_seen_say(b, AIF_WARNING,
+                     "connection refused address=%s why=\"%s\"%s%s (once; "
+                     "further ones are counted)",
+                     address, why, key[0] == '\0' ? "" : " key=", key);
+    }
+}
+
+/* libzmq asks about a key by its peer's address only: of several connections
+ * from there any one will do. */
+void
+aif_door_unknown(aif_broker *b, const char *address, const char *key)
+{
+    aif_door *d = &b->door;
+
+    for (size_t i = 0; i < d->cap_peers; i++) {
+        aif_door_peer *peer = &d->peers[i];
+
+        if (peer->open && !peer->spoke && !peer->told &&
+            strcmp(peer->address, address) == 0) {
+            peer->told = true;
+            break;
+        }
+    }
+    say(b, address, "its key is not known", key);
+}
+
+void
+aif_door_spoke(aif_broker *b, zmq_msg_t *frame)
+{
+    aif_door *d = &b->door;
+    int fd = d->monitor == NULL ? -1 : zmq_msg_get(frame, ZMQ_SRCFD);
+
+    if (fd >= 0 && (size_t)fd < d->cap_peers) {
+        d->peers[fd].spoke = true;
+    }
+}
+
+/* While there are too many connections, packets for the listener are dropped
+ * by the kernel: who knocks waits and tries again, as with a full backlog.
+ * Those that are open have sockets of their own and notice nothing. */
+static void
+shield(aif_door *d, bool on)
+{
+    struct sock_filter drop = {.code = BPF_RET | BPF_K, .k = 0};
+    struct sock_fprog all = {.len = 1, .filter = &drop};
+
+    if (setsockopt(d->listener, SOL_SOCKET,
+                   on ? SO_ATTACH_FILTER : SO_DETACH_FILTER, &all,
+                   sizeof all) == 0) {
+        d->shielded = on;
+    }
+}
+
+static void
+bound_connections(aif_broker *b)
+{
+    aif_door *d = &b->door;
+
+    if (d->listener < 0) {
+        return;
+    }
+    if (!d->shielded && d->n_peers >= d->most) {
+        shield(d, true);
+        aif_seen_say(b, AIF_WARNING,
+                     "connections are at their bound most=%zu (new ones wait)",
+                     d->most);
+    } else if (d->shielded && d->n_peers < d->most - d->most / 8) {
+        shield(d, false);
+        aif_seen_say(b, AIF_INFO, "connections are taken again");
+    }
+}
+
+/* Room for fd; without memory it stays unknown. */
+static aif_door_peer *
+peer_at(aif_door *d, uint32_t fd)
+{
+    size_t cap = d->cap_peers == 0 ? 64 : d->cap_peers;
+    aif_door_peer *peers;
+
+    while (cap <= fd) { /* a descriptor: the kernel bounds it */
+        cap *= 2;
+    }
+    if (cap != d->cap_peers) {
+        peers = aif_realloc(d->peers, cap * sizeof *peers);
+        if (peers == NULL) {
+            return NULL;
+        }
+        memset(peers + d->cap_peers, 0, (cap - d->cap_peers) * sizeof *peers);
+        d->peers = peers;
+        d->cap_peers = cap;
+    }
+    return &d->peers[fd];
+}
+
+/* It may be closed again, and fd another's: this is for people to read. */
+static void
+on_accepted(aif_door *d, uint32_t fd)
+{
+    struct sockaddr_storage sa;
+    socklen_t n = sizeof sa;
+    aif_door_peer *peer = peer_at(d, fd);
+
+    if (peer == NULL) {
+        return;
+    }
+    d->n_peers += !peer->open;
+    *peer = (aif_door_peer){.open = true};
+    if (getpeername((int)fd, (struct sockaddr *)&sa, &n) != 0 ||
+        getnameinfo((struct sockaddr *)&sa, n, peer->address,
+                    sizeof peer->address, NULL, 0, NI_NUMERICHOST) != 0) {
+        (void)snprintf(peer->address, sizeof peer->address, "unknown");
+    }
+}
+
+static const char *
+why(uint32_t code)
+{
+    switch (code) {
+    case ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+        return "it uses keys where we do not, or none where we do";
+    case ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
+        return "it has another key for this broker, or replays";
+    default:
+        return "it does not speak our protocol";
+    }
+}
+
+/* libzmq does not tell of every failure: of ZMTP 1.0, for one.  Who has not
+ * said a word failed. */
+static void
+on_disconnected(aif_broker *b, uint32_t fd)
+{
+    aif_door *d = &b->door;
+    aif_door_peer *peer = fd < d->cap_peers ? &d->peers[fd] : NULL;
+    const char *failed = d->failed;
+
+    d->failed = NULL;
+    if (peer == NULL || !peer->open) {
+        return;
+    }
+    peer->open = false;
+    d->n_peers--;
+    if (peer->spoke) {
+        return;
+    }
+    aif_count(&b->stats.strangers, 1);
+    if (!peer->told) {
+        say(b, peer->address, failed != NULL ? failed : why(0), "");
+    }
+}
+
+/* A failure is followed by its connection's end: libzmq has one I/O thread
+ * here, which reports both. */
+static void
+on_event(aif_broker *b, uint16_t event, uint32_t value)
+{
+    aif_door *d = &b->door;
+
+    switch (event) {
+    case ZMQ_EVENT_LISTENING:
+        d->listener = (int)value;
+        break;
+    case ZMQ_EVENT_ACCEPTED:
+        on_accepted(d, value);
+        break;
+    case ZMQ_EVENT_DISCONNECTED:
+        on_disconnected(b, value);
+        break;
+    case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        d->failed = "it did not finish its handshake";
+        break;
+    case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        d->failed = why(value);
+        break;
+    default:
+        break;
+    }
+}
+
+/* zmq_socket_monitor(3): a frame with the event's number and its value, one
+ * with our address. */
+void
+aif_door_tend(aif_broker *b)
+{
+    uint8_t news[6];
+    uint16_t event;
+    uint32_t value;
+
+    if (b->door.monitor == NULL) {
+        return;
+    }
+    for (int i = 0; i < LOOKS && zmq_recv(b->door.monitor, news, sizeof news,
+                                          ZMQ_DONTWAIT) == sizeof news;
+         i++) {
+        (void)zmq_recv(b->door.monitor, NULL, 0, ZMQ_DONTWAIT);
+        memcpy(&event, news, sizeof event);
+        memcpy(&value, news + sizeof event, sizeof value);
+        on_event(b, event, value);
+    }
+    bound_connections(b);
+}
+
+void
+aif_door_close(aif_broker *b)
+{
+    if (b->door.monitor != NULL) {
+        (void)zmq_close(b->door.monitor);
+    }
+    aif_free(b->door.peers);
+}

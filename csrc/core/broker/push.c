@@ -1,0 +1,212 @@
+/* broker/push.c - events to subscribers, in frames.
+ *
+ * The happy path: of a span of the log, find what a subscriber wants, encode
+ * it in pieces, send them, move its cursor.  A subscriber without credit, or
+ * whose pipe is full, just falls behind (broker/catch.c); one that is gone is
+ * dropped.  Nothing here waits.
+ */
+#include "broker/in.h"
+
+static bool
+wants(const aif_subscriber *s, const aif_event *ev)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        if (aif_pattern_matches(&s->patterns[i], ev)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The index of span's first event beyond offset. */
+static size_t
+beyond(const aif_span *span, uint64_t offset)
+{
+    size_t low = 0;
+    size_t high = span->n;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+
+        if (span->events[mid].offset <= offset) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low;
+}
+
+/* Where a piece that begins at i ends: it is full, or the span is over. */
+static size_t
+piece_end(const aif_subscriber *s, const aif_span *span, size_t i, size_t most,
+          size_t *n)
+{
+    size_t bytes = 0;
+
+    for (*n = 0; i < span->n; i++) {
+        const aif_event *ev = &span->events[i];
+
+        if (!wants(s, ev)) {
+            continue;
+        }
+        bytes += aif_wire_event_size(ev);
+        if (*n == AIF_PIECE_EVENTS || (*n > 0 && bytes > most)) {
+            break;
+        }
+        ++*n;
+    }
+    return i;
+}
+
+/* b->out: the events of span in [i, end) that s wants. */
+static aif_err
+encode_piece(aif_broker *b, const aif_subscriber *s, const aif_span *span,
+             size_t i, size_t end, uint64_t to)
+{
+    const aif_frame f = {
+        .kind = AIF_K_EVENTS, .id = s->id, .from = s->told, .to = to};
+    aif_error e;
+    aif_err err = aif_frame_encode(&f, &b->out, &e);
+
+    for (; err == AIF_OK && i < end; i++) {
+        if (wants(s, &span->events[i])) {
+            err = aif_event_encode(&span->events[i], &b->out, &e);
+        }
+    }
+    return err;
+}
+
+/* Send b->out, EVENTS up to `to`; false when s is gone. */
+static bool
+send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
+{
+    switch (aif_broker_send(b, &s->to)) {
+    case AIF_SENT:
+        s->sent += b->out.n;
+        b->flight += b->out.n;
+        s->cursor = s->told = to;
+        aif_count(&b->stats.pushed, n);
+        return true;
+    case AIF_FULL:
+        s->full = true;
+        return true;
+    case AIF_GONE:
+        break;
+    }
+    return false;
+}
+
+/* How many bytes it may have under way, beside what it granted. */
+static uint64_t
+share(const aif_broker *b, const aif_subscriber *s)
+{
+    bool taker = s->took > 0 && b->now - s->took < AIF_TAKER_MS;
+
+    if (b->flight < AIF_FLIGHT_BYTES) {
+        return UINT64_MAX;
+    }
+    if (b->flight < 2 * AIF_FLIGHT_BYTES) {
+        return taker ? UINT64_MAX : AIF_SHARE_BYTES;
+    }
+    return taker ? AIF_SHARE_TAKER_BYTES : 0;
+}
+
+bool
+aif_push_may(const aif_broker *b, const aif_subscriber *s)
+{
+    return !s->full && s->sent < s->granted &&
+           s->sent - s->taken < share(b, s);
+}
+
+/* A frame, unless one event alone is larger. */
+static size_t
+piece_bytes(const aif_broker *b, const aif_subscriber *s)
+{
+    uint64_t most = share(b, s);
+
+    return most < AIF_PIECE_BYTES ? (size_t)most : AIF_PIECE_BYTES;
+}
+
+/* Push as much of span as s wants and may have; false when it is gone. */
+static bool
+serve(aif_broker *b, aif_subscriber *s, const aif_span *span)
+{
+    bool here = true;
+
+    while (here && aif_push_may(b, s) && s->cursor >= span->from &&
+           s->cursor < span->to) {
+        size_t n;
+        size_t i = beyond(span, s->cursor);
+        size_t end = piece_end(s, span, i, piece_bytes(b, s), &n);
+        uint64_t to = end == span->n ? span->to : span->events[end - 1].offset;
+
+        if (n == 0) { /* nothing for it: it is told with the next CREDIT */
+            s->cursor = to;
+        } else if (encode_piece(b, s, span, i, end, to) == AIF_OK) {
+            here = send_piece(b, s, to, n);
+        } else {
+            s->full = true; /* no memory: the same cure */
+        }
+    }
+    return here;
+}
+
+/* Mark those for whom the index finds something in span; false when there was
+ * no memory for it, and all have to be asked. */
+static bool
+touch(aif_broker *b, const aif_span *span)
+{
+    const uint64_t *ids;
+    size_t n;
+    aif_error e;
+
+    b->spans++;
+    for (size_t i = 0; b->n_indexed > 0 && i < span->n; i++) {
+        if (aif_match_find(b->index, &span->events[i], &ids, &n, &e) !=
+            AIF_OK) {
+            return false;
+        }
+        for (size_t k = 0; k < n; k++) {
+            ((aif_subscriber *)(uintptr_t)ids[k])->touched = b->spans;
+        }
+    }
+    return true;
+}
+
+/* Nothing in span is for it: it is where span ends, and told so later. */
+static bool
+passes(const aif_broker *b, aif_subscriber *s, const aif_span *span)
+{
+    if (!s->indexed || s->touched == b->spans) {
+        return false;
+    }
+    if (s->cursor >= span->from && s->cursor < span->to) {
+        s->cursor = span->to;
+    }
+    return true;
+}
+
+void
+aif_subs_push(aif_broker *b, const aif_span *span)
+{
+    bool marked = touch(b, span);
+
+    for (size_t i = b->n_subs; i-- > 0;) {
+        aif_subscriber *s = b->subs[i];
+
+        if (!(marked && passes(b, s, span)) && !serve(b, s, span)) {
+            aif_count(&b->stats.gone, 1);
+            aif_subs_drop(b, i);
+        }
+    }
+}
+
+bool
+aif_push_cursor(aif_broker *b, aif_subscriber *s)
+{
+    const aif_span nothing = {0};
+
+    return encode_piece(b, s, &nothing, 0, 0, s->cursor) != AIF_OK ||
+           send_piece(b, s, s->cursor, 0);
+}

@@ -1,0 +1,348 @@
+/* dealer.c - the happy path: connect (zmq does it in the background), queue
+ * frames, take frames.
+ *
+ * A frame is sent once for each connection: a slow broker is not asked again,
+ * which would only make it slower.  A dead one is noticed by zmq: its end of
+ * the connection closes, or, where a child that it forked keeps it open, the
+ * heartbeats end.  zmq's own thread answers those, however long a turn takes.
+ *
+ * Of several brokers one is talked to, at first any of them.  When it is lost,
+ * refuses, or does not shake hands in time, the next one, or the same where it
+ * is the only one, gets a fresh socket: nothing that was queued for the old
+ * one can arrive there later.  zmq's own reconnecting is off.  After a round
+ * in vain there is a pause.
+ */
+#include "client/dealer.h"
+
+#include "base/clock.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define SEND_HWM 64 /* hints, mostly: one request is under way at a time */
+#define PAUSE_MS 20 /* after the first round in vain; then twice as long */
+#define PAUSE_MOST_MS 200
+#define HANDSHAKE_MS 1000 /* a dead broker's child accepts, but is silent */
+#define ATTEMPT_MS 1500   /* a host that is gone does not even refuse */
+#define HEARTBEAT_MS 1000
+#define HEARTBEAT_TIMEOUT_MS 2000
+
+/* Clients that begin together should not all begin at one broker. */
+static size_t
+any_of(size_t n)
+{
+    uint32_t r = 0;
+
+    if (n > 1 && getrandom(&r, sizeof r, GRND_NONBLOCK) != sizeof r) {
+        r = 0; /* no entropy yet, early at boot: the first will do */
+    }
+    return n > 1 ? r % n : 0;
+}
+
+aif_err
+aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
+                aif_error *e)
+{
+    aif_err err;
+
+    *d = (aif_dealer){.keys = curve != NULL};
+    err = aif_uris_parse(uris, &d->uris, e);
+    if (err == AIF_OK) {
+        d->at = any_of(d->uris.n);
+    }
+    if (curve != NULL) {
+        d->curve = *curve;
+    }
+    return err;
+}
+
+static bool
+set(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
+}
+
+/* First end the monitor: zmq's thread waits, for ever, to tell its news to
+ * one that has no reader. */
+void
+aif_dealer_disconnect(aif_dealer *d)
+{
+    if (d->monitor != NULL) {
+        (void)zmq_socket_monitor(d->socket, NULL, 0);
+        (void)zmq_close(d->monitor);
+        d->monitor = NULL;
+    }
+    if (d->socket != NULL) {
+        (void)zmq_close(d->socket);
+        d->socket = NULL;
+    }
+    d->up = d->failed = false;
+    d->due = aif_now_ms() + ATTEMPT_MS;
+}
+
+void
+aif_dealer_fini(aif_dealer *d, int linger_ms)
+{
+    if (d->socket != NULL) {
+        (void)set(d->socket, ZMQ_LINGER, linger_ms);
+    }
+    aif_dealer_disconnect(d);
+    if (d->ctx != NULL) {
+        (void)zmq_ctx_term(d->ctx);
+        d->ctx = NULL;
+    }
+}
+
+static bool
+configure(void *s)
+{
+    const int64_t max = AIF_FRAME_MAX;
+
+    return set(s, ZMQ_LINGER, 0) && set(s, ZMQ_SNDHWM, SEND_HWM) &&
+           set(s, ZMQ_RECONNECT_IVL, -1) &&
+           set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+           set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
+           set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
+           zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &max, sizeof max) == 0;
+}
+
+/* Only tcp: an ipc socket's file mode keeps others out. */
+static aif_err
+set_keys(aif_dealer *d, const char *uri, aif_error *e)
+{
+    return d->keys && strncmp(uri, "tcp://", 6) == 0
+               ? aif_curve_client(d->socket, &d->curve, e)
+               : AIF_OK;
+}
+
+#define NEWS                                                                  \
+    (ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CLOSED |                       \
+     ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |          \
+     ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+
+static bool
+watch(aif_dealer *d)
+{
+    char name[32];
+
+    (void)snprintf(name, sizeof name, "inproc://monitor-%u", d->connects++);
+    d->monitor = zmq_socket(d->ctx, ZMQ_PAIR);
+    return d->monitor != NULL && set(d->monitor, ZMQ_LINGER, 0) &&
+           set(d->monitor, ZMQ_RCVHWM, 0) && /* zmq's thread never waits */
+           zmq_socket_monitor(d->socket, name, NEWS) == 0 &&
+           zmq_connect(d->monitor, name) == 0;
+}
+
+static bool
+make_sockets(aif_dealer *d)
+{
+    if (d->ctx == NULL) {
+        d->ctx = zmq_ctx_new();
+    }
+    if (d->ctx != NULL) {
+        d->socket = zmq_socket(d->ctx, ZMQ_DEALER);
+    }
+    return d->socket != NULL && configure(d->socket) && watch(d);
+}
+
+static aif_err
+connect_at(aif_dealer *d, const char *uri, aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    aif_dealer_disconnect(d);
+    if (!make_sockets(d)) {
+        err = aif_fail(e, AIF_ENOMEM, "a DEALER socket: %s",
+                       zmq_strerror(zmq_errno()));
+    } else {
+        aif_endpoint_family(d->socket, uri);
+        err = set_keys(d, uri, e);
+    }
+    if (err == AIF_OK && zmq_connect(d->socket, uri) != 0) {
+        err = aif_fail(e, AIF_EINVAL, "cannot connect to %s: %s", uri,
+                       zmq_strerror(zmq_errno()));
+    }
+    if (err != AIF_OK) {
+        aif_dealer_disconnect(d);
+    }
+    return err;
+}
+
+aif_err
+aif_dealer_connect(aif_dealer *d, aif_error *e)
+{
+    aif_err err = connect_at(d, d->uris.uri[d->at], e);
+
+    for (size_t i = 1; err == AIF_EINVAL && i < d->uris.n; i++) {
+        d->at = (d->at + 1) % d->uris.n;
+        err = connect_at(d, d->uris.uri[d->at], e);
+    }
+    d->tries = d->denials = 0;
+    return err;
+}
+
+aif_err
+aif_dealer_move(aif_dealer *d, aif_error *e)
+{
+    unsigned tries = d->tries + 1;
+    unsigned denials = d->denials;
+    aif_err err;
+
+    d->at = (d->at + 1) % d->uris.n;
+    err = aif_dealer_connect(d, e);
+    d->tries = tries;
+    d->denials = denials;
+    return err;
+}
+
+void
+aif_dealer_send(aif_dealer *d, const aif_buf *frame)
+{
+    (void)zmq_send(d->socket, frame->p, frame->n, ZMQ_DONTWAIT);
+}
+
+aif_err
+aif_dealer_recv(aif_dealer *d, zmq_msg_t *msg, aif_frame *f, bool *got,
+                aif_error *e)
+{
+    bool whole;
+
+    *f = (aif_frame){0};
+    *got = zmq_msg_recv(msg, d->socket, ZMQ_DONTWAIT) >= 0;
+    if (!*got) {
+        return AIF_OK;
+    }
+    whole = !zmq_msg_more(msg);
+    while (zmq_msg_more(msg) &&
+           zmq_msg_recv(msg, d->socket, ZMQ_DONTWAIT) >= 0) {
+    }
+    if (!whole) {
+        return aif_fail(e, AIF_EPROTO, "a frame in several parts");
+    }
+    return aif_frame_decode(zmq_msg_data(msg), zmq_msg_size(msg), f, e);
+}
+
+/* Both sides say which security they speak: one of them has keys and the
+ * other none; or the broker does not know our key. */
+static bool
+is_denial(uint16_t event, uint32_t value)
+{
+    return event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH ||
+           (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
+            value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH);
+}
+
+/* After the n-th attempt in vain: none but at the end of a round. */
+static int64_t
+pause(unsigned n, size_t brokers)
+{
+    int64_t ms = PAUSE_MS;
+
+    if (n % brokers != 0) {
+        return 0;
+    }
+    for (size_t round = n / brokers; round > 1 && ms < PAUSE_MOST_MS;
+         round--) {
+        ms *= 2;
+    }
+    return ms < PAUSE_MOST_MS ? ms : PAUSE_MOST_MS;
+}
+
+static void
+hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
+{
+    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+        d->up = true;
+        d->tries = d->denials = 0;
+        return;
+    }
+    d->denials += is_denial(event, value);
+    if (!d->failed) {
+        d->failed = true;
+        d->due = now + pause(d->tries + 1, d->uris.n);
+    }
+}
+
+int64_t
+aif_dealer_due(const aif_dealer *d)
+{
+    return d->up && !d->failed ? INT64_MAX : d->due;
+}
+
+/* zmq_socket_monitor(3): a frame with the event's number and value, one with
+ * the address. */
+bool
+aif_dealer_gone(aif_dealer *d, int64_t now)
+{
+    uint8_t news[6];
+    uint16_t event;
+    uint32_t value;
+
+    while (zmq_recv(d->monitor, news, sizeof news, ZMQ_DONTWAIT) ==
+           sizeof news) {
+        (void)zmq_recv(d->monitor, NULL, 0, ZMQ_DONTWAIT);
+        memcpy(&event, news, sizeof event);
+        memcpy(&value, news + sizeof event, sizeof value);
+        hear(d, event, value, now);
+    }
+    return now >= aif_dealer_due(d);
+}
+
+aif_err
+aif_dealer_denied(const aif_dealer *d, aif_error *e)
+{
+    if (d->denials < d->uris.n) {
+        return AIF_OK;
+    }
+    return aif_fail(e, AIF_EDENIED, "%s: %s", d->uris.names,
+                    d->keys ? "the broker does not take our keys"
+                            : "the broker wants keys (CURVE), and we have "
+                              "none");
+}
+
+bool
+aif_dealer_wait(aif_dealer *d, int64_t ms)
+{
+    zmq_pollitem_t items[2] = {{.socket = d->socket, .events = ZMQ_POLLIN},
+                               {.socket = d->monitor, .events = ZMQ_POLLIN}};
+
+    return zmq_poll(items, d->socket == NULL ? 0 : 2, ms > 0 ? (long)ms : 0) >=
+           0;
+}
+
+static bool
+readable(void *socket)
+{
+    int events = 0;
+    size_t n = sizeof events;
+
+    (void)zmq_getsockopt(socket, ZMQ_EVENTS, &events, &n);
+    return (events & ZMQ_POLLIN) != 0;
+}
+
+bool
+aif_dealer_ready(aif_dealer *d)
+{
+    bool frame = readable(d->socket); /* both: each look clears an fd */
+
+    return readable(d->monitor) || frame;
+}
+
+void
+aif_dealer_fds(aif_dealer *d, int fds[static 2])
+{
+    size_t n = sizeof *fds;
+
+    (void)zmq_getsockopt(d->socket, ZMQ_FD, &fds[0], &n);
+    (void)zmq_getsockopt(d->monitor, ZMQ_FD, &fds[1], &n);
+}
+
+aif_err
+aif_dealer_error(const aif_frame *f, aif_error *e)
+{
+    aif_fail(e, f->code, "%.*s", (int)f->text.n, f->text.p);
+    memcpy(e->sqlstate, f->sqlstate.p, f->sqlstate.n);
+    e->sqlstate[f->sqlstate.n] = '\0';
+    return f->code;
+}

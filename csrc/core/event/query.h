@@ -1,0 +1,29 @@
+/* query.h - which part of the log somebody means: patterns, and offsets.
+ * Pure; the patterns are borrowed.
+ */
+#ifndef AIF_QUERY_H
+#define AIF_QUERY_H
+
+#include "event/pattern.h"
+
+typedef struct {
+    const aif_pattern *patterns; /* any of them matches */
+    size_t n;                    /* 0: every event */
+    uint64_t after;              /* beyond this offset */
+    uint64_t upto;               /* and none beyond this one; 0: to the end */
+    bool kept; /* only what is kept: no ERETENTION for what was let go */
+} aif_query;
+
+#define AIF_QUERY_PATTERNS_MAX 64
+#define AIF_AFTER_NOW UINT64_MAX /* a subscriber's: what is yet to come */
+
+/* All events beyond an offset. */
+#define AIF_BEYOND(offset) (&(const aif_query){.after = (offset)})
+
+/* EINVAL: too many patterns, or one that is none. */
+AIF_MUST_CHECK aif_err aif_query_check(const aif_query *q, aif_error *e);
+/* The last offset that q means, as an SQL bigint. */
+uint64_t aif_query_upto(const aif_query *q);
+bool aif_query_matches(const aif_query *q, const aif_event *ev);
+
+#endif

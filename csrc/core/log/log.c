@@ -1,0 +1,482 @@
+/* log.c - append: check every event, leave out those that came earlier in
+ * the same call, let the store make the rest durable; then see whether those
+ * that it had already are the same.  Read: let the store add rows, then check
+ * them, for anybody can write to a database; then look whether some were let
+ * go, which is after the read, so that a purge meanwhile is not missed.
+ *
+ * What fails in the store is returned as it is: the context is known there.
+ */
+#include "log/log.h"
+
+#include "log/distinct.h"
+#include "base/guard.h"
+#include "log/known.h"
+#include "base/mem.h"
+#include "log/missed.h"
+
+struct aif_log {
+    aif_guard guard;
+    const aif_store_ops *ops;
+    void *store;
+};
+
+aif_err
+aif_log_open(const char *uri, aif_log **out, aif_error *e)
+{
+    aif_err err;
+    aif_log *log;
+
+    *out = NULL;
+    log = aif_zalloc(sizeof *log);
+    if (log == NULL) {
+        return aif_fail(e, AIF_ENOMEM, "opening a log");
+    }
+    aif_guard_init(&log->guard);
+    log->ops = aif_store_find(uri);
+    if (log->ops == NULL) { /* only its scheme: the rest may be secret */
+        err = aif_fail(e, AIF_EINVAL,
+                       "no such kind of log: '%.*s'; there are mem:, "
+                       "sqlite:PATH, postgresql://... and mysql://...",
+                       (int)strcspn(uri, ":/@"), uri);
+        goto fail;
+    }
+    err = log->ops->open(uri, &log->store, e);
+    if (err != AIF_OK) {
+        goto fail;
+    }
+    *out = log;
+    return AIF_OK;
+fail:
+    aif_free(log);
+    return err;
+}
+
+void
+aif_log_free(aif_log *log)
+{
+    if (log == NULL || aif_guard_forked(&log->guard)) {
+        return;
+    }
+    log->ops->close(log->store);
+    pthread_mutex_destroy(&log->guard.lock);
+    aif_free(log);
+}
+
+static aif_err
+check_all(const aif_event *events, size_t n, aif_error *e)
+{
+    size_t bytes = 0;
+    aif_err err;
+
+    if (n > AIF_BATCH_MAX) {
+        return aif_fail(e, AIF_EINVAL, "%zu events at once: %d are the most",
+                        n, AIF_BATCH_MAX);
+    }
+    for (size_t i = 0; i < n; i++) {
+        err = aif_event_check(&events[i], e);
+        if (err != AIF_OK) {
+            return err;
+        }
+        bytes += aif_event_bytes(&events[i]);
+    }
+    if (bytes > AIF_BATCH_BYTES) {
+        return aif_fail(e, AIF_EINVAL, "%zu bytes at once: %u are the most",
+                        bytes, AIF_BATCH_BYTES);
+    }
+    return AIF_OK;
+}
+
+static aif_err
+append_distinct(aif_log *log, const aif_event *events, size_t n,
+                uint64_t *offsets, aif_head *before, aif_error *e)
+{
+    aif_distinct d;
+    aif_err err = aif_distinct_init(&d, events, n, e);
+
+    if (err == AIF_OK) {
+        err =
+            log->ops->append(log->store, d.events, d.n, d.offsets, before, e);
+    }
+    if (err == AIF_OK) {
+        aif_distinct_offsets(&d, events, n, offsets, before->offset);
+    }
+    aif_distinct_fini(&d);
+    return err;
+}
+
+static aif_err
+leave(aif_log *log, aif_err err)
+{
+    aif_guard_leave(&log->guard);
+    return err;
+}
+
+aif_err
+aif_log_append(aif_log *log, const aif_event *events, size_t n,
+               uint64_t *offsets, aif_head *before, aif_error *e)
+{
+    aif_head found = {0};
+    aif_err err = check_all(events, n, e);
+
+    if (err == AIF_OK) {
+        err = aif_guard_enter(&log->guard, e);
+    }
+    if (err != AIF_OK) {
+        return err;
+    }
+    if (n == 1) {
+        err = log->ops->append(log->store, events, n, offsets, &found, e);
+    } else if (n > 1) {
+        err = append_distinct(log, events, n, offsets, &found, e);
+    }
+    if (err == AIF_OK) {
+        err = aif_known_compare(log->ops, log->store, events, n, offsets,
+                                found.offset, e);
+    }
+    if (err == AIF_OK && before != NULL) {
+        *before = found;
+    }
+    return leave(log, err);
+}
+
+aif_err
+aif_log_conflict(aif_log *log, const aif_event *ev, aif_error *e)
+{
+    uint64_t offset = 0;
+    aif_err err = aif_guard_enter(&log->guard, e);
+
+    if (err == AIF_OK) {
+        err = leave(log, log->ops->find(log->store, ev->producer, ev->sequence,
+                                        &offset, e));
+    }
+    return err != AIF_OK
+               ? err
+               : aif_fail(e, AIF_ECONFLICT,
+                          "sequence %llu of producer %.*s is in the log "
+                          "already, as another event (offset %llu)",
+                          (unsigned long long)ev->sequence,
+                          (int)ev->producer.n, ev->producer.p,
+                          (unsigned long long)offset);
+}
+
+/* A row is somebody else's bytes. */
+static aif_err
+check_row(const aif_event *ev, uint64_t last, aif_error *e)
+{
+    if (ev->offset <= last) {
+        return aif_fail(e, AIF_ECORRUPT, "offset %llu follows %llu",
+                        (unsigned long long)ev->offset,
+                        (unsigned long long)last);
+    }
+    if (aif_event_check(ev, e) != AIF_OK) {
+        char why[sizeof e->text];
+
+        memcpy(why, e->text, sizeof why);
+        return aif_fail(e, AIF_ECORRUPT, "event %llu: %.200s",
+                        (unsigned long long)ev->offset, why);
+    }
+    return AIF_OK;
+}
+
+/* The last two neighbours with something between them; 0, 0: none. */
+typedef struct {
+    uint64_t last;
+    uint64_t next;
+} gap;
+
+static aif_err
+check_rows(const aif_batch *out, size_t from, uint64_t after, gap *found,
+           aif_error *e)
+{
+    uint64_t last = after;
+    aif_err err = AIF_OK;
+
+    *found = (gap){0};
+    for (size_t i = from; err == AIF_OK && i < out->n; i++) {
+        err = check_row(&out->events[i], last, e);
+        if (out->events[i].offset != last + 1) {
+            *found = (gap){last, out->events[i].offset};
+        }
+        last = out->events[i].offset;
+    }
+    return err;
+}
+
+/* Of a query for all events: a gap is a hole that a purge left. */
+static aif_err
+check_gap(const gap *found, const aif_head *head, aif_error *e)
+{
+    return found->next <= head->purged + 1
+               ? AIF_OK
+               : aif_fail(e, AIF_ECORRUPT, "offset %llu follows %llu",
+                          (unsigned long long)found->next,
+                          (unsigned long long)found->last);
+}
+
+/* An offset is an SQL bigint; beyond the greatest there is nothing. */
+static aif_query
+bigint(const aif_query *q)
+{
+    aif_query own = *q;
+
+    own.after = q->after > INT64_MAX ? INT64_MAX : q->after;
+    own.upto = aif_query_upto(q);
+    return own;
+}
+
+static aif_err
+enter(aif_log *log, const aif_query *q, aif_error *e)
+{
+    aif_err err = aif_query_check(q, e);
+
+    return err != AIF_OK ? err : aif_guard_enter(&log->guard, e);
+}
+
+/* The usual case, all events and each next to the last, needs no look at the
+ * head: nothing is missing. */
+static aif_err
+check_read(aif_log *log, const aif_query *q, const aif_batch *out, size_t from,
+           aif_error *e)
+{
+    const bool all = q->n == 0;
+    bool missed = !q->kept && q->after > 0;
+    aif_head head;
+    gap found;
+    aif_err err = check_rows(out, from, q->after, &found, e);
+
+    missed = missed && (!all || out->n == from || found.next != 0);
+    if (err != AIF_OK || (!missed && (!all || found.next == 0))) {
+        return err;
+    }
+    err = log->ops->head(log->store, &head, e);
+    if (err == AIF_OK && all) {
+        err = check_gap(&found, &head, e);
+    }
+    return err != AIF_OK || !missed
+               ? err
+               : aif_missed(log->ops, log->store, q, &head, e);
+}
+
+aif_err
+aif_log_read(aif_log *log, const aif_query *q, size_t max, aif_batch *out,
+             aif_error *e)
+{
+    const aif_query own = bigint(q);
+    const size_t n = out->n;
+    const size_t bytes = out->bytes;
+    aif_err err = enter(log, q, e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    if (max > 0) {
+        err = log->ops->read(log->store, &own, max, out, e);
+    }
+    if (err == AIF_OK && max > 0) {
+        err = check_read(log, &own, out, n, e);
+    }
+    if (err != AIF_OK) {
+        out->n = n;
+        out->bytes = bytes;
+    }
+    return leave(log, err);
+}
+
+aif_err
+aif_log_missed(aif_log *log, const aif_query *q, aif_error *e)
+{
+    aif_head head;
+    aif_err err = enter(log, q, e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = log->ops->head(log->store, &head, e);
+    if (err == AIF_OK) {
+        err = aif_missed(log->ops, log->store, q, &head, e);
+    }
+    return leave(log, err);
+}
+
+aif_err
+aif_log_count(aif_log *log, const aif_query *q, uint64_t *n, aif_error *e)
+{
+    const aif_query own = bigint(q);
+    aif_err err;
+
+    *n = 0;
+    err = enter(log, q, e);
+    return err != AIF_OK ? err
+                         : leave(log, log->ops->count(log->store, &own, n, e));
+}
+
+aif_err
+aif_log_head(aif_log *log, aif_head *out, aif_error *e)
+{
+    aif_err err;
+
+    *out = (aif_head){0};
+    err = aif_guard_enter(&log->guard, e);
+    return err != AIF_OK ? err
+                         : leave(log, log->ops->head(log->store, out, e));
+}
+
+aif_err
+aif_log_last(aif_log *log, const aif_query *q, uint64_t *offset, aif_error *e)
+{
+    const aif_query own = bigint(q);
+    aif_err err;
+
+    *offset = 0;
+    err = enter(log, q, e);
+    return err != AIF_OK
+               ? err
+               : leave(log, log->ops->last(log->store, &own, offset, e));
+}
+
+static aif_err
+check_senders(const aif_buf *out, size_t from, aif_error *e)
+{
+    aif_reader in = {out->p + from, out->n - from};
+    aif_str sender;
+    uint64_t n;
+    size_t senders = 0;
+    aif_err err = AIF_OK;
+
+    while (err == AIF_OK && in.n > 0) {
+        senders++;
+        err = aif_read_u64(&in, &n, e);
+        if (err == AIF_OK) {
+            err = aif_read_str(&in, in.n, &sender, e);
+        }
+    }
+    return err != AIF_OK || senders <= AIF_SENDERS_MAX
+               ? err
+               : aif_fail(e, AIF_EINVAL,
+                          "more than %d senders: ask for fewer events",
+                          AIF_SENDERS_MAX);
+}
+
+aif_err
+aif_log_senders(aif_log *log, const aif_query *q, aif_buf *out, aif_error *e)
+{
+    const aif_query own = bigint(q);
+    const size_t n = out->n;
+    aif_err err = enter(log, q, e);
+
+    if (err == AIF_OK) {
+        err = leave(log, log->ops->senders(log->store, &own, out, e));
+    }
+    if (err == AIF_OK && out->n > n) {
+        err = check_senders(out, n, e);
+    }
+    out->n = err == AIF_OK ? out->n : n;
+    return err;
+}
+
+aif_err
+aif_log_sequence(aif_log *log, aif_str producer, uint64_t *sequence,
+                 aif_error *e)
+{
+    aif_err err = aif_text_check("producer", producer, 1, AIF_PRODUCER_MAX, e);
+
+    *sequence = 0;
+    if (err == AIF_OK) {
+        err = aif_guard_enter(&log->guard, e);
+    }
+    return err != AIF_OK ? err
+                         : leave(log, log->ops->sequence(log->store, producer,
+                                                         sequence, e));
+}
+
+/* low: the first event beyond after, where it was created before ms; else
+ * high comes down. */
+static aif_err
+bisect(aif_log *log, uint64_t after, int64_t ms, uint64_t *low, uint64_t *high,
+       aif_error *e)
+{
+    const aif_query q = {.after = after, .upto = INT64_MAX};
+    aif_batch found = {0};
+    aif_err err = log->ops->read(log->store, &q, 1, &found, e);
+
+    if (err == AIF_OK && found.n > 0 && found.events[0].create_time < ms) {
+        *low = found.events[0].offset;
+    } else {
+        *high = after;
+    }
+    aif_batch_fini(&found);
+    return err;
+}
+
+aif_err
+aif_log_at(aif_log *log, int64_t ms, uint64_t *offset, aif_error *e)
+{
+    aif_head head;
+    uint64_t low = 0;
+    aif_err err;
+
+    *offset = 0;
+    err = aif_guard_enter(&log->guard, e);
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = log->ops->head(log->store, &head, e);
+    while (err == AIF_OK && low < head.offset) {
+        err = bisect(log, low + (head.offset - low) / 2, ms, &low,
+                     &head.offset, e);
+    }
+    *offset = err == AIF_OK ? low : 0;
+    return leave(log, err);
+}
+
+static aif_err
+enter_ns(aif_log *log, aif_str ns, aif_error *e)
+{
+    const aif_str any = AIF_STR("*");
+    const aif_pattern p = {ns, any, any, any, any};
+    aif_err err = aif_pattern_check(&p, e);
+
+    return err != AIF_OK ? err : aif_guard_enter(&log->guard, e);
+}
+
+aif_err
+aif_log_purge(aif_log *log, aif_str ns, uint64_t upto, size_t max,
+              uint64_t *gone, aif_error *e)
+{
+    aif_err err = enter_ns(log, ns, e);
+
+    *gone = 0;
+    if (err != AIF_OK) {
+        return err;
+    }
+    upto = upto > INT64_MAX ? INT64_MAX : upto;
+    max = max > INT64_MAX ? INT64_MAX : max;
+    return leave(log, log->ops->purge(log->store, ns, upto, max, gone, e));
+}
+
+aif_err
+aif_log_purged(aif_log *log, aif_buf *out, aif_error *e)
+{
+    const size_t n = out->n;
+    aif_err err = aif_guard_enter(&log->guard, e);
+
+    if (err == AIF_OK) {
+        err = leave(log, log->ops->purged(log->store, out, e));
+    }
+    out->n = err == AIF_OK ? out->n : n;
+    return err;
+}
+
+aif_err
+aif_log_keep(aif_log *log, aif_str ns, uint64_t n, uint64_t *upto,
+             aif_error *e)
+{
+    aif_err err = enter_ns(log, ns, e);
+
+    *upto = 0;
+    if (err != AIF_OK) {
+        return err;
+    }
+    n = n > INT64_MAX ? INT64_MAX : n;
+    return leave(log, log->ops->keep(log->store, ns, n, upto, e));
+}

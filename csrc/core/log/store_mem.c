@@ -1,0 +1,386 @@
+/* store_mem.c - the log in memory: the reference back-end, and the tests'. */
+#include "log/store.h"
+
+#include "log/ids.h"
+#include "base/mem.h"
+#include "base/point.h"
+
+#include <stdlib.h>
+
+typedef struct {
+    aif_batch log; /* in offset order; a purge leaves holes */
+    aif_ids ids;
+    aif_head head;
+    aif_batch purged; /* rows: ns, upto in offset, how many in sequence */
+} mem_store;
+
+static aif_err
+mem_open(const char *uri, void **store, aif_error *e)
+{
+    (void)uri;
+    *store = aif_zalloc(sizeof(mem_store));
+    return *store != NULL ? AIF_OK : aif_fail(e, AIF_ENOMEM, "mem: open");
+}
+
+static void
+mem_close(void *store)
+{
+    mem_store *s = store;
+
+    aif_batch_fini(&s->log);
+    aif_batch_fini(&s->purged);
+    aif_ids_fini(&s->ids);
+    aif_free(s);
+}
+
+/* Where an event is already, or its new place at the end. */
+static aif_err
+put(mem_store *s, const aif_event *ev, uint64_t *next, uint64_t *offset,
+    aif_error *e)
+{
+    const size_t known = aif_ids_find(&s->ids, s->log.events, ev);
+    aif_event own = *ev;
+
+    if (known != AIF_IDS_NONE) {
+        *offset = s->log.events[known].offset;
+        return AIF_OK;
+    }
+    if (own.create_time < s->head.create_time) {
+        own.create_time = s->head.create_time;
+    }
+    *offset = own.offset = ++*next;
+    return aif_batch_add(&s->log, &own, e);
+}
+
+static aif_err
+mem_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
+           aif_head *before, aif_error *e)
+{
+    mem_store *s = store;
+    const size_t had = s->log.n;
+    const size_t bytes = s->log.bytes;
+    uint64_t next = s->head.offset;
+    aif_err err;
+
+    AIF_POINT("append.begin");
+    *before = s->head;
+    err = aif_ids_reserve(&s->ids, s->log.events, had + n, e);
+    for (size_t i = 0; err == AIF_OK && i < n; i++) {
+        err = put(s, &events[i], &next, &offsets[i], e);
+    }
+    if (err != AIF_OK) { /* what they took of the arena stays unused */
+        s->log.n = had;
+        s->log.bytes = bytes;
+        return err;
+    }
+    for (size_t i = had; i < s->log.n; i++) { /* the commit */
+        aif_ids_add(&s->ids, s->log.events, i);
+        s->head.create_time = s->log.events[i].create_time;
+    }
+    s->head.offset = next;
+    return AIF_OK;
+}
+
+/* The place of the first event beyond offset. */
+static size_t
+beyond(const mem_store *s, uint64_t offset)
+{
+    size_t low = 0;
+    size_t high = s->log.n;
+
+    while (low < high) {
+        const size_t mid = low + (high - low) / 2;
+
+        if (s->log.events[mid].offset <= offset) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low;
+}
+
+static aif_err
+mem_read(void *store, const aif_query *q, size_t max, aif_batch *out,
+         aif_error *e)
+{
+    const mem_store *s = store;
+    const size_t from = out->n;
+    const size_t bytes = out->bytes;
+    aif_err err;
+
+    for (size_t i = beyond(s, q->after); i < s->log.n; i++) {
+        if (out->n - from == max || out->bytes - bytes >= AIF_READ_BYTES) {
+            break;
+        }
+        if (aif_query_matches(q, &s->log.events[i])) {
+            err = aif_batch_add(out, &s->log.events[i], e);
+            if (err != AIF_OK) {
+                return err;
+            }
+        }
+    }
+    return AIF_OK;
+}
+
+static aif_err
+mem_count(void *store, const aif_query *q, uint64_t *n, aif_error *e)
+{
+    const mem_store *s = store;
+
+    (void)e;
+    *n = 0;
+    for (size_t i = beyond(s, q->after); i < s->log.n; i++) {
+        *n += aif_query_matches(q, &s->log.events[i]);
+    }
+    return AIF_OK;
+}
+
+static aif_err
+mem_head(void *store, aif_head *out, aif_error *e)
+{
+    const mem_store *s = store;
+
+    (void)e;
+    *out = s->head;
+    return AIF_OK;
+}
+
+static aif_err
+mem_last(void *store, const aif_query *q, uint64_t *offset, aif_error *e)
+{
+    const mem_store *s = store;
+
+    (void)e;
+    *offset = 0;
+    for (size_t i = s->log.n; i-- > 0 && *offset == 0;) {
+        if (aif_query_matches(q, &s->log.events[i])) {
+            *offset = s->log.events[i].offset;
+        }
+    }
+    return AIF_OK;
+}
+
+static int
+by_bytes(const void *a, const void *b)
+{
+    return aif_str_cmp(*(const aif_str *)a, *(const aif_str *)b);
+}
+
+static aif_err
+put_senders(aif_str *all, size_t n, aif_buf *out, aif_error *e)
+{
+    aif_err err = AIF_OK;
+    size_t senders = 0;
+    size_t next;
+
+    qsort(all, n, sizeof *all, by_bytes);
+    for (size_t i = 0; i < n && senders <= AIF_SENDERS_MAX; i = next) {
+        for (next = i + 1; next < n && aif_str_eq(all[next], all[i]); next++) {
+        }
+        err = aif_buf_u64(out, next - i, e);
+        if (err == AIF_OK) {
+            err = aif_buf_str(out, all[i], e);
+        }
+        if (err != AIF_OK) {
+            return err;
+        }
+        senders++;
+    }
+    return AIF_OK;
+}
+
+static aif_err
+mem_senders(void *store, const aif_query *q, aif_buf *out, aif_error *e)
+{
+    const mem_store *s = store;
+    aif_str *all = aif_zalloc((s->log.n + 1) * sizeof *all);
+    size_t n = 0;
+    aif_err err;
+
+    if (all == NULL) {
+        return aif_fail(e, AIF_ENOMEM, "the senders of %zu events", s->log.n);
+    }
+    for (size_t i = beyond(s, q->after); i < s->log.n; i++) {
+        if (aif_query_matches(q, &s->log.events[i])) {
+            all[n++] = s->log.events[i].sender;
+        }
+    }
+    err = put_senders(all, n, out, e);
+    aif_free(all);
+    return err;
+}
+
+static aif_err
+mem_sequence(void *store, aif_str producer, uint64_t *sequence, aif_error *e)
+{
+    const mem_store *s = store;
+
+    (void)e;
+    *sequence = 0;
+    for (size_t i = 0; i < s->log.n; i++) {
+        const aif_event *ev = &s->log.events[i];
+
+        if (ev->sequence > *sequence && aif_str_eq(ev->producer, producer)) {
+            *sequence = ev->sequence;
+        }
+    }
+    return AIF_OK;
+}
+
+static aif_err
+mem_find(void *store, aif_str producer, uint64_t sequence, uint64_t *offset,
+         aif_error *e)
+{
+    const mem_store *s = store;
+    const aif_event ev = {.producer = producer, .sequence = sequence};
+    const size_t place = aif_ids_find(&s->ids, s->log.events, &ev);
+
+    (void)e;
+    *offset = place == AIF_IDS_NONE ? 0 : s->log.events[place].offset;
+    return AIF_OK;
+}
+
+/* The log as it will be, with an index. */
+typedef struct {
+    aif_batch log;
+    aif_ids ids;
+    uint64_t gone;
+    uint64_t upto; /* the last that goes */
+} kept;
+
+static void
+kept_fini(kept *k)
+{
+    aif_batch_fini(&k->log);
+    aif_ids_fini(&k->ids);
+}
+
+static aif_err
+keep_rest(const mem_store *s, aif_str ns, uint64_t upto, size_t max, kept *k,
+          aif_error *e)
+{
+    aif_err err = aif_ids_reserve(&k->ids, NULL, s->log.n, e);
+
+    for (size_t i = 0; err == AIF_OK && i < s->log.n; i++) {
+        const aif_event *ev = &s->log.events[i];
+
+        if (k->gone < max && ev->offset <= upto &&
+            aif_pattern_field(ns, ev->ns)) {
+            k->gone++;
+            k->upto = ev->offset;
+            continue;
+        }
+        err = aif_batch_add(&k->log, ev, e);
+        if (err == AIF_OK) {
+            aif_ids_add(&k->ids, k->log.events, k->log.n - 1);
+        }
+    }
+    return err;
+}
+
+static int
+by_ns(const void *a, const void *b)
+{
+    return aif_str_cmp(((const aif_event *)a)->ns, ((const aif_event *)b)->ns);
+}
+
+static aif_err
+count_purged(mem_store *s, aif_str ns, const kept *k, aif_error *e)
+{
+    const aif_event row = {.ns = ns, .offset = k->upto, .sequence = k->gone};
+    aif_err err;
+
+    for (size_t i = 0; i < s->purged.n; i++) {
+        if (aif_str_eq(s->purged.events[i].ns, ns)) {
+            s->purged.events[i].offset = k->upto;
+            s->purged.events[i].sequence += k->gone;
+            return AIF_OK;
+        }
+    }
+    err = aif_batch_add(&s->purged, &row, e);
+    if (err == AIF_OK) {
+        qsort(s->purged.events, s->purged.n, sizeof row, by_ns);
+    }
+    return err;
+}
+
+static aif_err
+mem_purge(void *store, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
+          aif_error *e)
+{
+    mem_store *s = store;
+    kept k = {.gone = 0};
+    aif_err err;
+
+    AIF_POINT("purge.begin");
+    err = keep_rest(s, ns, upto, max, &k, e);
+    if (err == AIF_OK && k.gone > 0) {
+        err = count_purged(s, ns, &k, e);
+    }
+    if (err == AIF_OK && k.gone > 0) { /* the commit */
+        const mem_store old = *s;
+
+        s->log = k.log;
+        s->ids = k.ids;
+        k.log = old.log;
+        k.ids = old.ids;
+        s->head.purged = k.upto > old.head.purged ? k.upto : old.head.purged;
+    }
+    *gone = err == AIF_OK ? k.gone : 0;
+    kept_fini(&k);
+    return err;
+}
+
+static aif_err
+mem_purged(void *store, aif_buf *out, aif_error *e)
+{
+    const mem_store *s = store;
+    aif_err err = AIF_OK;
+
+    for (size_t i = 0; err == AIF_OK && i < s->purged.n; i++) {
+        const aif_event *row = &s->purged.events[i];
+
+        err = aif_buf_str(out, row->ns, e);
+        if (err == AIF_OK) {
+            err = aif_buf_u64(out, row->offset, e);
+        }
+        if (err == AIF_OK) {
+            err = aif_buf_u64(out, row->sequence, e);
+        }
+    }
+    return err;
+}
+
+static aif_err
+mem_keep(void *store, aif_str ns, uint64_t n, uint64_t *upto, aif_error *e)
+{
+    const mem_store *s = store;
+
+    (void)e;
+    *upto = 0;
+    for (size_t i = s->log.n; i-- > 0;) {
+        if (aif_pattern_field(ns, s->log.events[i].ns) && n-- == 0) {
+            *upto = s->log.events[i].offset;
+            break;
+        }
+    }
+    return AIF_OK;
+}
+
+const aif_store_ops aif_store_mem = {
+    .scheme = "mem:",
+    .open = mem_open,
+    .close = mem_close,
+    .append = mem_append,
+    .read = mem_read,
+    .count = mem_count,
+    .head = mem_head,
+    .last = mem_last,
+    .senders = mem_senders,
+    .sequence = mem_sequence,
+    .find = mem_find,
+    .purge = mem_purge,
+    .purged = mem_purged,
+    .keep = mem_keep,
+};

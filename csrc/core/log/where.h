@@ -1,0 +1,31 @@
+/* where.h - a query as a statement, in a database's own dialect.
+ *
+ * In:  a query.  Out: the SQL of a statement with " AND (... OR ...)" in its
+ * middle, and the texts of its parameters, borrowed from the query.  Pure.
+ */
+#ifndef AIF_WHERE_H
+#define AIF_WHERE_H
+
+#include "base/buf.h"
+#include "event/query.h"
+
+typedef struct {
+    const char *exact;  /* printf: column (%s), then its parameter (%d) */
+    const char *prefix; /* the same, for the first bytes */
+    int first;          /* number of the first parameter */
+} aif_dialect;
+
+typedef struct {
+    aif_buf sql; /* ends with a NUL */
+    aif_str params[5 * AIF_QUERY_PATTERNS_MAX];
+    size_t n;
+} aif_where;
+
+/* from, the patterns if there are any, to. */
+AIF_MUST_CHECK aif_err aif_where_init(aif_where *w, const aif_dialect *d,
+                                      const char *from, const aif_query *q,
+                                      const char *to, aif_error *e);
+void aif_where_fini(aif_where *w);
+const char *aif_where_sql(const aif_where *w);
+
+#endif

@@ -1,0 +1,37 @@
+/* watch.h - has somebody else committed to this database?
+ *
+ * In:  nothing.  Out: hints: "something changed", with NOTIFY's payloads
+ * where the database has them (PostgreSQL); SQLite only says that it did
+ * (PRAGMA data_version).  A hint may be lost; the database is the truth.
+ */
+#ifndef AIF_WATCH_H
+#define AIF_WATCH_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct aif_watch aif_watch;
+
+/* uri "postgresql://..." (LISTENs to channel: letters, digits and _) or
+ * "sqlite:PATH" (channel is not used).  Waits for the database at most 5 s.
+ * A connection lost later is opened again by later polls, at most one try a
+ * second; the first poll after that says "changed". */
+AIF_MUST_CHECK aif_err aif_watch_open(const char *uri, const char *channel,
+                                      aif_watch **out, aif_error *e);
+void aif_watch_free(aif_watch *w); /* nothing in a fork */
+/* Never blocks.  *changed: something happened since the last poll.  The next
+ * payload, if any, is copied to payload (cut at cap), else "": call again
+ * until *payload is empty. */
+AIF_MUST_CHECK aif_err aif_watch_poll(aif_watch *w, bool *changed,
+                                      char *payload, size_t cap, aif_error *e);
+/* The same, but the next poll says it once more. */
+AIF_MUST_CHECK aif_err aif_watch_peek(aif_watch *w, bool *changed,
+                                      aif_error *e);
+/* Readable when poll may say more; -1: no such thing (SQLite, or the
+ * connection is down): poll every aif_watch_interval_ms. */
+int aif_watch_fd(aif_watch *w);
+int aif_watch_interval_ms(const aif_watch *w);
+
+#endif

@@ -1,0 +1,121 @@
+#include "net/curve.h"
+
+#include <stdint.h>
+#include <zmq.h>
+
+static const char alphabet[] = "0123456789abcdefghijklmnopqrstuvwxyz"
+                               "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               ".-:+=^!/*?&<>()[]{}@%$#";
+
+static aif_err
+no_curve(aif_error *e)
+{
+    return aif_fail(e, AIF_EINVAL,
+                    "this libzmq has no CURVE: one built with libsodium is "
+                    "needed for keys");
+}
+
+/* Five characters are four bytes: some groups are too large for them. */
+static bool
+group_fits(const char *p)
+{
+    uint64_t value = 0;
+
+    for (int i = 0; i < 5; i++) {
+        const char *at = p[i] == '\0' ? NULL : strchr(alphabet, p[i]);
+
+        if (at == NULL) {
+            return false;
+        }
+        value = value * 85 + (uint64_t)(at - alphabet);
+    }
+    return value <= UINT32_MAX;
+}
+
+aif_err
+aif_curve_check(const char *what, aif_str key, aif_error *e)
+{
+    bool good = key.n == AIF_CURVE_KEY;
+
+    for (size_t i = 0; good && i < AIF_CURVE_KEY; i += 5) {
+        good = group_fits(key.p + i);
+    }
+    return good ? AIF_OK
+                : aif_fail(e, AIF_EINVAL,
+                           "%s is no key: 40 characters of Z85 belong there, "
+                           "as `aiflow keys new` writes them",
+                           what);
+}
+
+static aif_err
+check_text(const char *what, const char *key, aif_error *e)
+{
+    return aif_curve_check(what, (aif_str){key, strlen(key)}, e);
+}
+
+aif_err
+aif_curve_pair(char public[static 41], char secret[static 41], aif_error *e)
+{
+    public[0] = secret[0] = '\0';
+    return zmq_curve_keypair(public, secret) == 0 ? AIF_OK : no_curve(e);
+}
+
+/* zmq_curve_public writes as far as the text is long: its length is checked
+ * here. */
+aif_err
+aif_curve_public(const char *secret, char public[static 41], aif_error *e)
+{
+    aif_err err = check_text("the secret key", secret, e);
+
+    public[0] = '\0';
+    if (err == AIF_OK && zmq_curve_public(public, secret) != 0) {
+        err = no_curve(e);
+    }
+    return err;
+}
+
+static aif_err
+set_key(void *socket, int option, const char *what, const char *key,
+        aif_error *e)
+{
+    aif_err err = check_text(what, key, e);
+
+    if (err == AIF_OK &&
+        zmq_setsockopt(socket, option, key, AIF_CURVE_KEY + 1) != 0) {
+        err = no_curve(e);
+    }
+    return err;
+}
+
+aif_err
+aif_curve_client(void *socket, const aif_curve *keys, aif_error *e)
+{
+    aif_err err = set_key(socket, ZMQ_CURVE_SERVERKEY,
+                          "the broker's public key", keys->server, e);
+
+    if (err == AIF_OK) {
+        err = set_key(socket, ZMQ_CURVE_PUBLICKEY, "the public key",
+                      keys->public, e);
+    }
+    if (err == AIF_OK) {
+        err = set_key(socket, ZMQ_CURVE_SECRETKEY, "the secret key",
+                      keys->secret, e);
+    }
+    return err;
+}
+
+aif_err
+aif_curve_server(void *socket, const char *secret, aif_error *e)
+{
+    const int on = 1;
+    aif_err err = AIF_OK;
+
+    if (zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &on, sizeof on) != 0) {
+        err = no_curve(e);
+    }
+    if (err == AIF_OK) {
+        err = set_key(socket, ZMQ_CURVE_SECRETKEY, "the broker's secret key",
+                      secret, e);
+    }
+    return err;
+}

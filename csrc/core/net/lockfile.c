@@ -1,0 +1,152 @@
+/* lockfile.c - flock(2) belongs to the open file, which a forked child
+ * shares: it would hold the lock for as long as it lives, O_CLOEXEC or not.
+ * So a fork handler closes the child's copies.  fcntl(2) locks are not
+ * inherited, but do not see a second broker of the same process.
+ *
+ * The list of held locks is the one thing here that is global, because
+ * fork(2) is.
+ */
+#include "net/lockfile.h"
+
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+struct aif_lockfile {
+    aif_lockfile *next;
+    int fd;
+};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static aif_lockfile *held;
+
+static void
+before_fork(void)
+{
+    pthread_mutex_lock(&mutex);
+}
+
+static void
+after_fork(void)
+{
+    pthread_mutex_unlock(&mutex);
+}
+
+static void
+in_child(void)
+{
+    for (aif_lockfile *l = held; l != NULL; l = l->next) {
+        (void)close(l->fd);
+    }
+    held = NULL;
+    pthread_mutex_unlock(&mutex);
+}
+
+static void
+watch_forks(void)
+{
+    (void)pthread_atfork(before_fork, after_fork, in_child);
+}
+
+static aif_err
+held_by_another(int fd, const char *path, aif_error *e)
+{
+    char pid[16] = "?";
+    ssize_t n = pread(fd, pid, sizeof pid - 1, 0);
+
+    pid[n > 0 ? n : 1] = '\0';
+    pid[strcspn(pid, "\n")] = '\0';
+    return aif_fail(e, AIF_ECONFLICT, "another process (pid %s) serves %s",
+                    pid, path);
+}
+
+/* For held_by_another, and for people. */
+static void
+write_pid(int fd)
+{
+    char pid[16];
+    int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
+
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, pid, (size_t)n, 0) != n) {
+        return; /* a full disk: the lock holds all the same */
+    }
+}
+
+static aif_err
+lock(const char *path, int *fd, aif_error *e)
+{
+    char name[4096];
+    int n = snprintf(name, sizeof name, "%s.lock", path);
+
+    *fd = -1;
+    if (n < 0 || (size_t)n >= sizeof name) {
+        return aif_fail(e, AIF_EINVAL, "the path is too long: %.100s...",
+                        path);
+    }
+    *fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (*fd < 0) {
+        return aif_fail(e, AIF_EINVAL, "cannot open %s: %s", name,
+                        strerror(errno));
+    }
+    if (flock(*fd, LOCK_EX | LOCK_NB) == 0) {
+        write_pid(*fd);
+        return AIF_OK;
+    }
+    if (errno == EWOULDBLOCK) {
+        return held_by_another(*fd, path, e);
+    }
+    return aif_fail(e, AIF_EINVAL, "cannot lock %s: %s", name,
+                    strerror(errno));
+}
+
+aif_err
+aif_lockfile_take(const char *path, aif_lockfile **out, aif_error *e)
+{
+    aif_lockfile *l = aif_zalloc(sizeof *l);
+    aif_err err;
+
+    *out = NULL;
+    if (l == NULL) {
+        return aif_fail(e, AIF_ENOMEM, "locking %s", path);
+    }
+    (void)pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&mutex); /* no fork between open and the list */
+    err = lock(path, &l->fd, e);
+    if (err == AIF_OK) {
+        l->next = held;
+        held = l;
+        *out = l;
+    } else if (l->fd >= 0) {
+        (void)close(l->fd);
+    }
+    pthread_mutex_unlock(&mutex);
+    if (err != AIF_OK) {
+        aif_free(l);
+    }
+    return err;
+}
+
+void
+aif_lockfile_free(aif_lockfile *l)
+{
+    if (l == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&mutex);
+    for (aif_lockfile **at = &held; *at != NULL; at = &(*at)->next) {
+        if (*at == l) {
+            *at = l->next;
+            break;
+        }
+    }
+    (void)close(l->fd);
+    pthread_mutex_unlock(&mutex);
+    aif_free(l);
+}

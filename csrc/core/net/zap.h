@@ -1,0 +1,28 @@
+/* zap.h - who is let in: the ZAP server (RFC 27) of a broker's context.
+ *
+ * In:  libzmq's question about each new CURVE connection, and a table.
+ * Out: the answer.  The connection's frames then carry the public key, as
+ * Z85, in their property User-Id.  One thread: the broker's.
+ */
+#ifndef AIF_ZAP_H
+#define AIF_ZAP_H
+
+#include "net/access.h"
+#include "net/curve.h"
+
+#define AIF_ZAP_USER "User-Id" /* of zmq_msg_gets */
+
+typedef struct {
+    bool allowed;
+    char address[64]; /* the peer's; no port */
+    char key[AIF_CURVE_KEY + 1];
+} aif_zap_peer;
+
+/* Before the sockets that it is for are bound.  *out is a zmq socket: poll
+ * it for input; close it after them. */
+AIF_MUST_CHECK aif_err aif_zap_open(void *ctx, void **out, aif_error *e);
+/* Answer one question; false when there was none.  While access is NULL the
+ * peer may come again. */
+bool aif_zap_answer(void *zap, const aif_access *access, aif_zap_peer *peer);
+
+#endif

@@ -1,0 +1,212 @@
+/* pg/append.c - append to a log in PostgreSQL: one statement, one round trip,
+ * one commit: the events go as nine arrays in binary, the offsets come back
+ * (pg/sql.c has the SQL).
+ */
+#include "pg/conn.h"
+
+#include "base/point.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#define TRIES 10 /* each means that another appended the same just now */
+#define OID_INT8 20
+#define OID_TEXT 25
+
+enum { ARRAYS = 9 };
+#define HEAD_BYTES 20 /* of an array; each element begins with its length */
+
+typedef struct {
+    aif_buf bytes[ARRAYS];
+} arrays;
+
+static void
+arrays_fini(arrays *a)
+{
+    for (int i = 0; i < ARRAYS; i++) {
+        aif_buf_fini(&a->bytes[i]);
+    }
+}
+
+static aif_err
+put_be32(aif_buf *b, uint32_t v, aif_error *e)
+{
+    const uint32_t be = htonl(v);
+
+    return aif_buf_put(b, &be, sizeof be, e);
+}
+
+/* An array's head in binary: dimensions, no NULLs, type, size, lower bound. */
+static aif_err
+put_head(aif_buf *b, uint32_t type, size_t n, aif_error *e)
+{
+    const uint32_t head[HEAD_BYTES / 4] = {htonl(1), 0, htonl(type),
+                                           htonl((uint32_t)n), htonl(1)};
+
+    return aif_buf_put(b, head, sizeof head, e);
+}
+
+static aif_err
+put_text(aif_buf *b, aif_str s, aif_error *e)
+{
+    aif_err err = put_be32(b, (uint32_t)s.n, e);
+
+    return err != AIF_OK ? err : aif_buf_put(b, s.p, s.n, e);
+}
+
+static aif_err
+put_int8(aif_buf *b, uint64_t v, aif_error *e)
+{
+    const uint32_t be[] = {htonl(8), htonl((uint32_t)(v >> 32)),
+                           htonl((uint32_t)v)};
+
+    return aif_buf_put(b, be, sizeof be, e);
+}
+
+static aif_err
+put_event(arrays *a, const aif_event *ev, aif_error *e)
+{
+    const aif_str texts[] = {ev->ns,     ev->key,     ev->value,   ev->type,
+                             ev->sender, ev->context, ev->producer};
+    aif_err err = put_int8(&a->bytes[0], (uint64_t)ev->create_time, e);
+
+    for (int i = 0; err == AIF_OK && i < ARRAYS - 2; i++) {
+        err = put_text(&a->bytes[i + 1], texts[i], e);
+    }
+    return err != AIF_OK ? err
+                         : put_int8(&a->bytes[ARRAYS - 1], ev->sequence, e);
+}
+
+static aif_err
+put_all(arrays *a, const aif_event *events, size_t n, aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    for (int i = 0; err == AIF_OK && i < ARRAYS; i++) {
+        err = put_head(&a->bytes[i],
+                       i == 0 || i == ARRAYS - 1 ? OID_INT8 : OID_TEXT, n, e);
+    }
+    for (size_t i = 0; err == AIF_OK && i < n; i++) {
+        err = put_event(a, &events[i], e);
+    }
+    return err;
+}
+
+/* Send the arrays, from their skip-th byte on. */
+static PGresult *
+execute(aif_pg *s, aif_pg_stmt which, const arrays *a, size_t skip)
+{
+    const char *values[ARRAYS];
+    int lengths[ARRAYS];
+    int formats[ARRAYS];
+
+    for (int i = 0; i < ARRAYS; i++) {
+        values[i] = (const char *)a->bytes[i].p + skip;
+        lengths[i] = (int)(a->bytes[i].n - skip); /* bounded by BATCH_BYTES */
+        formats[i] = 1;
+    }
+    return PQexecPrepared(s->conn, aif_pg_name(which), ARRAYS, values, lengths,
+                          formats, 1);
+}
+
+/* unique_violation: of the identity another was first; of the offset, the
+ * head is behind its events. */
+static bool
+violates(const PGresult *res, const char *constraint)
+{
+    const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    const char *name = PQresultErrorField(res, PG_DIAG_CONSTRAINT_NAME);
+
+    return state != NULL && strcmp(state, "23505") == 0 && name != NULL &&
+           strcmp(name, constraint) == 0;
+}
+
+aif_head
+aif_pg_head(const PGresult *res, int row, int column)
+{
+    return (aif_head){aif_pg_int8(res, row, column),
+                      aif_pg_int8(res, row, column + 1),
+                      (int64_t)aif_pg_int8(res, row, column + 2)};
+}
+
+/* Rows (0, head before) and (i from 1, offset it has) -> offsets. */
+static aif_err
+set_offsets(const PGresult *res, size_t n, uint64_t *offsets, aif_head *before,
+            aif_error *e)
+{
+    bool found = false;
+    uint64_t next;
+
+    memset(offsets, 0, n * sizeof *offsets);
+    for (int row = 0; row < PQntuples(res); row++) {
+        const uint64_t i = aif_pg_int8(res, row, 0);
+
+        if (i == 0) {
+            *before = aif_pg_head(res, row, 1);
+            found = true;
+        } else if (i <= n) {
+            offsets[i - 1] = aif_pg_int8(res, row, 1);
+        }
+    }
+    if (!found) {
+        return aif_fail(e, AIF_ECORRUPT,
+                        "appending: aiflow_log_head has lost its row");
+    }
+    next = before->offset;
+    for (size_t i = 0; i < n; i++) {
+        offsets[i] = offsets[i] != 0 ? offsets[i] : ++next;
+    }
+    return AIF_OK;
+}
+
+static PGresult *
+first_try(aif_pg *s, const arrays *a, size_t n)
+{
+    return n == 1 ? execute(s, AIF_PG_APPEND_ONE, a, HEAD_BYTES + 4)
+                  : execute(s, AIF_PG_APPEND, a, 0);
+}
+
+static aif_err
+append(aif_pg *s, const arrays *a, size_t n, uint64_t *offsets,
+       aif_head *before, aif_error *e)
+{
+    PGresult *res = first_try(s, a, n);
+    aif_err err;
+
+    for (int i = 0; i < TRIES && violates(res, "aiflow_event_identity"); i++) {
+        PQclear(res);
+        res = execute(s, AIF_PG_APPEND_AGAIN, a, 0);
+    }
+    if (violates(res, "aiflow_event_pkey")) {
+        PQclear(res);
+        return aif_fail(e, AIF_ECORRUPT,
+                        "appending: aiflow_log_head is behind aiflow_event");
+    }
+    if (PQresultStatus(res) != PGRES_TUPLES_OK) {
+        return aif_pg_fail(s, res, "appending", e);
+    }
+    err = set_offsets(res, n, offsets, before, e);
+    PQclear(res);
+    return err;
+}
+
+aif_err
+aif_pg_append(void *store, const aif_event *events, size_t n,
+              uint64_t *offsets, aif_head *before, aif_error *e)
+{
+    aif_pg *s = store;
+    arrays a = {0};
+    aif_err err = aif_pg_ready(s, e);
+
+    AIF_POINT("append.begin");
+    if (err == AIF_OK) {
+        err = put_all(&a, events, n, e);
+    }
+    if (err == AIF_OK) {
+        AIF_POINT("append.before_commit"); /* the server does both at once */
+        err = append(s, &a, n, offsets, before, e);
+        AIF_POINT("append.after_commit");
+    }
+    arrays_fini(&a);
+    return err;
+}
