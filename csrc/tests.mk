@@ -34,7 +34,7 @@ fuzz-run: $(FUZZ:%=$(OUT)/%)
 	@tests/run_fuzz $(FUZZ_SECONDS) $^
 
 $(OUT)/libaif.a: $(call object,$(CORE) $(HELP))
-	@rm -f $@ && ar qcs $@ $^ # q: r would keep one of the store.o
+	@rm -f $@ && ar rcs $@ $^
 $(OUT)/test_%: $(OUT)/tests/c/test_%.o $(OUT)/libaif.a
 	@$(CC) $(SAN) $< $(OUT)/libaif.a $(LDFLAGS_test_$*) -lcmocka $(LIBS) -o $@
 $(OUT)/fuzz_%: $(OUT)/tests/fuzz/fuzz_%.o $(OUT)/libaif.a
