@@ -125,8 +125,7 @@ class AsyncSubscription:
         """End it; an iteration in another task ends too."""
         self._closed = True
         self._ready.clear()
-        if self._waiting is not None:
-            _wake(self._waiting)
+        self._end_wait()
         self._subscription.close()
 
     async def __aenter__(self) -> Self:
@@ -149,13 +148,18 @@ class AsyncSubscription:
             raise RuntimeError("another task waits for this subscription")
         loop = asyncio.get_running_loop()
         waiting = self._waiting = loop.create_future()
-        fd = self.fileno()
-        loop.add_reader(fd, _wake, waiting)
+        loop.add_reader(self.fileno(), _wake, waiting)
         try:
             await waiting
         finally:
-            self._waiting = None
-            loop.remove_reader(fd)
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        """Forget the descriptor while it is still ours: once it is closed, its number may be another's."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.get_loop().remove_reader(self.fileno())
+            _wake(waiting)
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

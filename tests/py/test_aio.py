@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 
 import pytest
 
@@ -125,5 +126,29 @@ def test_listen(broker):
             await client.listen(lambda events: loop.call_soon_threadsafe(heard.set_result, events))
             await client.publish(Event("a"))
             assert [e.key for e in await asyncio.wait_for(heard, 10)] == ["a"]
+
+    asyncio.run(main())
+
+
+def test_a_descriptor_that_was_closed_may_be_another_ones_at_once(broker):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with AsyncEventClient(broker.uri) as client:
+            subscription = await client.subscribe("a")
+            waiting = asyncio.create_task(subscription.poll(30))
+            while subscription._waiting is None:
+                await asyncio.sleep(0)  # pace: until it waits
+            fd = subscription.fileno()
+            subscription.close()
+            readable, writable = os.pipe()
+            os.dup2(readable, fd)
+            woken = asyncio.Event()
+            loop.add_reader(fd, woken.set)
+            assert await waiting == []
+            os.write(writable, b"x")
+            await asyncio.wait_for(woken.wait(), 5)
+            loop.remove_reader(fd)
+            for ours in {fd, readable, writable}:
+                os.close(ours)
 
     asyncio.run(main())
