@@ -372,6 +372,7 @@ def test_times(site: Site) -> None:
         ({"after": 10**9}, "is beyond the newest one"),
         ({"key": [f"k{i}" for i in range(65)]}, "query.key: List should have at most 64 items"),
         ({"key": ""}, "key is empty"),
+        ({"type": ["a", "b"]}, "query.type: it is there 2 times"),
         ({"key": "x" * 1100}, "1100 bytes"),
         ({"type": "a\0"}, "NUL"),
         ({"since": "yesterday"}, "query.since: a time is as 2026"),

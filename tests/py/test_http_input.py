@@ -144,6 +144,7 @@ def test_batches():
         (b'{"a": 1, "a": 2}', "the member 'a' is there twice"),
         (b"[" * 100_000, "nested too deeply"),
         (b"1" * 5000, "not JSON"),
+        (b'{"a": [1e400]}', "1e400 is too great a number"),
         (b"{}{}", "Extra data"),
     ],
 )

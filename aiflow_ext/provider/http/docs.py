@@ -28,7 +28,7 @@ _AWAY: Responses = {
 READING: Responses = {
     **_AUTH,
     410: _problem("Events were let go, and it was asked for what came after one of them"),
-    422: _problem("A filter is not valid: an unknown one, a time in the future, an offset beyond the newest"),
+    422: _problem("A filter is not valid: an unknown one, a time in the future, an `after` beyond the newest"),
     **_AWAY,
 }
 _BODY: Responses = {

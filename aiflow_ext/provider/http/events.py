@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from aiflow_ext.provider.http import body, cloudevents, docs, plain
 from aiflow_ext.provider.http.access import MAY_PUBLISH, MAY_READ, User
 from aiflow_ext.provider.http.arrivals import Arrival
-from aiflow_ext.provider.http.filters import Count, Page, Range
+from aiflow_ext.provider.http.filters import ONCE, Count, Page, Range
 from aiflow_ext.provider.http.link import PATIENCE, link
 from aiflow_ext.provider.http.models import EventCount, EventPage, Latest, Receipts, logged
 from aiflow_ext.provider.http.problems import Problem
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SEARCH = 1.0  # seconds to look for a page that has events
 
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], dependencies=[ONCE])
 
 
 @router.post(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from fastapi import Depends, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from aiflow_ext._core import PATTERNS_MAX
+from aiflow_ext.provider.http.problems import Problem
 
 OFFSET_MAX = 2**63 - 1
 LIMIT_MAX = 1000  # events on a page
@@ -76,6 +79,17 @@ class Count(Range):
     """A range to count."""
 
     by: Literal["sender"] | None = Field(None, description="Count each sender's too.")
+
+
+def _once(request: Request) -> None:
+    names = Counter(name for name, _ in request.query_params.multi_items() if name != "key")
+    for name, n in names.items():
+        if n > 1:  # the framework would take the last
+            raise Problem(422, f"query.{name}: it is there {n} times")
+
+
+ONCE = Depends(_once)
+"""Of each parameter but key there is one."""
 
 
 def _time(text: str | None) -> datetime | int | None:

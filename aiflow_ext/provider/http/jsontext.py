@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isinf
 from typing import Any, NoReturn
 
 from aiflow_ext.provider.http.problems import Problem
@@ -14,7 +15,7 @@ def read(raw: bytes) -> Any:
     :raises Problem: 400, it is not JSON (RFC 8259) in UTF-8, has a member twice, or is nested too deeply.
     """
     try:
-        return json.loads(raw.decode(), parse_constant=_constant, object_pairs_hook=_object)
+        return json.loads(raw.decode(), parse_constant=_constant, parse_float=_float, object_pairs_hook=_object)
     except UnicodeDecodeError as e:
         raise Problem(400, f"the body is not UTF-8: byte {e.start} cannot be decoded") from None
     except json.JSONDecodeError as e:
@@ -32,6 +33,12 @@ def write(value: Any) -> str:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number of JSON")
+
+
+def _float(text: str) -> float:
+    if isinf(found := float(text)):
+        raise ValueError(f"{text[:40]} is too great a number")
+    return found
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

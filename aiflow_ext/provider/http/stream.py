@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from aiflow_ext.provider.http import docs, jsontext
 from aiflow_ext.provider.http.access import MAY_READ
-from aiflow_ext.provider.http.filters import OFFSET_MAX, Since
+from aiflow_ext.provider.http.filters import OFFSET_MAX, ONCE, Since
 from aiflow_ext.provider.http.link import PATIENCE, Link, link
 from aiflow_ext.provider.http.models import logged
 from aiflow_ext.provider.http.problems import of_error, unavailable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aiflow_ext._event import Event
     from aiflow_ext.subscription import Subscription
 
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], dependencies=[ONCE])
 
 TICK = 0.5  # seconds between looks at what cannot wake us: the end of the server, the subscription's lease
 HEARTBEAT = 15.0  # seconds without a byte, before one is sent: proxies end what is silent for long
