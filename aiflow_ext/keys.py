@@ -102,8 +102,10 @@ def load_access(folder: Path) -> list[Grant]:
     """Return what ``access.toml`` says.
 
     :raises AccessError: others may change it.
-    :raises ValueError: it is broken; the text says where.
+    :raises ValueError: there is none; it is broken, and the text says where.
     """
+    if not (folder / ACCESS).exists():
+        raise ValueError(f"there is no {folder / ACCESS}, so there are no keys: `aiflow keys new` makes one")
     return _grants(folder / ACCESS, _read(folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH))
 
 
@@ -150,22 +152,23 @@ def new_key(
     :raises ConflictError: there is such a key, or such a file.
     """
     _check_name(name)
-    with _locked(folder):
+    with _locked(folder), contextlib.ExitStack() as undo:
         out = out or folder / f"{name}.key"
         text = _read(folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH) if (folder / ACCESS).exists() else HEADER
         if any(grant.name == name for grant in _grants(folder / ACCESS, text)):
             raise ConflictError(f"{folder / ACCESS} has a key {name}: choose another name, or revoke it first")
-        first = not (folder / BROKER).exists()
-        server = _make_broker_key(folder) if first else _core.curve_public(load_broker_key(folder))
         public, secret = _core.curve_keypair()
         text = text.rstrip("\n") + "\n\n" + _section(Grant(name, public, tuple(publish), tuple(read)))
         _grants(folder / ACCESS, text)  # what the broker would refuse is not written
+        if first := not (folder / BROKER).exists():
+            server = _make_broker_key(folder)
+            undo.callback((folder / BROKER).unlink)
+        else:
+            server = _core.curve_public(load_broker_key(folder))
         _write_new(out, _client_file(name, ClientKey(server, public, secret)))
-        try:
-            _replace(folder / ACCESS, text)
-        except BaseException:
-            out.unlink()
-            raise
+        undo.callback(out.unlink)
+        _replace(folder / ACCESS, text)
+        undo.pop_all()
     return out, first
 
 
