@@ -4,12 +4,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from . import _core
 from ._event import Event
-from .errors import ClosedError
+from .errors import ClosedError, ForkError
 
 Pattern = tuple[str, str, str, str, str]
 """(namespace, key, type, sender, context); each is exact, ``*``, or a prefix ``abc*``."""
@@ -51,14 +52,15 @@ class Subscription:
         return self
 
     def __next__(self) -> Event:
-        while not self._ready:
+        while True:
+            with suppress(IndexError):
+                return self._ready.popleft()
             if self._closed or self.stopped:
                 raise StopIteration
             try:
                 self._fetch(SLICE)
             except ClosedError:  # by another thread
                 raise StopIteration from None
-        return self._ready.popleft()
 
     def poll(self, timeout: float = 0.0) -> Events:
         """Return what has come, waiting up to timeout seconds for the first; [] when nothing did."""
@@ -89,7 +91,8 @@ class Subscription:
     def close(self) -> None:
         """End it; an iteration in another thread ends too."""
         if not self._closed:
-            self._last = self.cursor
+            with suppress(ForkError):
+                self._last = self.cursor
             self._closed = True
             self._ready.clear()
             self._core.close()

@@ -67,6 +67,7 @@ def test_dropping_what_was_inherited_harms_nobody(broker, in_child):
     def drop():
         handles[0].close()
         handles[1].close()
+        handles[3].close()
         handles.clear()
         return gc.collect() >= 0
 

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 
 import pytest
 
@@ -186,3 +187,14 @@ def test_ctrl_c_while_nothing_comes(broker):
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20)[1].endswith("KeyboardInterrupt\n")
+
+
+def test_it_may_be_closed_between_a_look_and_the_next_event(client):
+    class Emptied(deque):
+        def __bool__(self):  # as it was a moment ago
+            return True
+
+    subscription = client.subscribe()
+    subscription.close()
+    subscription._ready = Emptied()
+    assert list(subscription) == []
