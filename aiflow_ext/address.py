@@ -43,7 +43,8 @@ def split_uri(uri: str) -> list[str]:
 
 def _check(uri: str) -> None:
     scheme, _, rest = uri.partition("://")
-    if scheme not in {"ipc", "tcp"} or not rest:
+    port = re.fullmatch(r"[^@?/]+:(\d{1,5})", rest) if scheme == "tcp" else None
+    if not (0 < int(port[1]) < 65536 if port else scheme == "ipc" and rest):
         raise ValueError(f"a broker is at ipc://PATH or tcp://HOST:PORT, not {safe_uri(uri)!r}")
     if scheme == "ipc" and (n := len(os.fsencode(rest))) > IPC_MAX:
         raise ValueError(

@@ -28,7 +28,10 @@ def _most_bytes(event: Event) -> int:
     """Return what event takes in a frame at most: a character is up to 4 bytes of UTF-8."""
     if not isinstance(event, Event):
         raise TypeError(f'expected an Event, not {type(event).__name__}: Event("key", "value")')
-    value = len(event.value) * (1 if event.value.isascii() else 4)
-    names = len(event.key) + len(event.type) + len(event.context or "")
-    names += len(event.namespace or "") + len(event.sender or "")
+    try:
+        value = len(event.value) * (1 if event.value.isascii() else 4)
+        names = len(event.key) + len(event.type) + len(event.context or "")
+        names += len(event.namespace or "") + len(event.sender or "")
+    except (AttributeError, TypeError):  # the core says what is not text
+        return EVENT_BYTES
     return EVENT_BYTES + value + 4 * names

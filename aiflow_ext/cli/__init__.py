@@ -13,7 +13,7 @@ from . import broker, events, keys, purge
 from .command import Command, UsageError
 from .output import COLUMNS as COLUMNS
 
-GROUPS = {"events": "send, list, listen, count, purge", "keys": "new, list, revoke"}
+GROUPS = {"events": "send, list, listen, count, latest, purge", "keys": "new, list, revoke"}
 """What a first word is about that is no command itself."""
 
 
@@ -29,7 +29,7 @@ COMMANDS = (
     *purge.COMMANDS,
     *broker.COMMANDS,
     *keys.COMMANDS,
-    Command("version", "print the version", version, ()),
+    Command("version", "print the version", version, (), "example: aiflow version"),
 )
 
 

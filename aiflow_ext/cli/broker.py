@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..address import broker_uri, safe_uri
+from ..address import broker_uri, safe_uri, split_uri
 from .command import CONNECTION, LOG, OUTPUT, Command, UsageError, arg
 from .keys import INSECURE, KEYS, Access
 from .output import print_tree
@@ -66,10 +66,10 @@ def status(args: argparse.Namespace) -> None:
     from ..health import problem
 
     found: list[dict[str, Any]] = []
-    for uri in (args.uri or broker_uri()).split(","):
-        said: dict[str, Any] = {"uri": safe_uri(uri.strip()), "problem": None}
+    for uri in split_uri(args.uri or broker_uri()):
+        said: dict[str, Any] = {"uri": safe_uri(uri), "problem": None}
         try:
-            with EventClient(uri.strip(), key_file=args.key_file) as client:
+            with EventClient(uri, key_file=args.key_file) as client:
                 said |= client.status(args.timeout)
                 said["problem"] = problem(said)
         except (Error, TimeoutError) as e:

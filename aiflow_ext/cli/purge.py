@@ -1,8 +1,10 @@
 """``aiflow events purge``: let old events go, once; ``aiflow broker --retain`` does it all the time."""
 
 import argparse
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,9 +47,16 @@ def _policy(args: argparse.Namespace) -> tuple[timedelta | None, int | None]:
 
 def _there(uri: str) -> str:
     """Return uri; to open a log that is not there would make it."""
-    if uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:")).exists():
+    if uri.startswith("sqlite:") and not _is_log(Path(uri.removeprefix("sqlite:"))):
         raise UsageError(f"there is no log at {uri}")
     return uri
+
+
+def _is_log(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'aiflow_event'").fetchone() is not None
 
 
 def _natural(text: str) -> int:

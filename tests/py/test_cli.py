@@ -3,9 +3,10 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -167,6 +168,19 @@ def test_purge_says_and_does(aiflow, client, tmp_path):
     assert aiflow("events", "list", "--after", "1", "--namespace", "a")[2].startswith("aiflow: ")
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "-ojson"])
+def test_a_purge_makes_no_log_of_another_file(aiflow, tmp_path, option):
+    empty, other = tmp_path / "empty.db", tmp_path / "other.db"
+    empty.touch()
+    with closing(sqlite3.connect(other)) as db:
+        db.execute("CREATE TABLE dag (id INTEGER)")
+    for path in (empty, other):
+        before = path.read_bytes()
+        code, out, err = aiflow("events", "purge", "--namespace", "*", "--keep", "0", "--log", f"sqlite:{path}", option)
+        assert (code, out, err) == (2, "", f"aiflow: there is no log at sqlite:{path}\n")
+        assert path.read_bytes() == before
+
+
 def test_a_long_purge_says_how_far_it_is(aiflow, client, tmp_path, monkeypatch):
     monkeypatch.setattr(purge, "SAY_EVERY", 0.0)
     client.publish_many([Event("k")] * 2500)
@@ -304,7 +318,12 @@ def test_wrong_usage_is_exit_code_2(aiflow, argv):
 def test_help_has_an_example(aiflow, c):
     code, out, _ = aiflow(*c.name.split(), "--help")
     assert code == 0
-    assert not c.args or f"example: aiflow {c.name} " in out.replace("\n", " ")
+    assert re.search(rf"example: aiflow {c.name}\s", out)
+
+
+@pytest.mark.parametrize(("group", "text"), cli.GROUPS.items())
+def test_a_group_names_its_commands(group, text):
+    assert sorted(text.split(", ")) == sorted(c.name.split()[1] for c in cli.COMMANDS if c.name.startswith(f"{group} "))
 
 
 def test_version(aiflow):
