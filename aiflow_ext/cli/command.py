@@ -57,7 +57,11 @@ URI = arg(
     help="the broker's address, ipc://PATH or tcp://HOST:PORT, or several, separated by commas; default: "
     "$AIFLOW_BROKER, else $AIRFLOW__AIFLOW__BROKER, else ipc://$AIRFLOW_HOME/aiflow/broker.sock",
 )
-KEY_FILE = arg("--key-file", metavar="PATH", help="of `aiflow keys new`, for tcp://; default: $AIFLOW_KEY_FILE")
+KEY_FILE = arg(
+    "--key-file",
+    metavar="PATH",
+    help="of `aiflow keys new`, for tcp://; default: $AIFLOW_KEY_FILE, else $AIRFLOW__AIFLOW__KEY_FILE",
+)
 TIMEOUT = arg("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the broker may take (30)")
 CONNECTION = (TIMEOUT, URI, KEY_FILE)
 OUTPUT = arg("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how to print (table)")

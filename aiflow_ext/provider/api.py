@@ -77,8 +77,6 @@ def _client() -> EventClient | None:
     if "api" not in config.wake_sources or not (os.path.exists(path) if config.embedded else event_mode()):
         return None
     if "client" not in _handles:
-        from aiflow_ext.events import EventClient
-
-        _handles["client"] = EventClient(config.broker, key_file=config.key_file or None)
+        _handles["client"] = config.client()
     client: EventClient = _handles["client"]
     return client

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow.configuration import AIRFLOW_HOME, conf
 
 if TYPE_CHECKING:
+    from aiflow_ext.events import EventClient
     from aiflow_ext.keys import ClientKey
 
 EVENT_MODE_ENV = "AIRFLOW__AIFLOW__EVENT_MODE"
@@ -70,6 +71,12 @@ class Config:
             retention=_retention(),
             key_file=conf.get("aiflow", "key_file", fallback="").strip(),
         )
+
+    def client(self, namespace: str = "default", broker: str | None = None) -> EventClient:
+        """Return a client, with our key; broker: not ours, but this one."""
+        from aiflow_ext.events import EventClient
+
+        return EventClient(broker or self.broker, namespace, key_file=self.key_file or None)
 
     def curve(self) -> ClientKey | None:
         """Return the keys to talk to the broker with, where it needs some."""

@@ -82,10 +82,10 @@ def _events_of(ti: Any) -> list[Event]:
 def _stop_subscription(try_id: str) -> Subscription:
     global _stop
     if _stop is None or _stop[0] != try_id:
-        from aiflow_ext.events import EventClient
+        from aiflow_ext.provider.config import Config
 
-        client = EventClient(namespace=STOP_NAMESPACE)
-        _stop = (try_id, client.subscribe(key=try_id, type=STOP_TYPE, control=()))
-        if client.list(key=try_id, type=STOP_TYPE, limit=1):  # asked before we listened
-            _stopped.add(try_id)
+        with Config.from_airflow().client(STOP_NAMESPACE) as client:
+            _stop = (try_id, client.subscribe(key=try_id, type=STOP_TYPE, control=()))
+            if client.list(key=try_id, type=STOP_TYPE, limit=1):  # asked before we listened
+                _stopped.add(try_id)
     return _stop[1]

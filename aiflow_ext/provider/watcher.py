@@ -100,17 +100,12 @@ class EventLogTrigger(BaseEventTrigger):
                 "this triggerer does not keep offsets: aiflow-ext's plug-in is not loaded there, or does not know "
                 "this version of Airflow. See docs/assets.md"
             )
-        with self._client() as client:
+        from aiflow_ext.provider.config import Config
+
+        with Config.from_airflow().client(self.namespace, self.broker) as client:
             async with contextlib.aclosing(self._life(client)) as marks:
                 async for mark in marks:
                     yield TriggerEvent(mark)
-
-    def _client(self) -> EventClient:
-        from aiflow_ext.events import EventClient
-        from aiflow_ext.provider.config import Config
-
-        config = Config.from_airflow()
-        return EventClient(self.broker or config.broker, namespace=self.namespace, key_file=config.key_file or None)
 
     async def _life(self, client: EventClient) -> AsyncGenerator[dict[str, Any], None]:
         from aiflow_ext.errors import Error, RetentionError

@@ -56,12 +56,10 @@ class Link:
             self._gate.release()
 
     def _call(self, call: Callable[[EventClient], T]) -> T:
-        from aiflow_ext.events import EventClient
-
         try:
             client = self._idle.pop()
         except IndexError:
-            client = EventClient(self.config.broker, key_file=self.config.key_file or None)
+            client = self.config.common.client()
         try:
             return call(client)
         finally:

@@ -1,4 +1,4 @@
-"""The keys of the [aiflow] section that only the api-server reads."""
+"""The keys of the [aiflow] section that only the api-server reads, beside those that all read."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from aiflow_ext.provider.config import Config
 class HttpConfig:
     """What the HTTP side runs with.
 
-    :param broker: address of the broker.
-    :param key_file: the key to it, for ``tcp://``; "": see `aiflow_ext.keys.client_key`.
+    :param common: what all parts of Airflow run with.
     :param streams: how many server-sent streams one process serves at a time.
     :param github: secrets of GitHub's webhooks; none: that route is off.
     :param mlflow: the same of MLflow's.
     """
 
-    broker: str
-    key_file: str
+    common: Config
     streams: int
     github: tuple[bytes, ...] = field(repr=False)
     mlflow: tuple[bytes, ...] = field(repr=False)
@@ -32,10 +30,8 @@ class HttpConfig:
 
         :raises ValueError: a key has a value it cannot have.
         """
-        config = Config.from_airflow()
         return cls(
-            broker=config.broker,
-            key_file=config.key_file,
+            common=Config.from_airflow(),
             streams=conf.getint("aiflow", "http_streams", fallback=100),
             github=_secrets("github_webhook_secrets"),
             mlflow=_secrets("mlflow_webhook_secrets"),
