@@ -20,9 +20,9 @@ CORE := $(filter-out $(LEFT_OUT),$(wildcard csrc/core/*/*.c))
 PROGS := $(filter-out $(LEFT_OUT),$(wildcard tests/c/test_*.c))
 THREADED := $(filter-out %_crash.c,$(shell grep -lE 'pthread\.h|broker_fixture\.h|broker\.h' $(PROGS)))# killed processes have no races to tell
 HELP := $(filter-out tests/c/test_% $(LEFT_OUT),$(wildcard tests/c/*.c))
-BENCH := $(patsubst bench/%.c,$(OUT)/%,$(wildcard bench/*.c))
+BENCH := $(OUT)/bench_log $(OUT)/bench_broker
 FUZZ := $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.c)))
-C := $(wildcard csrc/core/*/*.[ch] csrc/py/*.[ch] tests/*/*.[ch] bench/*.[ch])
+C := $(wildcard csrc/core/*/*.[ch] csrc/py/*.[ch] tests/*/*.[ch] bench/*.[ch] bench/broker/*.[ch])
 object = $(patsubst %.c,$(OUT)/%.o,$(1))
 
 .PHONY: c-tests c-objects c-bench fuzz-run
@@ -39,8 +39,10 @@ $(OUT)/test_%: $(OUT)/tests/c/test_%.o $(OUT)/libaif.a
 	@$(CC) $(SAN) $< $(OUT)/libaif.a $(LDFLAGS_test_$*) -lcmocka $(LIBS) -o $@
 $(OUT)/fuzz_%: $(OUT)/tests/fuzz/fuzz_%.o $(OUT)/libaif.a
 	@$(CC) $(SAN) $< $(OUT)/libaif.a $(LIBS) -o $@
-$(OUT)/bench_%: $(OUT)/bench/bench_%.o $(OUT)/libaif.a
-	@$(CC) $(SAN) $< $(OUT)/libaif.a -lm $(LIBS) -o $@
+$(OUT)/bench_log: $(OUT)/bench/bench_log.o $(OUT)/libaif.a
+$(OUT)/bench_broker: $(call object,$(wildcard bench/broker/*.c)) $(OUT)/libaif.a
+$(BENCH):
+	@$(CC) $(SAN) $^ $(LIBS) -o $@
 $(OUT)/csrc/py/%.o: CFLAGS += $(PYINC)
 $(OUT)/%.o: %.c Makefile csrc/tests.mk
 	@mkdir -p $(@D)
