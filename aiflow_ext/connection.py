@@ -86,14 +86,16 @@ class Connection:
     def ask(self, call: Callable[[int], T], timeout: float) -> T:
         """Make the same call, with ms to wait, until the broker has answered."""
         end = time.monotonic() + timeout
+        failed: StoreError | None = None
         while True:
             left = end - time.monotonic()
             try:
                 return call(in_ms(min(left, SLICE)))
             except TimeoutError:
                 if left <= SLICE:
-                    raise self._no_answer(timeout) from None
-            except StoreError:
+                    raise failed or self._no_answer(timeout) from None
+            except StoreError as e:
+                failed = e
                 if left <= RETRY:
                     raise
                 time.sleep(RETRY)

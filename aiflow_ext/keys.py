@@ -120,7 +120,7 @@ class AccessFile:
     def changed(self) -> list[Grant] | None:
         """Return its content where it is another one than at the last call, else None.
 
-        A file that is gone is an empty one, but only at the second look: an editor may be replacing it.
+        A file that is gone or empty lets nobody in, but only at the second look: an editor may be writing it.
 
         :raises OSError, AccessError, ValueError: it cannot be read or is broken; said once for each change.
         """
@@ -137,7 +137,7 @@ class AccessFile:
     def _read(self) -> tuple[str | None, OSError | ValueError | None]:
         """Read all of it: its time does not tell two changes in a few milliseconds apart."""
         try:
-            return _read(self.folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH), None
+            return _read(self.folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH) or None, None
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError) as e:

@@ -1,5 +1,6 @@
 import json
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aiflow_ext import Event, EventClient, _core
+from aiflow_ext.errors import StoreError
 from aiflow_ext.health import Health, metrics, problem
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def get(url):
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read().decode()
     except urllib.error.HTTPError as e:
         with e:
@@ -54,9 +56,9 @@ def test_a_refusal_is_counted_and_said_once(broker):
             with pytest.raises(ValueError, match="offset 5 is beyond the newest one, 0"):
                 client.count(after=5)
     assert json.loads(broker.status())["refused"]["EINVAL"] == 3
-    lines = broker.trace()
-    assert [level for level, _ in lines] == [30]
-    assert re.match(r'frame refused peer=00\w{8} address=\S+ why="offset 5 is beyond', lines[0][1])
+    ((level, line),) = [(level, text) for level, text in broker.trace() if not text.startswith("slow turn")]
+    assert level == 30
+    assert re.match(r'frame refused peer=00\w{8} address=\S+ why="offset 5 is beyond', line)
     assert broker.trace() == []
 
 
@@ -72,8 +74,8 @@ def test_health_is_200_while_it_is_well(health):
 def test_health_is_503_when_the_log_is_gone(broker, client, health, tmp_path):
     client.publish(Event("a"))
     (tmp_path / "events.db").rename(tmp_path / "away")
-    with pytest.raises(Exception, match=r"events\.db"):
-        client.publish(Event("b"))
+    with pytest.raises(StoreError, match=r"events\.db"):
+        client.publish(Event("b"), timeout=5)
     code, _, body = get(f"{health.url}/health")
     assert code == 503
     assert "the store has failed" in json.loads(body)["problem"]
@@ -109,7 +111,7 @@ def test_metrics_are_what_prometheus_reads(broker, client, health):
 def test_other_paths_and_heads(health):
     assert get(f"{health.url}/")[0] == 404
     request = urllib.request.Request(f"{health.url}/health", method="HEAD")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert answer.read() == b""
 
 
@@ -121,8 +123,11 @@ def test_only_this_machine_is_told(broker, address):
 
 @pytest.mark.parametrize("address", ["localhost:0", "[::1]:0"])
 def test_other_names_of_this_machine(broker, address):
-    if "::1" in address and not Path("/proc/net/if_inet6").exists():
-        pytest.skip("a machine without IPv6")
+    family = socket.AF_INET6 if "::1" in address else socket.AF_INET
+    try:
+        socket.create_server(("::1" if "::1" in address else "127.0.0.1", 0), family=family).close()
+    except OSError as e:
+        pytest.skip(f"a machine without it: {e}")
     with Health(broker, address) as health:
         assert get(f"{health.url}/health")[0] == 200
 
@@ -143,7 +148,7 @@ def test_the_command_serves_health_and_logs_what_the_broker_says(tmp_path):
         assert get(said.split()[-1])[0] == 200
         with EventClient(f"ipc://{tmp_path}/b") as client, pytest.raises(ValueError, match="beyond"):
             client.count(after=5)
-        line = broker.stderr.readline()
+        line = next(line for line in broker.stderr if "slow turn" not in line)
         assert re.match(r"\S+ \S+ WARNING aiflow broker: frame refused peer=", line), line
         broker.terminate()
         assert broker.stderr.readline().startswith("aiflow broker: stopped")

@@ -309,6 +309,26 @@ def test_changes_are_seen_once(folder):
     assert [grant.name for grant in file.changed()] == ["eve"]
 
 
+def test_a_file_that_is_being_written_is_looked_at_again(folder):
+    """Who writes it in place empties it first, and nobody's key is revoked by that."""
+    make(folder, "ann")
+    path = folder / "access.toml"
+    text = path.read_text()
+    file = keys.AccessFile(folder)
+    assert [grant.name for grant in file.changed()] == ["ann"]
+    path.write_text("")
+    assert file.changed() is None
+    path.write_text(text)
+    assert file.changed() is None
+    path.write_text("")
+    assert file.changed() is None
+    assert file.changed() == []
+    path.unlink()
+    assert file.changed() is None  # it let nobody in before
+    path.write_text("")
+    assert file.changed() is None
+
+
 def test_a_file_that_never_was_lets_nobody_in(folder):
     folder.mkdir()
     file = keys.AccessFile(folder)
