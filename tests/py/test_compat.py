@@ -9,6 +9,7 @@ import pytest
 
 from aiflow_ext import Event, _core, keys
 from aiflow_ext.compat.notification_service import client as module
+from aiflow_ext.compat.notification_service import listener
 from aiflow_ext.compat.notification_service.base_notification import (
     ANY_CONDITION,
     DEFAULT_NAMESPACE,
@@ -35,17 +36,19 @@ class Watcher(EventWatcher):
 
     def wait_for(self, n):
         while len(self.events) < n:
-            self.batches.get(timeout=30)
+            self.batches.get(timeout=60)
         return [event.value for event in self.events]
 
 
 @pytest.fixture
-def connect(broker):
-    """Make a client of the broker; all are closed in the end."""
+def connect(broker, monkeypatch):
+    """Make a client of the broker, that is as patient as a slow machine needs; all are closed in the end."""
+    monkeypatch.setattr(module, "STOP_SEC", 60.0)
+    monkeypatch.setattr(listener, "DRAIN_SEC", 60.0)
     made = []
 
     def connect(*args, **kwargs):
-        made.append(NotificationClient(broker.uri, *args, **kwargs))
+        made.append(NotificationClient(broker.uri, *args, retry_timeout_ms=60_000, **kwargs))
         return made[-1]
 
     yield connect
@@ -375,14 +378,14 @@ def test_stopping_from_within_the_watcher(client):
     class Stops(Watcher):
         def process(self, events):
             super().process(events)
-            handles.get(timeout=30).stop()
+            handles.get(timeout=60).stop()
             done.set()
 
     handles, done, watcher = queue.Queue(), threading.Event(), Stops()
     handle = client.start_listen_event("key", watcher)
     handles.put(handle)
     send(client, value="1")
-    assert done.wait(30)
+    assert done.wait(60)
     handle.stop()
     handle.stop()
     send(client, value="2")
@@ -408,7 +411,7 @@ def test_each_watcher_has_its_own_thread(client):
 
     class Slow(Watcher):
         def process(self, events):
-            go_on.wait(30)
+            go_on.wait(60)
             super().process(events)
 
     go_on, slow, quick = threading.Event(), Slow(), Watcher()
@@ -432,13 +435,14 @@ def test_the_time_out_of_the_environment_does_no_harm(client, monkeypatch):
 
 def test_closing_ends_everything(connect):
     client = connect()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     client.start_listen_event("a", Watcher())
     client.start_listen_events(Watcher())
-    assert threading.active_count() == before + 2
+    listening = set(threading.enumerate()) - before
+    assert len(listening) == 2
     client.close()
     client.close()
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in listening)
     with pytest.raises(ClosedError):
         send(client)
 
@@ -518,8 +522,9 @@ def test_threads_lose_nothing(client):
 @pytest.fixture
 def stuck(broker_process):
     """A client whose first event is in the log though it was told nothing: its broker was halted meanwhile."""
-    with NotificationClient(broker_process.uri, retry_timeout_ms=500) as client:
+    with NotificationClient(broker_process.uri) as client:
         broker_process.halt()
+        client._timeout = 0.5
         try:
             with pytest.raises(TimeoutError, match="no answer from"):
                 send(client, value="1")
@@ -529,7 +534,7 @@ def stuck(broker_process):
             watcher = Watcher()
             other.start_listen_event("*", watcher)
             watcher.wait_for(1)
-            client._timeout = 30
+            client._timeout = 60
             yield client
 
 

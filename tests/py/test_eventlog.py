@@ -236,7 +236,7 @@ def test_postgresql_goes_away_and_comes_back():
     others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with EventLog(uri) as log, contextlib.closing(psycopg2.connect(uri)) as other:
         log.append([EVERY_FIELD], "test_eventlog", 1)
-        other.cursor().execute(f"SELECT pg_terminate_backend(pid) {others}")
+        other.cursor().execute(f"SELECT pg_terminate_backend(pid, 60000) {others}")  # and wait until they are gone
         with pytest.raises(StoreError, match="terminat"):
             log.read(0)
         assert EVERY_FIELD[:6] in [e[:6] for e in log.read(0)]

@@ -54,7 +54,7 @@ def test_inherited_handles_are_refused(tmp_path, broker, client, in_child):
         )
         == 0
     )
-    assert (client.publish(Event("b")), core.head(5000), log.head()) == (2, 2, 0)
+    assert (client.publish(Event("b")), core.head(60_000), log.head()) == (2, 2, 0)
     assert [next(subscription).key, next(subscription).key] == ["a", "b"]
 
 
@@ -91,7 +91,7 @@ def test_a_hundred_children_publish_with_clients_of_their_own(broker, client):
                 code = 1
                 try:
                     with EventClient(broker.uri) as own:
-                        own.publish(Event("child", str(n)), timeout=60)
+                        own.publish(Event("child", str(n)), timeout=120)
                     code = 0
                 finally:
                     os._exit(code)
@@ -128,7 +128,7 @@ def test_fork_while_other_threads_are_inside(broker, in_child):
         def child():
             refused(lambda: client.publish(Event("a")), log.head)
             with EventClient(broker.uri) as own, EventLog("mem:") as mine:
-                return own.publish(Event("b"), timeout=60) > 0 and mine.append([Event("a")], "p", 1) == [1]
+                return own.publish(Event("b"), timeout=120) > 0 and mine.append([Event("a")], "p", 1) == [1]
 
         assert [in_child(child) for _ in range(10)] == [0] * 10
     finally:

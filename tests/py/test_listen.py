@@ -23,7 +23,7 @@ def put_all(where):
 
 
 def take(where, n):
-    return [where.get(timeout=10) for _ in range(n)]
+    return [where.get(timeout=60) for _ in range(n)]
 
 
 def test_a_callback_gets_what_matches(client):
@@ -64,7 +64,7 @@ def test_what_a_callback_raises_ends_its_listener_only(client, caplog):
 
     def raises(events):
         bad.put(events)
-        if events[-1].value == "bad":
+        if "bad" in [e.value for e in events]:
             raise RuntimeError("of the callback")
 
     listeners = client.listen(raises, "a"), client.listen(put_all(good), "b")
@@ -105,12 +105,12 @@ def test_stop_waits_for_the_callback(client):
 
     def callback(events):
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         done.append(events)
 
     listener = client.listen(callback)
     client.publish(Event("a"))
-    assert begun.wait(10)
+    assert begun.wait(60)
     stopping = threading.Thread(target=listener.stop)
     stopping.start()
     assert listener.cursor == 0  # the callback has not had it

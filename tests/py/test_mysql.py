@@ -53,7 +53,7 @@ class Server:
             self.process = subprocess.Popen(
                 [TOOLS["mariadbd"], *self.options, *ODD, *self.addresses, *self.certificate], stderr=log
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while self.process.poll() is None and time.monotonic() < deadline:
             if self.sql("SELECT 1", check=False).returncode == 0:
                 return
@@ -61,7 +61,7 @@ class Server:
 
     def end(self, how=signal.SIGTERM):
         self.process.send_signal(how)
-        self.process.wait(60)
+        self.process.wait(180)
 
     def sql(self, text, check=True):
         command = [TOOLS["mariadb"], "--no-defaults", "--user=root", f"--socket={self.folder}/socket"]
@@ -203,7 +203,7 @@ def published(uri, n):
         for i in range(n):
             while True:
                 try:
-                    client.publish(Event(uri[-1], str(i)), timeout=60, identity=(uri[-1], i + 1))
+                    client.publish(Event(uri[-1], str(i)), timeout=120, identity=(uri[-1], i + 1))
                     break
                 except StoreError:
                     pass

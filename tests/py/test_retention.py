@@ -60,7 +60,7 @@ def run(log, *policies, limit=None, chunk=1000):
 
 
 def until(keeper, so):
-    for _ in range(3000):
+    for _ in range(6000):
         if so():
             return
         keeper.join(0.01)
@@ -227,7 +227,7 @@ def test_it_keeps_what_a_consumer_needs(tmp_path):
         log.append([Event("k", namespace="a")] * 5, "p", 1)
         keeper = Keeper(uri, [parse("a=0")], offset)
         keeper.start()
-        assert asked.wait(30)
+        assert asked.wait(60)
         until(keeper, lambda: log.count() == 2)
         keeper.stop()
         assert left(log) == [4, 5]
