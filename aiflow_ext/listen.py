@@ -19,7 +19,7 @@ WAIT_MS = 1000
 class Listener:
     """A callback that is called with the events of its patterns, until it is stopped."""
 
-    error: Exception | None
+    error: BaseException | None
     """What ended it: raised by the callback, or by the broker (RetentionError, AccessError); None: nothing did."""
 
     def __init__(self, ears: "Ears", callback: Callback, stream: int) -> None:
@@ -51,7 +51,7 @@ class Listener:
             self._cursor = events[0].offset - 1
         try:
             self._callback(events)
-        except Exception as e:
+        except BaseException as e:  # sys.exit() too: the others go on
             log.exception("aiflow: a listener ended: its callback raised after offset %d", self._cursor)
             self.error = e
             return False

@@ -4,6 +4,7 @@ import inspect
 import logging
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -345,20 +346,40 @@ def test_everything_is_listened_to_once_at_a_time(client):
     client.start_listen_events(Watcher())
 
 
+def test_everything_is_listened_to_once_by_threads_too(client, monkeypatch):
+    both, subscribe = threading.Barrier(2), client._events.subscribe
+
+    def at_once(**arguments):
+        both.wait(30)
+        return subscribe(**arguments)
+
+    def listen():
+        try:
+            return client.start_listen_events(Watcher())
+        except RuntimeError as e:
+            return e
+
+    monkeypatch.setattr(client._events, "subscribe", at_once)
+    with ThreadPoolExecutor(2) as pool:
+        found = [future.result() for future in [pool.submit(listen) for _ in range(2)]]
+    assert sorted(isinstance(one, RuntimeError) for one in found) == [False, True]
+
+
 def test_a_listener_beyond_the_end_is_refused(client):
     send(client)
     with pytest.raises(ValueError, match="offset 7 is beyond the newest one, 1"):
         client.start_listen_event("key", Watcher(), version=7)
 
 
-def test_a_watcher_that_raises_goes_on(client, caplog):
+@pytest.mark.parametrize("error", [KeyError, SystemExit])
+def test_a_watcher_that_raises_goes_on(client, caplog, error):
     """In AI Flow its thread ended, and nobody knew."""
 
     class Fails(Watcher):
         def process(self, events):
             super().process(events)
             if events[0].value == "bad":
-                raise KeyError("bad")
+                raise error("bad")
 
     watcher = Fails()
     handle = client.start_listen_event("key", watcher)
@@ -367,7 +388,7 @@ def test_a_watcher_that_raises_goes_on(client, caplog):
     send(client, value="good")
     assert watcher.wait_for(2) == ["bad", "good"]
     handle.stop()
-    assert isinstance(handle.error, KeyError)
+    assert isinstance(handle.error, error)
     (record,) = (r for r in caplog.records if r.levelno == logging.ERROR)
     assert record.getMessage() == (
         "aiflow: Fails failed with events of the versions 1 to 1; it goes on with those after them"

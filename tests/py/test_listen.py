@@ -59,20 +59,21 @@ def test_many_listeners_share_a_thread_and_a_connection(broker, client):
     again.stop()
 
 
-def test_what_a_callback_raises_ends_its_listener_only(client, caplog):
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_what_a_callback_raises_ends_its_listener_only(client, caplog, error):
     good, bad = queue.Queue(), queue.Queue()
 
     def raises(events):
         bad.put(events)
         if "bad" in [e.value for e in events]:
-            raise RuntimeError("of the callback")
+            raise error("of the callback")
 
     listeners = client.listen(raises, "a"), client.listen(put_all(good), "b")
     for event in (Event("a", "1"), Event("a", "bad"), Event("b", "1"), Event("a", "unheard"), Event("b", "2")):
         client.publish(event)
     assert [e.value for e in take(good, 2)] == ["1", "2"]
     listeners[1].stop()
-    assert isinstance(listeners[0].error, RuntimeError)
+    assert isinstance(listeners[0].error, error)
     assert listeners[1].error is None
     heard = [e.value for events in take(bad, bad.qsize()) for e in events]
     assert heard[0] == "1"

@@ -221,9 +221,6 @@ class NotificationClient:
         :param version: from which one on, not included; start_time does not count then.
         :raises RuntimeError: it was called before; see :meth:`stop_listen_events`.
         """
-        with self._lock:
-            if any(listener.everything for listener in self._listeners):
-                raise RuntimeError("already listening to all events: stop_listen_events() first")
         if version is None and start_time == NOW:
             version = self._events.head(self._timeout)
         start_time = None if version is not None else start_time
@@ -342,6 +339,9 @@ class NotificationClient:
             **part, after=self._after(version, start_time), control=(), timeout=self._timeout
         )
         with self._lock:
+            if everything and any(one.everything for one in self._listeners):
+                subscription.close()
+                raise RuntimeError("already listening to all events: stop_listen_events() first")
             listener = Listener(
                 filters,
                 everything,

@@ -80,7 +80,7 @@ class Listener(EventWatcherHandle):
     ) -> None:
         self.filters = filters
         self.everything = everything
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         """What the watcher raised last, or what ended the thread."""
         self._subscription = subscription
         self._watcher = watcher
@@ -134,7 +134,7 @@ class Listener(EventWatcherHandle):
         return self._subscription.cursor >= offset or time.monotonic() >= deadline
 
     def _wait(self) -> None:
-        ready = select.poll()  # made anew: the subscription may have another descriptor after it moved to a broker
+        ready = select.poll()
         ready.register(self._subscription, select.POLLIN)
         ready.register(self._wake, select.POLLIN)
         ready.poll(BEAT_MS)
@@ -145,7 +145,7 @@ class Listener(EventWatcherHandle):
             return
         try:
             self._watcher.process(wanted)
-        except Exception as e:
+        except BaseException as e:  # sys.exit(), too
             self.error = e
             log.exception(
                 "aiflow: %s failed with events of the versions %s to %s; it goes on with those after them",
