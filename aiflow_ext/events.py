@@ -176,13 +176,13 @@ class EventClient:
         core = self._connection.subscription()
         try:
             stream = self._connection.ask(lambda ms: core.add(patterns, after, ms), timeout)
+            subscription = Subscription(core, stream, control)
+            if control:  # it may have come before we listened
+                client = self._connection.client()
+                subscription.stopped = any(self._parts(client.count, control, (0, None), timeout))
         except BaseException:
             core.close()
             raise
-        subscription = Subscription(core, stream, control)
-        if control:  # it may have come before we listened
-            client = self._connection.client()
-            subscription.stopped = any(self._parts(client.count, control, (0, None), timeout))
         return subscription
 
     def listen(
@@ -240,6 +240,8 @@ class EventClient:
 
         :raises RetentionError: of the events beyond ``after`` some have been let go.
         """
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit is a number of events, 0 or more, not {limit}")
         self._connection.check()
         start, upto = self._part(after, upto, since, until, timeout) or (None, 0)
         found: Events = []
@@ -402,6 +404,8 @@ class EventClient:
         return [(where, k, type, sender, context) for k in keys]
 
     def _part(self, after: int, upto: int | None, since: Time | None, until: Time | None, timeout: float) -> Part:
+        if upto is not None and upto < 0:
+            raise ValueError(f"upto is an offset, 0 or more, not {upto}")
         if since is not None:
             after = max(after, self.offset_at(since, timeout))
         if until is not None:
@@ -438,6 +442,8 @@ class EventClient:
 
 
 def _checked_id(client_id: str) -> str:
+    if not isinstance(client_id, str):
+        raise TypeError(f"a client_id is text, not {client_id!r}")
     n = len(client_id.encode())
     if not 1 <= n <= PRODUCER_BYTES:
         raise ValueError(f"a client_id of {n} bytes: 1 to {PRODUCER_BYTES} belong")

@@ -42,9 +42,12 @@ def since_epoch(moment: datetime | int) -> int:
     """Return moment in ms since the epoch, rounded up: what was created before it was created before that ms.
 
     :raises ValueError: it has no time zone.
+    :raises TypeError: it is neither.
     """
     if isinstance(moment, int):
         return moment
+    if not isinstance(moment, datetime):
+        raise TypeError(f"a time is a datetime, or ms since the epoch as an int, not {type(moment).__name__}")
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone: as in datetime.now(timezone.utc)")
     return max(0, -((EPOCH - moment) // timedelta(milliseconds=1)))

@@ -119,6 +119,8 @@ def test_a_client_id_is_kept_by_who_keeps_the_sequence(broker):
 def test_a_wrong_client_id(client_id, sequence, text):
     with pytest.raises(ValueError, match=text):
         EventClient("ipc:///b", client_id=client_id, sequence=sequence)
+    with pytest.raises(TypeError, match="a client_id is text, not 5"):
+        EventClient("ipc:///b", client_id=5)
 
 
 def test_an_event_with_an_identity_of_its_own_is_in_the_log_once(client):
@@ -225,6 +227,13 @@ def test_bad_filters(client):
         client.list(3)
     with pytest.raises(ValueError, match="after must be from 0"):
         client.list(after=-1)
+    for call in (client.list, client.page, client.count, client.count_by_sender, client.latest):
+        with pytest.raises(ValueError, match="upto is an offset, 0 or more, not -1"):
+            call(upto=-1)
+    with pytest.raises(ValueError, match="limit is a number of events, 0 or more, not -1"):
+        client.list(limit=-1)
+    with pytest.raises(ValueError, match="max must be from 0 to"):
+        client.page(limit=-1)
 
 
 def test_a_hint_is_bounded(client):

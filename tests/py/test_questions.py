@@ -52,6 +52,9 @@ def test_a_time_that_is_none(past):
         past.list(until=NOW + timedelta(days=1))
     with pytest.raises(ValueError, match="ms must be from 0"):
         past.offset_at(-1)
+    for time in ("2h", 1.5):
+        with pytest.raises(TypeError, match=r"a time is a datetime, or ms since the epoch as an int, not (str|float)"):
+            past.list(since=time)
 
 
 def test_since_and_until(past):

@@ -1,3 +1,4 @@
+import os
 import select
 import signal
 import subprocess
@@ -123,6 +124,19 @@ def test_control_patterns_are_asked_for(client, monkeypatch):
         assert list(subscription) == []
         assert next(other).key == "a"
         assert not other.stopped
+
+
+def test_what_fails_on_the_way_leaves_no_connection(client, monkeypatch):
+    def fails(*args):
+        raise TimeoutError("of the question")
+
+    assert client.head() == 0
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(client, "_parts", fails)
+    with pytest.raises(TimeoutError, match="of the question") as caught:
+        client.subscribe(control=[("aiflow", "me", "STOP", "*")])
+    assert caught.traceback
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_close_ends_an_iteration_in_another_thread(client):
