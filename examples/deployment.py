@@ -9,7 +9,6 @@ Linux only (/proc).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -29,13 +28,20 @@ import rest
 from rest import Rest, RestError
 
 T = TypeVar("T")
-_libc = ctypes.CDLL(None)
 COMMANDS = {
     "api-server": ["api-server", "--host", "127.0.0.1"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+# Ends what is recorded in a home once whoever has the other end of its stdin is gone.
+GUARD = """
+import sys
+from deployment import kill_session, recorded
+sys.stdin.read()
+for pid in recorded(sys.argv[1]):
+    kill_session(pid)
+"""
 COMMANDS["scheduler-2"] = COMMANDS["scheduler"]
 JOBS = {
     "scheduler": "SchedulerJob",
@@ -48,7 +54,7 @@ JOBS = {
 class Deployment:
     """One Airflow.  `database` is "sqlite", or the URI of a PostgreSQL server: then a database of its
     own is made there, and dropped by `close`.  `config` maps "section.key" to a value.  Unless `keep`, the
-    services end when this process does, however it ends."""
+    services end when this process does, however it ends, and so does what killed ones have left."""
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Deployment:
         self._server = None if database == "sqlite" else database
         self._name = f"aif_{uuid.uuid4().hex[:12]}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._guard: subprocess.Popen[bytes] | None = None
         self._connection: Any = None
         self.env = self._environment(config or {}) | (env or {})
 
@@ -101,6 +108,10 @@ class Deployment:
         for name in list(self._processes):
             self._reap(name, 10.0)
         self._save()
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
 
     def close(self) -> None:
         """Stop, and drop the database that `start` made."""
@@ -118,7 +129,8 @@ class Deployment:
         self.close()
 
     def kill(self, name: str, *, tree: bool = True) -> None:
-        """SIGKILL, as a crash would: the whole tree of the service, or only its main process."""
+        """SIGKILL, as a crash would: the whole tree of the service, or only its main process; what that leaves behind
+        goes on until the service is started again, or stopped."""
         process = self._processes[name]
         process.kill()
         process.wait()
@@ -283,7 +295,10 @@ class Deployment:
         (self.home / "logs" / "migrate.log").write_text(text)
 
     def _launch(self, name: str) -> Callable[[], None]:
-        """Start a service; returns what waits until it works."""
+        """Start a service; returns what waits until it works.  The one before it, and all it left, is ended."""
+        self._reap(name, 0.0)
+        if self._guard is None and not self.keep:
+            self._guard = self._begin_guard()
         last = 0
         if name in JOBS:
             last = self.sql("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", JOBS[name])[0][0]
@@ -298,11 +313,20 @@ class Deployment:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,  # its session id finds everything below it, always
-                preexec_fn=None if self.keep else _end_with_parent,
             )
         self._save()
         check = (lambda: self._job_runs(name, last)) if name in JOBS else self._server_answers
         return lambda: self._wait_ready(name, check)
+
+    def _begin_guard(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", GUARD, str(self.home)],
+            cwd=Path(__file__).parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def _wait_ready(self, name: str, check: Callable[[], bool]) -> None:
         def ready() -> bool:
@@ -357,6 +381,12 @@ class Deployment:
         return _connect_server(self._server, self._name)
 
 
+def recorded(home: str) -> list[int]:
+    """The processes of the services in `home`, dead ones too."""
+    state = json.loads((Path(home) / "deployment.json").read_text())
+    return [pid for pid, _ in state["services"].values()]
+
+
 def stop_recorded(home: Path) -> list[str]:
     """End the services another process left running in `home`; their names."""
     path = Path(home) / "deployment.json"
@@ -364,7 +394,7 @@ def stop_recorded(home: Path) -> list[str]:
         return []
     state = json.loads(path.read_text())
     # A pid that began at another moment is somebody else's by now.
-    mine = {n: pid for n, (pid, begin) in state["services"].items() if _started(pid) == begin}
+    mine = {n: pid for n, (pid, begin) in state["services"].items() if 0 != _started(pid) == begin}
     for pid in mine.values():
         os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + 10
@@ -419,10 +449,6 @@ def _started(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if stat.state == "Z" else stat.began
-
-
-def _end_with_parent() -> None:
-    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_port(wanted: int = 0) -> int:

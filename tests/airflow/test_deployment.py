@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from airflows import DATABASES, Deploy
 from deployment import Deployment, sessions
+from rest import wait_until
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from deployment import Deployment, sessions
+
+airflow = Deployment(Path(sys.argv[1]), Path(sys.argv[1]))
+airflow.names = ["scheduler"]
+airflow.start()
+pid = airflow.pid("scheduler")
+airflow.wait_until(lambda: len(sessions(pid)) > 1, 30, "workers")
+airflow.kill("scheduler", tree=False)
+print(pid, len(sessions(pid)), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module", params=DATABASES)
@@ -27,11 +48,14 @@ def test_scheduler_killed_while_a_task_runs(stock: Deployment) -> None:
     go = stock.home / "go"
     run_id = stock.rest.trigger("gate", {"file": str(go)})
     stock.wait_until(lambda: stock.rest.states("gate", run_id).get("wait") == "running", 30)
+    killed = stock.pid("scheduler")
     stock.kill("scheduler", tree=False)
     go.touch()
     stock.wait_until(lambda: stock.rest.states("gate", run_id)["wait"] == "success", 30)
     assert stock.rest.states("gate", run_id)["after"] is None
+    assert sessions(killed)  # the workers, idle for ever
     stock.launch("scheduler")
+    assert not sessions(killed)
     stock.wait_for_run("gate", run_id, timeout=60)
 
 
@@ -45,3 +69,13 @@ def test_stop_ends_every_process(stock: Deployment) -> None:
     assert all(sessions(pid) for pid in pids)
     stock.stop()
     assert not any(sessions(pid) for pid in pids)
+
+
+def test_nothing_outlives_who_started_it(tmp_path: Path) -> None:
+    """Both are killed with -9: first the scheduler, then the process that started it."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=env, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == -signal.SIGKILL
+    pid, workers = map(int, done.stdout.split())
+    assert workers > 0
+    wait_until(lambda: not sessions(pid), 30, "all have ended")
