@@ -113,7 +113,7 @@ def end_stream(airflow: Deployment, client: Any, story: Story, run_id: str) -> N
 
     offset = client.publish(Event("stream.end"))
     story.take(client.list(key="stream.end", after=offset - 1)[0])
-    airflow.wait_for_run(DAG, run_id, timeout=30)
+    airflow.wait_for_run(DAG, run_id)
     for name, ti in airflow.rest.tasks(DAG, run_id).items():
         if name in ("train", "serve"):
             ended = datetime.fromisoformat(ti["end_date"]).timestamp() * 1000
@@ -134,7 +134,7 @@ def learn(airflow: Deployment, story: Story, speed: float) -> None:
     follow(client, story)
     if not any(story.missing()):
         end_stream(airflow, client, story, run_id)
-        airflow.wait_for_run("native", native, timeout=30)
+        airflow.wait_for_run("native", native)
 
 
 def summary(story: Story) -> None:

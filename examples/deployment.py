@@ -211,23 +211,23 @@ class Deployment:
         ticks = sum(sum(s.cpu) for s in _stats() if s.session == self.pid(name))
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def wait_until(self, predicate: Callable[[], T], timeout: float = 60.0, what: str = "", *, poll: float = 0.1) -> T:
+    def wait_until(self, predicate: Callable[[], T], timeout: float = 240.0, what: str = "", *, poll: float = 0.1) -> T:
         return rest.wait_until(predicate, timeout, what, poll=poll, blame=self.tails)
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 60.0) -> None:
-        """Until the Dag has been parsed; an import error ends the waiting."""
+    def wait_for_dag(self, dag_id: str, timeout: float = 240.0) -> None:
+        """Until the Dag has been parsed; an import error of a file that names it ends the waiting."""
 
         def parsed() -> bool:
             if self.rest.has_dag(dag_id):
                 return True
-            errors = self.rest.import_errors()
+            errors = [e for e in self.rest.import_errors() if dag_id in (self.dags / e["filename"]).read_text()]
             if errors:
                 raise RuntimeError(errors[0]["stack_trace"])
             return False
 
         self.wait_until(parsed, timeout, f"Dag {dag_id} is parsed", poll=0.3)
 
-    def wait_for_run(self, dag_id: str, run_id: str, state: str = "success", timeout: float = 120.0) -> None:
+    def wait_for_run(self, dag_id: str, run_id: str, state: str = "success", timeout: float = 240.0) -> None:
         """Until the run is in `state`; a run that ended otherwise ends the waiting."""
 
         def reached() -> bool:
@@ -241,7 +241,7 @@ class Deployment:
 
         self.wait_until(reached, timeout, f"{dag_id} {run_id} is {state}", poll=0.2)
 
-    def run_dag(self, dag_id: str, conf: dict[str, Any] | None = None, timeout: float = 120.0) -> str:
+    def run_dag(self, dag_id: str, conf: dict[str, Any] | None = None, timeout: float = 240.0) -> str:
         """Wait for the Dag, unpause it, run it to success; the run id."""
         self.wait_for_dag(dag_id)
         self.rest.unpause(dag_id)

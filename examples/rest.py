@@ -35,7 +35,7 @@ def send(method: str, url: str, body: object = None, headers: dict[str, str] | N
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})}, method=method)
     try:
-        with _direct.open(request, timeout=30) as answer:
+        with _direct.open(request, timeout=120) as answer:
             return json.loads(answer.read() or b"null")
     except urllib.error.HTTPError as e:
         text = f"{method} {url}: {e.code} {e.read().decode(errors='replace')[:500]}"
@@ -44,7 +44,7 @@ def send(method: str, url: str, body: object = None, headers: dict[str, str] | N
 
 def wait_until(
     predicate: Callable[[], T],
-    timeout: float = 60.0,
+    timeout: float = 240.0,
     what: str = "",
     *,
     poll: float = 0.1,

@@ -47,16 +47,16 @@ def test_scheduler_killed_while_a_task_runs(stock: Deployment) -> None:
     stock.rest.unpause("gate")
     go = stock.home / "go"
     run_id = stock.rest.trigger("gate", {"file": str(go)})
-    stock.wait_until(lambda: stock.rest.states("gate", run_id).get("wait") == "running", 30)
+    stock.wait_until(lambda: stock.rest.states("gate", run_id).get("wait") == "running")
     killed = stock.pid("scheduler")
     stock.kill("scheduler", tree=False)
     go.touch()
-    stock.wait_until(lambda: stock.rest.states("gate", run_id)["wait"] == "success", 30)
+    stock.wait_until(lambda: stock.rest.states("gate", run_id)["wait"] == "success")
     assert stock.rest.states("gate", run_id)["after"] is None
     assert sessions(killed)  # the workers, idle for ever
     stock.launch("scheduler")
     assert not sessions(killed)
-    stock.wait_for_run("gate", run_id, timeout=60)
+    stock.wait_for_run("gate", run_id)
 
 
 def test_failure_shows_the_logs(stock: Deployment) -> None:

@@ -23,7 +23,7 @@ def client(airflow: Deployment) -> EventClient:
 def until_read(airflow: Deployment, offset: int) -> None:
     """Wait until the scheduler has read the event at offset."""
     read = "SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler' AND \"offset\" >= ?"
-    airflow.wait_until(lambda: airflow.sql(read, offset), 40, f"{offset} is read")
+    airflow.wait_until(lambda: airflow.sql(read, offset), what=f"{offset} is read")
 
 
 def test_what_the_scheduler_has_read_goes(airflow: Deployment) -> None:
@@ -33,10 +33,10 @@ def test_what_the_scheduler_has_read_goes(airflow: Deployment) -> None:
         *_, last = events.publish_many([Event("k", namespace="short")] * 1500)
         until_read(airflow, last)
         airflow.restart("scheduler")
-        airflow.wait_until(lambda: events.count(namespace="short") == 0, 60, "they are gone")
+        airflow.wait_until(lambda: events.count(namespace="short") == 0, what="they are gone")
         assert kept in [event.offset for event in events.list()]
     said = "retention: 1500 events of short are gone"
-    airflow.wait_until(lambda: said in airflow.log("scheduler"), 20, "it is said")
+    airflow.wait_until(lambda: said in airflow.log("scheduler"), what="it is said")
 
 
 def test_a_rule_fires_though_one_of_its_events_is_gone(airflow: Deployment) -> None:
@@ -44,12 +44,12 @@ def test_a_rule_fires_though_one_of_its_events_is_gone(airflow: Deployment) -> N
     airflow.wait_for_dag("conditions")
     airflow.rest.unpause("conditions")
     run_id = airflow.rest.trigger("conditions")
-    airflow.wait_until(lambda: airflow.rest.states("conditions", run_id).get("both") == "deferred", 40)
+    airflow.wait_until(lambda: airflow.rest.states("conditions", run_id).get("both") == "deferred")
     with client(airflow) as events:
         gone = events.publish(Event("y"))
         until_read(airflow, gone)
         with EventLog(f"sqlite:{airflow.home}/aiflow/events.db") as log:
             assert log.purge("default", gone, 1000) > 0
         events.publish(Event("x", "1"))
-        airflow.wait_until(lambda: airflow.rest.states("conditions", run_id).get("both") == "success", 40)
+        airflow.wait_until(lambda: airflow.rest.states("conditions", run_id).get("both") == "success")
     assert "an event that started it is no longer in the log" in airflow.log("scheduler")

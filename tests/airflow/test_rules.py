@@ -47,9 +47,9 @@ class Run:
         """Publish an event that only this run hears; its offset."""
         return self.runs.client.publish(Event(key, value, context=self.context))
 
-    def until(self, predicate: Callable[[], Any], what: str, timeout: float = 40.0) -> Any:
+    def until(self, predicate: Callable[[], Any], what: str) -> Any:
         """Wait for something to be so."""
-        return self.runs.airflow.wait_until(predicate, timeout, f"{self.dag_id} {self.run_id}: {what}")
+        return self.runs.airflow.wait_until(predicate, what=f"{self.dag_id} {self.run_id}: {what}")
 
     def states(self) -> dict[str, str | None]:
         """Task id -> state."""
@@ -79,7 +79,7 @@ class Run:
 
     def ends(self, state: str = "success") -> None:
         """Wait for the run's end."""
-        self.runs.airflow.wait_for_run(self.dag_id, self.run_id, state, 60)
+        self.runs.airflow.wait_for_run(self.dag_id, self.run_id, state)
 
     def actions(self) -> list[tuple[Any, ...]]:
         """What our table says was done: task, rule, action, offsets."""
@@ -188,7 +188,7 @@ def test_stop_and_restart_of_a_task_that_does_not_listen(runs: Runs) -> None:
     run.send("again")
     run.until(lambda: run.lines("restarted"), "runs")
     run.send("again")
-    run.until(lambda: len(run.lines("restarted")) == 2, "was restarted", 60)
+    run.until(lambda: len(run.lines("restarted")) == 2, "was restarted")
     run.send("stop")
     run.ends()
     assert run.states() == {"stopped": "success", "restarted": "success"}
@@ -296,7 +296,7 @@ def test_an_event_makes_and_ends_runs_of_a_dag(runs: Runs) -> None:
 
 
 def test_a_wrong_rule_is_an_import_error_that_says_what_to_write(runs: Runs) -> None:
-    errors = runs.airflow.wait_until(runs.airflow.rest.import_errors, 30)
+    errors = runs.airflow.wait_until(runs.airflow.rest.import_errors)
     text = next(e["stack_trace"] for e in errors if e["filename"].endswith("wrong.py"))
     assert "'b'" in text
 

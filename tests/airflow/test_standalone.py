@@ -25,9 +25,9 @@ def born(airflow: Deployment) -> list[str]:
 
 def unpause(airflow: Deployment) -> None:
     """Without an API server; the scheduler has begun to listen, too."""
-    airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM serialized_dag WHERE dag_id = 'born'"), 60)
+    airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM serialized_dag WHERE dag_id = 'born'"))
     airflow.sql("UPDATE dag SET is_paused = FALSE")
-    airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler'"), 60)
+    airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler'"))
 
 
 @pytest.fixture
@@ -73,16 +73,16 @@ def test_standalone(tmp_path: Path) -> None:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
-        airflow.wait_until(lambda: "Airflow is ready" in airflow.log("standalone"), 150)
-        airflow.wait_until(airflow._server_answers, 150)  # the first answer takes the api-server seconds
+        airflow.wait_until(lambda: "Airflow is ready" in airflow.log("standalone"))
+        airflow.wait_until(airflow._server_answers)  # the first answer takes the api-server seconds
         unpause(airflow)
         assert "EventSchedulerJobRunner runs" in airflow.log("standalone")
         with EventClient(f"ipc://{airflow.home}/aiflow/broker.sock") as client:
             offset = client.publish(Event("birth"))
-        airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{offset}"], 30)
+        airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{offset}"])
         airflow.wait_for_run("born", f"aiflow__born__{offset}")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(240) == 0
     finally:
         kill_session(process.pid)
         process.wait()
@@ -99,8 +99,8 @@ def test_a_broker_and_a_log_of_their_own(tmp_path: Path, broker: Broker) -> None
         offsets = []
         with EventClient(broker.uri) as client:
             for _ in range(2):
-                offsets.append(client.publish(Event("birth"), timeout=60))
-                airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{o}" for o in offsets], 30)
+                offsets.append(client.publish(Event("birth"), timeout=240))
+                airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{o}" for o in offsets])
                 broker.end()
                 broker.start()
         assert not (airflow.home / "aiflow").exists()  # nothing embedded

@@ -56,7 +56,7 @@ def tries(airflow: Deployment, run_id: str) -> int:
 
 def test_killed_at_every_point(airflow: Deployment) -> None:
     run_id = airflow.rest.trigger("counted", run_id="r")
-    airflow.wait_until(lambda: airflow.rest.states("counted", run_id).get("count") == "deferred", 40, "parked")
+    airflow.wait_until(lambda: airflow.rest.states("counted", run_id).get("count") == "deferred", what="parked")
     client = EventClient(f"ipc://{airflow.home}/aiflow/broker.sock")
     publishers: list[threading.Thread] = []
     acknowledged: list[int] = []
@@ -64,8 +64,8 @@ def test_killed_at_every_point(airflow: Deployment) -> None:
 
     def publish() -> None:
         """Waits through the crash, and resends."""
-        acknowledged.append(client.publish(Event("n", "x"), timeout=120))
-        born.append(client.publish(Event("birth"), timeout=120))
+        acknowledged.append(client.publish(Event("n", "x"), timeout=600))
+        born.append(client.publish(Event("birth"), timeout=600))
 
     airflow.kill("scheduler")
     for point in POINTS:  # each start finds what the kill before left behind, and dies at its own point
@@ -73,16 +73,16 @@ def test_killed_at_every_point(airflow: Deployment) -> None:
         airflow.begin("scheduler")
         publisher = threading.Thread(target=publish)
         publisher.start()
-        airflow.wait_until(lambda: not airflow.alive("scheduler"), 60, f"killed at {point}")
+        airflow.wait_until(lambda: not airflow.alive("scheduler"), what=f"killed at {point}")
         airflow.kill("scheduler")  # what it left behind, too: its workers
         del airflow.env["AIF_CRASH_AT"]
         publishers.append(publisher)
     airflow.launch("scheduler")
     for publisher in publishers:
-        publisher.join(120)
+        publisher.join(600)
         assert not publisher.is_alive(), "a publisher never got its answer"
-    airflow.wait_until(lambda: len(starts(airflow, run_id)) >= len(POINTS), 60, "all acted on")
-    airflow.wait_until(lambda: tries(airflow, run_id) >= len(POINTS), 90, "all run")
+    airflow.wait_until(lambda: len(starts(airflow, run_id)) >= len(POINTS), what="all acted on")
+    airflow.wait_until(lambda: tries(airflow, run_id) >= len(POINTS), what="all run")
 
     assert Counter(o for offsets in starts(airflow, run_id) for o in offsets) == Counter(acknowledged)
     assert len(client.list("n")) == len(client.list("birth")) == len(POINTS)  # no resend became a second event

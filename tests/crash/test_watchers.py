@@ -25,7 +25,7 @@ def broker(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen([sys.executable, *command])
     yield f"ipc://{tmp_path}/b.sock"
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def without_scheduler(home: Path, broker: str) -> Deployment:
@@ -61,27 +61,27 @@ def test_killed_at_every_point(tmp_path: Path, broker: str) -> None:
         with EventClient(broker) as client:
             old = client.publish(Event("a1", "x", "T", namespace="other"))
             client.publish(Event("n", "before anybody watched"))
-            airflow.wait_until(lambda: watching(airflow, 3), 60)
+            airflow.wait_until(lambda: watching(airflow, 3))
             offsets: list[int] = []
             for n, point in enumerate(POINTS):
                 airflow.kill("triggerer")
                 offsets += client.publish_many([Event("n", f"{n}.{i}") for i in range(5)])
                 airflow.env |= {"AIF_CRASH_AT": point, "AIF_CRASH_AFTER": "3"}
                 airflow.begin("triggerer")
-                airflow.wait_until(lambda: not airflow.alive("triggerer"), 60, f"killed at {point}")
+                airflow.wait_until(lambda: not airflow.alive("triggerer"), what=f"killed at {point}")
             airflow.kill("triggerer")
             assert len(stored(airflow, "n_all")) < len(offsets)  # each was in the middle of its work
             del airflow.env["AIF_CRASH_AT"]
             airflow.begin("triggerer")
             for asset in ("n_all", "n_too"):
-                airflow.wait_until(lambda a=asset: len(stored(airflow, a)) >= len(offsets), 60, asset)
+                airflow.wait_until(lambda a=asset: len(stored(airflow, a)) >= len(offsets), what=asset)
                 assert stored(airflow, asset) == offsets
             airflow.kill("triggerer")
             away = client.publish_many([Event("n", f"away {n}") for n in range(3)])
             with EventLog(f"sqlite:{tmp_path}/events.db") as log:
                 log.purge("default", away[1])
             airflow.begin("triggerer")
-            airflow.wait_until(lambda: stored(airflow, "n_all") == [*offsets, away[2]], 60, "retention")
+            airflow.wait_until(lambda: stored(airflow, "n_all") == [*offsets, away[2]], what="retention")
             wrong = [
                 Event("a1", "", "U", namespace="other"),
                 Event("c", "", "T", namespace="other"),
@@ -89,7 +89,7 @@ def test_killed_at_every_point(tmp_path: Path, broker: str) -> None:
             ]
             client.publish_many(wrong)
             right = client.publish_many([Event(key, "", "T", namespace="other") for key in ("b", "a", "abc")])
-            airflow.wait_until(lambda: len(stored(airflow, "some")) >= 4, 30, "filtered")
+            airflow.wait_until(lambda: len(stored(airflow, "some")) >= 4, what="filtered")
             assert stored(airflow, "some") == [old, *right]
     finally:
         airflow.close()

@@ -142,7 +142,7 @@ with DAG("statuses", schedule=None, max_active_runs=50):
 
 with DAG("periods", schedule=None, max_active_runs=50):
     tick = mark.override(task_id="tick")()
-    restart_on(tick, every(seconds=1))
+    restart_on(tick, every(seconds=3))  # longer than a start takes on a slow machine
     keep = hold.override(task_id="keep")("keep")
 
 with DAG("conditions", schedule=None, max_active_runs=50):
