@@ -100,19 +100,21 @@ class EventLogTrigger(BaseEventTrigger):
                 "this triggerer does not keep offsets: aiflow-ext's plug-in is not loaded there, or does not know "
                 "this version of Airflow. See docs/assets.md"
             )
+        async with contextlib.aclosing(self._life()) as marks:
+            async for mark in marks:
+                yield TriggerEvent(mark)
+
+    async def _life(self) -> AsyncGenerator[dict[str, Any], None]:
+        from aiflow_ext.errors import Error, RetentionError
         from aiflow_ext.provider.config import Config
 
-        with Config.from_airflow().client(self.namespace, self.broker) as client:
-            async with contextlib.aclosing(self._life(client)) as marks:
-                async for mark in marks:
-                    yield TriggerEvent(mark)
-
-    async def _life(self, client: EventClient) -> AsyncGenerator[dict[str, Any], None]:
-        from aiflow_ext.errors import Error, RetentionError
-
         start = self.after if self.start is None else self.start
+        after = start if isinstance(start, int) else None
         try:
-            with await self._subscribe(client, start if isinstance(start, int) else None) as sub:
+            with (
+                Config.from_airflow().client(self.namespace, self.broker) as client,
+                await self._subscribe(client, after) as sub,
+            ):
                 if start == LATEST:
                     yield {"scheme": SCHEME, "begin": sub.cursor}
                     return
@@ -124,7 +126,11 @@ class EventLogTrigger(BaseEventTrigger):
                 raise
             log.error("aiflow: events were let go before they became asset events, going on behind them: %s", e)
             yield {"scheme": SCHEME, "seen": max(self.start, go_on_from(e))}
-        except (Error, ValueError) as e:  # denied, another log, ...: an administrator's, so neither fail nor hurry
+        except (
+            Error,
+            OSError,
+            ValueError,
+        ) as e:  # denied, no such key file, another log, ...: an administrator's, so neither fail nor hurry
             log.error("aiflow: no asset events, trying again in %g s: %s", RETRY_SEC, e)
             await asyncio.sleep(RETRY_SEC)
 

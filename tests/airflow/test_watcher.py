@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ALONE = """if True:
-    import asyncio, json, sys, warnings
+    import asyncio, json, os, sys, warnings
     from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
     from aiflow_ext import Event, EventClient, _core
     from aiflow_ext.provider import watcher
@@ -36,6 +36,12 @@ ALONE = """if True:
         client.publish_many([Event("w")] * 5)
         lives = watcher.EventLogTrigger("w", broker=uri, start=2)
         assert 2 <= len([1 async for _ in lives.run()]) <= 5  # then the supervisor begins another
+
+        watcher.RETRY_SEC = 0
+        for wrong in ("tcp://no-port", "http://no-broker"):  # said, and neither hurried nor given up
+            assert [m async for m in watcher.EventLogTrigger("w", broker=wrong, start=2).run()] == []
+        os.environ["AIRFLOW__AIFLOW__KEY_FILE"] = "/nowhere/a.key"
+        assert [m async for m in watcher.EventLogTrigger("w", broker="tcp://127.0.0.1:1", start=2).run()] == []
 
     with _core.Broker(uri, "mem:") as broker:
         broker.start()
