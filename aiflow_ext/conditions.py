@@ -33,11 +33,14 @@ STATES = (
     "up_for_retry",
     "up_for_reschedule",
     "deferred",
-    "awaiting_input",
     "restarting",
+    "awaiting_input",
     "removed",
 )
-"""Airflow's states of a task instance, ``airflow.utils.state.TaskInstanceState``."""
+"""Airflow's states of a task instance, ``airflow.utils.state.TaskInstanceState``.
+
+Only ever append: the place of a state is part of its event's identity.
+"""
 
 _OTHER_WORDS = {
     "finished": "success",
@@ -58,11 +61,11 @@ class Condition:
 
     def __and__(self, other: Condition) -> AllOf:
         """Return the condition that is met when both are."""
-        return AllOf((*_parts(self, AllOf), *_parts(_condition(other, "&"), AllOf)))
+        return AllOf((*_parts(self, AllOf), *_parts(check_condition(other, "&"), AllOf)))
 
     def __or__(self, other: Condition) -> AnyOf:
         """Return the condition that is met when one of them is."""
-        return AnyOf((*_parts(self, AnyOf), *_parts(_condition(other, "|"), AnyOf)))
+        return AnyOf((*_parts(self, AnyOf), *_parts(check_condition(other, "|"), AnyOf)))
 
     def __bool__(self) -> NoReturn:
         """Refuse ``a and b``, which would be b alone.
@@ -195,7 +198,7 @@ class _Group(Condition):
     word: ClassVar[str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "conditions", tuple(_condition(c, f"{self.word}_of") for c in self.conditions))
+        object.__setattr__(self, "conditions", tuple(check_condition(c, f"{self.word}_of") for c in self.conditions))
         if not self.conditions:
             raise ValueError(f"{self.word}_of() needs at least one condition")
         if depth(self) > DEPTH_MAX:
@@ -385,7 +388,11 @@ def depth(condition: Condition) -> int:
     return 1 + max(map(depth, condition.conditions)) if isinstance(condition, _Group) else 0
 
 
-def _condition(value: Any, where: str) -> Condition:
+def check_condition(value: Any, where: str) -> Condition:
+    """Return value; where: who was given it.
+
+    :raises TypeError: it is no condition.
+    """
     if isinstance(value, Condition):
         return value
     if isinstance(value, str):

@@ -354,13 +354,18 @@ def _write_new(path: Path, text: str) -> None:
     except FileExistsError:
         raise ConflictError(f"{path} is there already: a key is never written over; move it away") from None
     try:
-        with open(fd, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
+        _write(fd, text, 0o600)
     except BaseException:
         path.unlink()
         raise
+
+
+def _write(fd: int, text: str, mode: int) -> None:
+    with open(fd, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fchmod(fd, mode)
+        os.fsync(fd)
 
 
 def _replace(path: Path, text: str) -> None:
@@ -368,11 +373,7 @@ def _replace(path: Path, text: str) -> None:
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with open(fd, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(fd, mode)
-            os.fsync(fd)
+        _write(fd, text, mode)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

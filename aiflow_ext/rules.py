@@ -29,12 +29,12 @@ from .conditions import (
     all_of,
     any_of,
     asset_updated,
+    check_condition,
     event,
     every,
     from_json,
     status,
 )
-from .conditions import _condition as _checked_condition
 
 __all__ = [
     "STATES",
@@ -101,7 +101,7 @@ class Rule:
     state: str = "success"
 
     def __post_init__(self) -> None:
-        _checked_condition(self.when, f"{self.action}_on")
+        check_condition(self.when, f"{self.action}_on")
         for field, choices in _CHOICES.items():
             if (value := getattr(self, field)) not in choices:
                 raise ValueError(f"{field} is {value!r}, must be one of {', '.join(map(repr, choices))}")
@@ -111,7 +111,7 @@ class Rule:
             isinstance(self.name, str) and re.fullmatch(r"[\w.-]{1,100}", self.name, re.ASCII)
         ):
             raise ValueError(f"name is {self.name!r}, must be 1 to 100 letters, digits, '_', '.' or '-'")
-        if (n := sum(1 for _ in _walk(self.when))) > CONDITIONS_MAX:
+        if (n := sum(1 for _ in walk(self.when))) > CONDITIONS_MAX:
             raise ValueError(f"a rule of {n} conditions, must be at most {CONDITIONS_MAX}; make several rules of it")
 
     def to_json(self) -> Json:
@@ -230,7 +230,7 @@ def compile_rules(rules_json: Json, dag_id: str) -> Spec:
     :raises ValueError: a rule is wrong.
     :raises TypeError: a field is not of its type.
     """
-    return [(rule.action, [_compile(c, dag_id) for c in _walk(rule.when)]) for rule in read_rules(rules_json)]
+    return [(rule.action, [_compile(c, dag_id) for c in walk(rule.when)]) for rule in read_rules(rules_json)]
 
 
 def describe(rules_json: Json) -> str:
@@ -257,12 +257,12 @@ def check_dag(
     return check(dag_id, tasks, all_task_ids, dag_rules)
 
 
-def _walk(when: Condition) -> Iterator[Condition]:
+def walk(when: Condition) -> Iterator[Condition]:
     """The tree in prefix order, groups before what is in them."""
     yield when
     if isinstance(when, AllOf | AnyOf):
         for child in when.conditions:
-            yield from _walk(child)
+            yield from walk(child)
 
 
 def _compile(when: Condition, dag_id: str) -> Cond:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
 from .conditions import AllOf, AnyOf, Condition, Json, PeriodCondition, StatusCondition
-from .rules import Rule, _walk, read_rules
+from .rules import Rule, read_rules, walk
 
 NEEDS_A_START = {"running", "success", "failed", "up_for_retry", "up_for_reschedule", "restarting"}
 """States that a task which was never started does not come to."""
@@ -37,7 +37,7 @@ def dag_rule_errors(dag_id: str, rule: Rule) -> list[str]:
         errors.append("a run is not restarted; write stop_on(dag, ...) and start_on(dag, ...)")
     if rule.downstream:
         errors.append("downstream= is for a task; a started run runs all its tasks")
-    for when in _walk(rule.when):
+    for when in walk(rule.when):
         if isinstance(when, PeriodCondition):
             errors.append(f"{when} is for a task; give the Dag schedule=timedelta(seconds={when.seconds!r}) instead")
         if isinstance(when, StatusCondition):
@@ -61,7 +61,7 @@ def _read(whose: str, json: Json, errors: list[str]) -> list[Rule]:
 
 
 def _statuses(when: Condition) -> Iterator[StatusCondition]:
-    return (c for c in _walk(when) if isinstance(c, StatusCondition))
+    return (c for c in walk(when) if isinstance(c, StatusCondition))
 
 
 def _task_rule_errors(task_id: str, rule: Rule, all_task_ids: set[str]) -> Iterator[str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 import uuid
@@ -204,9 +203,7 @@ def _verdict(what: str, values: list[float]) -> str:
 
 
 def main(quick: bool) -> None:
-    server = os.environ.get("AIF_TEST_PG")
-    if not server:
-        sys.exit("AIF_TEST_PG is not set: run this by tests/with_postgres, as `make bench` does")
+    server = report.server()
     plan = QUICK if quick else FULL
     where = report.machine(server)
     print(report.describe(where), flush=True)

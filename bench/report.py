@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,13 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def server() -> str:
+    """The PostgreSQL server to measure on."""
+    if not (uri := os.environ.get("AIF_TEST_PG")):
+        sys.exit("AIF_TEST_PG is not set: run this by tests/with_postgres, as `make bench` and `make bench-broker` do")
+    return uri
 
 
 def machine(postgres: str | None = None) -> dict[str, Any]:

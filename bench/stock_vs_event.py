@@ -213,9 +213,7 @@ HEAD = ["", "stock median", "p90", "n", "event median", "p90", "n", "event/stock
 
 
 def main(quick: bool = False, names: tuple[str, ...] = ("stock", "event")) -> str:
-    server = os.environ.get("AIF_TEST_PG")
-    if not server:
-        sys.exit("AIF_TEST_PG is not set: run this by tests/with_postgres, as `make bench` does")
+    server = report.server()
     plan = QUICK if quick else FULL
     where = report.machine(server)
     print(report.describe(where), flush=True)

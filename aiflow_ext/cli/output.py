@@ -14,12 +14,17 @@ COLUMNS = ("offset", "create_time", "namespace", "key", "type", "value", "sender
 
 
 def print_all(events: Sequence["Event"], output: str) -> None:
-    if output == "json":
-        print(json.dumps([event._asdict() for event in events], ensure_ascii=False, indent=1))
-    elif output == "yaml":
-        print("\n".join(map(yaml_item, events)) or "[]")
-    else:
+    if not _print_data([event._asdict() for event in events], output):
         _print_table([list(COLUMNS), *map(_cells, events)])
+
+
+def _print_data(found: Sequence[Mapping[str, object]], output: str) -> bool:
+    """Print it as JSON or YAML; False: it was to be a table."""
+    if output == "json":
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    elif output == "yaml":
+        print("\n".join(map(_yaml_row, found)) or "[]")
+    return output != "table"
 
 
 def json_line(event: "Event") -> str:
@@ -61,11 +66,7 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], output: str) -> None:
     """Print what is no event."""
     found = [dict(zip(columns, row, strict=True)) for row in rows]
-    if output == "json":
-        print(json.dumps(found, ensure_ascii=False, indent=1))
-    elif output == "yaml":
-        print("\n".join(map(_yaml_row, found)) or "[]")
-    else:
+    if not _print_data(found, output):
         _print_table([columns, *([_cell(str(value)) for value in row.values()] for row in found)])
 
 
@@ -83,11 +84,7 @@ def table_stream() -> Callable[["Event"], str]:
 
 def print_tree(found: Sequence[Mapping[str, Any]], output: str) -> None:
     """Print things that have parts; as a table: a line for each part's name and value, and an empty line between."""
-    if output == "json":
-        print(json.dumps(found, ensure_ascii=False, indent=1))
-    elif output == "yaml":
-        print("\n".join(map(_yaml_row, found)) or "[]")
-    else:
+    if not _print_data(found, output):
         for i, one in enumerate(found):
             if i:
                 print()

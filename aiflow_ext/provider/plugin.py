@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -42,26 +43,24 @@ def choose_runner() -> None:
     """Patch ``SchedulerJobRunner.__new__``: at the call it decides, and says, which runner runs.  Twice is once."""
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
-    if "__new__" in vars(SchedulerJobRunner):
-        return
-
-    def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:
-        return object.__new__(_runner_class() if cls is SchedulerJobRunner else cls)
-
-    SchedulerJobRunner.__new__ = __new__  # type: ignore[method-assign]
+    _let_choose(SchedulerJobRunner, _runner_class)
 
 
 def choose_supervisor() -> None:
     """Patch ``TriggerRunnerSupervisor.__new__`` likewise: the triggerer's supervisor keeps our offsets."""
     from airflow.jobs.triggerer_job_runner import TriggerRunnerSupervisor
 
-    if "__new__" in vars(TriggerRunnerSupervisor):
+    _let_choose(TriggerRunnerSupervisor, _supervisor_class)
+
+
+def _let_choose(stock: type, choose: Callable[[], type]) -> None:
+    if "__new__" in vars(stock):
         return
 
     def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:
-        return object.__new__(_supervisor_class() if cls is TriggerRunnerSupervisor else cls)
+        return object.__new__(choose() if cls is stock else cls)
 
-    TriggerRunnerSupervisor.__new__ = __new__  # type: ignore[method-assign]
+    stock.__new__ = __new__  # type: ignore[method-assign, assignment]
 
 
 def _supervisor_class() -> type:

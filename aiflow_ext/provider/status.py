@@ -11,27 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from aiflow_ext._event import Event
+from aiflow_ext.conditions import STATES
 from aiflow_ext.provider.state import Run, Try
 
 NAMESPACE = "airflow"
 TYPE = "TASK_STATUS_CHANGED"
 
-# Its place in this list is the event's sequence, so (try, state) is told once.  Only ever append.
-STATES = (
-    "scheduled",
-    "queued",
-    "running",
-    "success",
-    "failed",
-    "skipped",
-    "upstream_failed",
-    "up_for_retry",
-    "up_for_reschedule",
-    "deferred",
-    "restarting",
-    "awaiting_input",
-    "removed",
-)
 _AFTER_RUNNING = frozenset({"success", "failed", "up_for_retry", "up_for_reschedule", "deferred", "restarting"})
 _STEPS = ("scheduled", "queued", "running")
 
@@ -50,7 +35,7 @@ class Status:
 
     @property
     def sequence(self) -> int:
-        """The other half."""
+        """The other half, so that (try, state) is told once."""
         return STATES.index(self.event.value) + 1
 
 

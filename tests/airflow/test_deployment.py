@@ -36,9 +36,9 @@ def stock(request: pytest.FixtureRequest, deploy: Deploy) -> Deployment:
 
 
 def test_native_dag_runs(stock: Deployment) -> None:
-    run_id = stock.run_dag("plain")
-    assert set(stock.rest.states("plain", run_id)) == {"numbers", "square[0]", "square[1]", "square[2]", "total"}
-    value = stock.sql("SELECT value FROM xcom WHERE dag_id = 'plain' AND task_id = 'total' AND run_id = ?", run_id)
+    run_id = stock.run_dag("native")
+    assert set(stock.rest.states("native", run_id)) == {"numbers", "square[0]", "square[1]", "square[2]", "total"}
+    value = stock.sql("SELECT value FROM xcom WHERE dag_id = 'native' AND task_id = 'total' AND run_id = ?", run_id)
     assert json.loads(value[0][0]) == 14 if isinstance(value[0][0], str) else value[0][0] == 14
 
 

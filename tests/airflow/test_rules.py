@@ -302,8 +302,8 @@ def test_a_wrong_rule_is_an_import_error_that_says_what_to_write(runs: Runs) -> 
 
 
 def test_a_native_dag_runs_unchanged(runs: Runs) -> None:
-    run_id = runs.airflow.run_dag("plain")
-    assert runs.airflow.rest.run_state("plain", run_id) == "success"
+    run_id = runs.airflow.run_dag("native")
+    assert runs.airflow.rest.run_state("native", run_id) == "success"
 
 
 def test_the_log_says_which_runner_runs_and_why(runs: Runs) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from aiflow_ext import EventClient, EventLog, _core
+from aiflow_ext import EventClient, EventLog, _core, cli
 
 # A shell's background jobs ignore Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,6 +66,36 @@ def broker_process(tmp_path):
     process.start()
     yield process
     process.kill()
+
+
+@pytest.fixture
+def aiflow(capsys):
+    """Run a command in this process; return exit code, output and errors."""
+
+    def run(*argv):
+        try:
+            code = cli.main(argv)
+        except SystemExit as e:
+            code = e.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def interrupted():
+    """Run a program, and Ctrl-C once it has said that it is ready."""
+
+    def run(program):
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[1].endswith("KeyboardInterrupt\n")
+
+    return run
 
 
 @pytest.fixture

@@ -20,19 +20,9 @@ ODD = Event("k", 'é"\\\n\x07\x7f\x85\u2028 𝄞 - [', "T", None, "default", "me
 
 
 @pytest.fixture
-def aiflow(broker, monkeypatch, capsys):
-    """Run a command in this process; return exit code, output and errors."""
+def aiflow(aiflow, broker, monkeypatch):
     monkeypatch.setenv("AIFLOW_BROKER", broker.uri)
-
-    def run(*argv):
-        try:
-            code = cli.main(argv)
-        except SystemExit as e:
-            code = e.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+    return aiflow
 
 
 @contextmanager

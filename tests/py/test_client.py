@@ -1,7 +1,6 @@
 import contextlib
 import errno
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -330,19 +329,14 @@ def test_an_address_that_is_none_is_refused_at_once_and_shows_no_secret(uri):
         "[client.list(timeout=1e9)]",
     ],
 )
-def test_ctrl_c_while_no_broker_answers(tmp_path, waiting):
+def test_ctrl_c_while_no_broker_answers(tmp_path, interrupted, waiting):
     program = f"""if True:
         from aiflow_ext import Event, EventClient
         client = EventClient("ipc://{tmp_path}/b")
         print("ready", flush=True)
         {waiting}
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[1].endswith("KeyboardInterrupt\n")
+    interrupted(program)
 
 
 def test_a_locked_database_is_waited_for(client, tmp_path):

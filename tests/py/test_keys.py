@@ -2,10 +2,11 @@ import json
 import multiprocessing
 import os
 import tomllib
+from functools import partial
 
 import pytest
 
-from aiflow_ext import _core, cli, keys
+from aiflow_ext import _core, keys
 from aiflow_ext.errors import AccessError, ConflictError
 
 
@@ -15,19 +16,9 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def aiflow(folder, monkeypatch, capsys):
-    """Run `aiflow keys ...` in this process; return exit code, output and errors."""
+def aiflow(aiflow, folder, monkeypatch):
     monkeypatch.setenv("AIFLOW_KEYS", str(folder))
-
-    def run(*argv):
-        try:
-            code = cli.main(["keys", *argv])
-        except SystemExit as e:
-            code = e.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
+    return partial(aiflow, "keys")
 
 
 def mode(path):

@@ -1,8 +1,5 @@
 import os
 import select
-import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 
@@ -187,7 +184,7 @@ def test_resuming_anywhere_gives_each_event_once(client):
     assert seen == [str(i) for i in range(0, 100, 2)]
 
 
-def test_ctrl_c_while_nothing_comes(broker):
+def test_ctrl_c_while_nothing_comes(broker, interrupted):
     program = f"""if True:
         from aiflow_ext import EventClient
         with EventClient("{broker.uri}").subscribe() as subscription:
@@ -195,12 +192,7 @@ def test_ctrl_c_while_nothing_comes(broker):
             for event in subscription:
                 pass
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[1].endswith("KeyboardInterrupt\n")
+    interrupted(program)
 
 
 def test_it_may_be_closed_between_a_look_and_the_next_event(client):
