@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 
 IPC_MAX = 107
 """Bytes of a path in ``ipc://PATH``: what a Unix socket's address has room for."""
@@ -10,15 +11,23 @@ IPC_MAX = 107
 def broker_uri() -> str:
     """Return the address clients connect to when they are given none.
 
-    ``$AIFLOW_BROKER``; else ``$AIRFLOW__AIFLOW__BROKER`` (Airflow's way to set ``[aiflow] broker``) unless that is
-    ``embedded``; else ``ipc://$AIRFLOW_HOME/aiflow/broker.sock``, with ``~/airflow`` when that is not set either.
+    ``$AIFLOW_BROKER``; else ``[aiflow] broker`` (see :func:`setting`) unless that is ``embedded``; else
+    ``ipc://$AIRFLOW_HOME/aiflow/broker.sock``, with ``~/airflow`` when that is not set either.
     """
-    if uri := os.environ.get("AIFLOW_BROKER", "").strip():
-        return check_uri(uri)
-    uri = os.environ.get("AIRFLOW__AIFLOW__BROKER", "").strip()
-    if uri and uri != "embedded":
-        return check_uri(uri)
-    return check_uri(f"ipc://{airflow_home()}/aiflow/broker.sock")
+    uri = os.environ.get("AIFLOW_BROKER", "").strip() or setting("broker")
+    return check_uri(uri if uri not in ("", "embedded") else f"ipc://{airflow_home()}/aiflow/broker.sock")
+
+
+def setting(name: str) -> str:
+    """Return what ``[aiflow] name`` is, "" where it is not set.
+
+    ``$AIRFLOW__AIFLOW__NAME``; else, in Airflow's own processes and its tasks, what Airflow's configuration has.
+    Elsewhere airflow.cfg is not looked at: Airflow takes seconds to read it.
+    """
+    if text := os.environ.get(f"AIRFLOW__AIFLOW__{name.upper()}", "").strip():
+        return text
+    conf = getattr(sys.modules.get("airflow.configuration"), "conf", None)
+    return conf.get("aiflow", name, fallback="").strip() if conf is not None else ""
 
 
 def airflow_home() -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import _core
-from .address import airflow_home
+from .address import airflow_home, setting
 from .errors import AccessError, ConflictError
 
 BROKER = "broker.key"
@@ -66,10 +66,10 @@ def client_key(uri: str, path: str | os.PathLike[str] | None = None) -> ClientKe
     """Return the key to talk to uri with, or None where none is needed or none was given.
 
     :param uri: one address, or several with commas; only ``tcp://`` has keys.
-    :param path: what ``aiflow keys new`` wrote; None: ``$AIFLOW_KEY_FILE``, else ``$AIRFLOW__AIFLOW__KEY_FILE``.
+    :param path: what ``aiflow keys new`` wrote; None: ``$AIFLOW_KEY_FILE``, else ``[aiflow] key_file``, see
+        :func:`aiflow_ext.address.setting`.
     """
-    names = ("AIFLOW_KEY_FILE", "AIRFLOW__AIFLOW__KEY_FILE")
-    path = path or next(filter(None, (os.environ.get(name, "").strip() for name in names)), None)
+    path = path or os.environ.get("AIFLOW_KEY_FILE", "").strip() or setting("key_file")
     return load_client_key(path) if path and "tcp://" in uri else None
 
 

@@ -23,6 +23,10 @@ other = EventClient(sys.argv[1], key_file=sys.argv[2])
 stop = Event("a try", "stop", STOP_TYPE, namespace=STOP_NAMESPACE)
 """
 PARTS = {
+    "a client in a task": """
+with EventClient() as client:
+    assert client.publish(Event("k")) == 1
+""",
     "a task": """
 assert not stop_requested()
 other.publish(stop)
