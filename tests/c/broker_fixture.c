@@ -1,5 +1,6 @@
 #include "broker_fixture.h"
 
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,6 +187,18 @@ publish_one(aif_client *c, const char *producer, uint64_t i)
         fail_msg("%s", e.text);
     }
     return offset;
+}
+
+bool
+has_ipv6(void)
+{
+    struct sockaddr_in6 sa = {.sin6_family = AF_INET6,
+                              .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    int fd = socket(AF_INET6, SOCK_STREAM, 0);
+    bool has = bind(fd, (struct sockaddr *)&sa, sizeof sa) == 0;
+
+    (void)close(fd);
+    return has;
 }
 
 void

@@ -94,6 +94,18 @@ append_at(aif_log *log, const aif_event *events, size_t n, uint64_t from)
     free(offsets);
 }
 
+aif_err
+append_among_others(aif_log *log, const aif_event *events, size_t n,
+                    uint64_t *offsets, aif_error *why)
+{
+    aif_err err;
+
+    do {
+        err = aif_log_append(log, events, n, offsets, NULL, why);
+    } while (err == AIF_ESTORE);
+    return err;
+}
+
 uint64_t
 count_of(aif_log *log)
 {

@@ -41,6 +41,10 @@ aif_log *open_again(void);
 const aif_event *events_of(const char *producer, uint64_t first, size_t n);
 /* Append, which must work, at offsets from, from + 1... */
 void append_at(aif_log *log, const aif_event *events, size_t n, uint64_t from);
+/* Again while others have the lock: where the disk is slow, for more than the
+ * 5 s that an append waits. */
+aif_err append_among_others(aif_log *log, const aif_event *events, size_t n,
+                            uint64_t *offsets, aif_error *why);
 uint64_t count_of(aif_log *log);
 uint64_t head_of(aif_log *log);
 /* As many events as letters: each is one's namespace. */

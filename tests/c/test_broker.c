@@ -64,8 +64,8 @@ loopback_gets_a_port(void **state)
         aif_client *c;
         aif_error e;
 
-        if (strstr(binds[i], "::1") && access("/proc/net/if_inet6", R_OK)) {
-            continue; /* a machine without IPv6 */
+        if (strchr(binds[i], '[') != NULL && !has_ipv6()) {
+            continue;
         }
         (void)snprintf(s.bind, sizeof s.bind, "%s", binds[i]);
         serve(&s);
@@ -143,7 +143,7 @@ serve_and_fork(served *s, int told, int say)
 {
     pid_t worker;
 
-    alarm(60);
+    alarm(250);
     serve(s);
     if (read(told, &worker, 1) == 1) {
         worker = fork() == 0 ? getpid() : 0;
@@ -204,7 +204,7 @@ a_child_may_not_use_it(void **state)
         aif_error e;
         aif_broker *b = s->broker;
 
-        alarm(5);
+        alarm(120);
         aif_broker_stop(b); /* does nothing */
         aif_broker_free(b); /* nor this */
         _exit(aif_broker_run(b, &e) != AIF_EFORKED);

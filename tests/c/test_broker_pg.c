@@ -171,7 +171,7 @@ a_database_that_goes_away_is_ridden_out(void **state)
 {
     static const char kill_all[] =
         "SELECT count(*) FROM pg_stat_activity, LATERAL"
-        " pg_terminate_backend(pid, 10000) AS ended"
+        " pg_terminate_backend(pid, 60000) AS ended"
         " WHERE application_name = '%s' AND ended";
     served *s = *state;
     aif_client *c = client_of(s->bind);
@@ -208,7 +208,7 @@ a_database_that_refuses_us_is_waited_for(void **state)
     static const char shut[] = "ALTER ROLE %s NOLOGIN";
     static const char ended[] =
         "SELECT count(*) FROM pg_stat_activity, LATERAL"
-        " pg_terminate_backend(pid, 10000) AS ended"
+        " pg_terminate_backend(pid, 60000) AS ended"
         " WHERE usename = '%s' AND ended";
     served *s = *state;
     char text[AIF_STATUS_MAX + 1] = "";
@@ -270,7 +270,7 @@ a_slow_turn_is_waited_for(void **state)
         assert_int_equal(aif_client_publish(c, &ev, 1, &offset, 50, &e),
                          AIF_ETIMEOUT);
     }
-    alarm(60);
+    alarm(250);
     while (strcmp(ask(waiting), "1") != 0) {
         /* each turn asks the server */
     }

@@ -367,7 +367,7 @@ a_child_may_not_use_it(void **state)
         aif_event ev = numbered("p", 2);
         aif_error e;
 
-        alarm(20);
+        alarm(120);
         aif_client_free(c); /* does nothing */
         if (aif_client_publish(c, &ev, 1, &n, SOON, &e) != AIF_EFORKED ||
             aif_client_head(c, &n, SOON, &e) != AIF_EFORKED ||

@@ -193,7 +193,11 @@ a_stopped_broker_is_left(void **state)
     }
     assert_int_equal(publish_one(c, "p", 1), 1);
     for (int i = 0; i < 2; i++) {
+        int status;
+
         (void)kill(f->pid[i], SIGSTOP);
+        assert_int_equal(waitpid(f->pid[i], &status, WUNTRACED), f->pid[i]);
+        assert_true(WIFSTOPPED(status)); /* every thread of it */
         assert_int_equal(publish_one(c, "p", (uint64_t)i + 2), i + 2);
         (void)kill(f->pid[i], SIGCONT);
     }

@@ -153,7 +153,7 @@ a_child_may_not_use_it(void **state)
     pid_t pid = fork();
 
     if (pid == 0) {
-        alarm(10);
+        alarm(120);
         _exit(all_refused(*state) ? 0 : 1);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -189,7 +189,7 @@ a_child_of_a_busy_process_is_refused_too(void **state)
             aif_log *log = *state;
             aif_head head;
 
-            alarm(10);
+            alarm(120);
             aif_log_free(log);
             _exit(aif_log_head(log, &head, &e) == AIF_EFORKED ? 0 : 1);
         }

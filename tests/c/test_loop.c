@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define HANG 20000 /* ms; only waited for when something is broken */
+#define HANG 60000 /* ms; only waited for when something is broken */
 
 static aif_error e;
 
@@ -301,7 +301,7 @@ a_child_is_refused(void **state)
     pid_t pid = fork();
 
     if (pid == 0) {
-        alarm(10);
+        alarm(120);
         _exit(aif_loop_wait(s, 1, HANG, &e) != AIF_EFORKED);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);

@@ -5,7 +5,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define P(n, k, t, s)                                                         \
     ((aif_pattern){AIF_STR(n), AIF_STR(k), AIF_STR(t), AIF_STR(s),            \
@@ -229,7 +228,7 @@ static void
 it_finds_what_a_plain_list_finds(void **state)
 {
     const char *env = getenv("AIF_SEED");
-    unsigned seed = env != NULL ? (unsigned)atoi(env) : (unsigned)time(NULL);
+    unsigned seed = env != NULL ? (unsigned)atoi(env) : 1;
     plain_list list = {.n = 0};
     uint64_t expected[IDS];
 

@@ -10,7 +10,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 /* -- chance ------------------------------------------------------------- */
 
@@ -253,7 +252,7 @@ a_million_turns_are_as_the_model_says(void **state)
     both b = {.fired = 0};
 
     (void)state;
-    seed = number("AIF_SEED", (uint64_t)time(NULL));
+    seed = number("AIF_SEED", 1);
     print_message("AIF_SEED=%llu\n", (unsigned long long)seed);
     while (done < turns) {
         both_begin(&b);

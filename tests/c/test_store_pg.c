@@ -83,7 +83,7 @@ kill_connections(void)
 
     (void)snprintf(text, sizeof text,
                    "SELECT count(*) FROM pg_stat_activity, LATERAL"
-                   " pg_terminate_backend(pid, 10000) AS ended"
+                   " pg_terminate_backend(pid, 60000) AS ended"
                    " WHERE application_name = '%s' AND ended",
                    name);
     assert_string_not_equal(ask(text), "0");
@@ -99,7 +99,7 @@ wait_until_locked(void)
                    "SELECT count(*) FROM pg_stat_activity WHERE"
                    " application_name = '%s' AND wait_event_type = 'Lock'",
                    name);
-    alarm(60);
+    alarm(250);
     while (strcmp(ask(text), "1") != 0) {
         /* each turn asks the server */
     }

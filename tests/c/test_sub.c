@@ -412,7 +412,7 @@ a_child_may_not_use_it(void **state)
         bool hinted;
         aif_error e;
 
-        alarm(5);
+        alarm(120);
         aif_sub_free(sub);
         _exit(aif_sub_next(sub, SOON, &out, NULL, NULL, &hinted, &e) !=
               AIF_EFORKED);
