@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,3 +44,22 @@ def deploy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
     yield make
     for deployment in made:
         deployment.close()
+
+
+class Broker:
+    """`aiflow broker` on a TCP port of this host."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.uri = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.log = f"sqlite:{folder}/events.db"
+        self.start()
+
+    def start(self) -> None:
+        command = ["-m", "aiflow_ext.cli", "broker", "--bind", self.uri, "--log", self.log]
+        self.process = subprocess.Popen([sys.executable, *command])
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()

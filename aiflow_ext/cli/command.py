@@ -55,12 +55,12 @@ def time(text: str) -> datetime:
 URI = arg(
     "--uri",
     help="the broker's address, ipc://PATH or tcp://HOST:PORT, or several, separated by commas; default: "
-    "$AIFLOW_BROKER, else $AIRFLOW__AIFLOW__BROKER, else ipc://$AIRFLOW_HOME/aiflow/broker.sock",
+    "$AIFLOW_BROKER, else Airflow's [aiflow] broker, else ipc://$AIRFLOW_HOME/aiflow/broker.sock",
 )
 KEY_FILE = arg(
     "--key-file",
     metavar="PATH",
-    help="of `aiflow keys new`, for tcp://; default: $AIFLOW_KEY_FILE, else $AIRFLOW__AIFLOW__KEY_FILE",
+    help="of `aiflow keys new`, for tcp://; default: $AIFLOW_KEY_FILE, else Airflow's [aiflow] key_file",
 )
 TIMEOUT = arg("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the broker may take (30)")
 CONNECTION = (TIMEOUT, URI, KEY_FILE)

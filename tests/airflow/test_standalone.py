@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from airflows import Broker
 from deployment import Deployment, kill_session
 
 from aiflow_ext import Event, EventClient
@@ -35,25 +35,6 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     broker = Broker(tmp_path)
     yield broker
     broker.end()
-
-
-class Broker:
-    """`aiflow broker` on a TCP port of this host."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.uri = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-        self.log = f"sqlite:{folder}/events.db"
-        self.start()
-
-    def start(self) -> None:
-        command = ["-m", "aiflow_ext.cli", "broker", "--bind", self.uri, "--log", self.log]
-        self.process = subprocess.Popen([sys.executable, *command])
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def test_standalone(tmp_path: Path) -> None:

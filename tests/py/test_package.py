@@ -90,11 +90,47 @@ def test_limits_are_told():
     ],
 )
 def test_where_the_broker_is(monkeypatch, env, uri):
-    for name in ("AIFLOW_BROKER", "AIRFLOW__AIFLOW__BROKER", "AIRFLOW_HOME"):
+    for name in ("AIFLOW_BROKER", "AIRFLOW__AIFLOW__BROKER", "AIRFLOW_HOME", "AIRFLOW_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert address.broker_uri() == uri
+
+
+AIRFLOW_CFG = """
+[aiflowers]
+broker = tcp://127.0.0.1:1
+
+# [aiflow]
+[aiflow]
+# broker = tcp://127.0.0.1:2
+broker = tcp://127.0.0.1:3, tcp://127.0.0.1:4
+key_file = $BASE/100%/airflow.key
+
+[api]
+broker = tcp://127.0.0.1:5
+"""
+
+
+def test_airflow_cfg_says_it_too(monkeypatch, tmp_path):
+    for name in ("AIFLOW_BROKER", "AIRFLOW__AIFLOW__BROKER", "AIRFLOW__AIFLOW__KEY_FILE", "AIRFLOW_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv("BASE", "/base")
+    (tmp_path / "airflow.cfg").write_text(AIRFLOW_CFG)
+    assert address.broker_uri() == "tcp://127.0.0.1:3, tcp://127.0.0.1:4"
+    assert address.setting("key_file") == "/base/100%/airflow.key"
+    assert address.setting("retention") == ""
+
+    monkeypatch.setenv("AIRFLOW__AIFLOW__BROKER", "embedded")  # the variable goes before the file
+    assert address.broker_uri() == f"ipc://{tmp_path}/aiflow/broker.sock"
+    monkeypatch.delenv("AIRFLOW__AIFLOW__BROKER")
+    (tmp_path / "other.cfg").write_text("[aiflow]\nbroker = ipc:///other")
+    monkeypatch.setenv("AIRFLOW_CONFIG", "$AIRFLOW_HOME/other.cfg")
+    assert address.broker_uri() == "ipc:///other"
+    (tmp_path / "other.cfg").write_text("[core]\n\n[aiflow]\nbroker\n")
+    with pytest.raises(ValueError, match=r"other\.cfg"):
+        address.broker_uri()
 
 
 def test_a_path_too_long_for_a_socket():

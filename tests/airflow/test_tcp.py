@@ -1,0 +1,80 @@
+"""A whole Airflow over tcp with keys: all that its processes know of them is in airflow.cfg."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rest
+from airflows import DAGS, Broker
+from deployment import Deployment
+
+from aiflow_ext import Event, EventClient
+from aiflow_ext.cli import main
+from aiflow_ext.errors import AccessError
+
+PATIENT = "60"  # seconds: a task that is not asked would not end within this test
+
+
+@pytest.fixture
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "nobody"))  # ours: without key and configuration
+    monkeypatch.setenv("AIFLOW_KEYS", str(tmp_path / "keys"))
+    for name, *rights in (
+        ("airflow", "--publish", "*", "--read", "*"),
+        ("team", "--publish", "team", "--read", "*"),
+        ("gone", "--publish", "*"),
+    ):
+        assert main(["keys", "new", name, *rights, "--out", str(tmp_path / f"{name}.key")]) == 0
+    assert main(["keys", "revoke", "gone"]) == 0
+    broker = Broker(tmp_path)
+    yield broker
+    broker.end()
+
+
+@pytest.fixture
+def airflow(tmp_path: Path, broker: Broker) -> Iterator[Deployment]:
+    config = {"aiflow.stop_grace_sec": PATIENT}
+    airflow = Deployment(tmp_path / "af", DAGS, event_mode=True, triggerer=True, config=config)
+    airflow.home.mkdir()
+    section = {"broker": broker.uri, "key_file": tmp_path / "airflow.key", "log": broker.log}
+    (airflow.home / "airflow.cfg").write_text("\n".join(["[aiflow]", *(f"{k} = {v}" for k, v in section.items())]))
+    with airflow:
+        yield airflow
+
+
+def test_a_run_over_tcp(airflow: Deployment, broker: Broker, tmp_path: Path) -> None:
+    """Tasks publish, are started, wait in the triggerer, and are stopped; who has no key, or not this right, is refused."""
+    airflow.wait_for_dag("over_tcp")
+    airflow.rest.unpause("over_tcp")
+    run_id = airflow.rest.trigger("over_tcp")
+
+    def states() -> dict[str, str | None]:
+        return airflow.rest.states("over_tcp", run_id)
+
+    going = {"learn": "running", "check": "success", "serve": "running", "tell": "success", "defer": "success"}
+    airflow.wait_until(lambda: states() == going, 60, "all but the stops")
+
+    for key in (None, tmp_path / "gone.key", tmp_path / "team.key"):
+        with EventClient(broker.uri, key_file=key) as client, pytest.raises(AccessError):
+            client.publish(Event("end"))
+    assert states() == going
+    with EventClient(broker.uri, key_file=tmp_path / "airflow.key") as client:
+        assert client.count("end") == 0
+        client.publish(Event("end"))
+    airflow.wait_for_run("over_tcp", run_id)
+    assert set(states().values()) == {"success"}
+
+    token = {"Authorization": f"Bearer {airflow.rest._token}"}
+    assert rest.send("GET", f"{airflow.url}/aiflow/events/count?key=model", headers=token) == {"count": 2}
+    said = "SELECT task_id, value FROM xcom WHERE run_id = ? AND task_id <> 'tell' ORDER BY task_id"
+    assert [(task, json.loads(value)) for task, value in airflow.sql(said, run_id)] == [
+        ("defer", "from a shell"),
+        ("learn", "its subscription ended"),
+        ("serve", "was asked"),
+    ]
+    for name in airflow.names:
+        assert "no wake-ups from the broker" not in airflow.log(name)
+        assert "could not be woken" not in airflow.log(name)
