@@ -46,7 +46,7 @@ def airflow(tmp_path: Path, broker: Broker) -> Iterator[Deployment]:
 
 
 def test_a_run_over_tcp(airflow: Deployment, broker: Broker, tmp_path: Path) -> None:
-    """Tasks publish, are started, wait in the triggerer, and are stopped; who has no key, or not this right, is refused."""
+    """Tasks publish, are started, wait in the triggerer, are stopped; who has no key or too few rights is refused."""
     airflow.wait_for_dag("over_tcp")
     airflow.rest.unpause("over_tcp")
     run_id = airflow.rest.trigger("over_tcp")
