@@ -18,8 +18,8 @@ from aiflow_ext.provider.http.problems import MEDIA_TYPE, Problem
 DESCRIPTION = """\
 The event log of aiflow_ext: publish, read, listen, and take webhooks.
 
-Users and their permissions are Airflow's: reading asks for what `GET /api/v2/assets` asks for, publishing for what
-`POST /api/v2/assets/events` does.  Errors are problems as in RFC 9457.
+Users and their permissions are Airflow's: reading asks for what `GET /api/v2/assets/events` asks for, publishing for
+what `POST` there does.  Errors are problems as in RFC 9457.
 """
 
 
