@@ -23,7 +23,7 @@ airflow = Deployment(Path(sys.argv[1]), Path(sys.argv[1]))
 airflow.names = ["scheduler"]
 airflow.start()
 pid = airflow.pid("scheduler")
-airflow.wait_until(lambda: len(sessions(pid)) > 1, 30, "workers")
+airflow.wait_until(lambda: len(sessions(pid)) > 1, what="workers")
 airflow.kill("scheduler", tree=False)
 print(pid, len(sessions(pid)), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -78,4 +78,4 @@ def test_nothing_outlives_who_started_it(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     pid, workers = map(int, done.stdout.split())
     assert workers > 0
-    wait_until(lambda: not sessions(pid), 30, "all have ended")
+    wait_until(lambda: not sessions(pid), what="all have ended")

@@ -145,13 +145,13 @@ conditions = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(conditions)
 def test_r61_json_gives_back_the_same(when):
     assert from_json(json.loads(json.dumps(when.to_json()))) == when
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(conditions, st.sampled_from(["once", "each", "ignore"]), st.booleans())
 def test_r61_a_rules_json_gives_back_the_same(when, while_running, downstream):
     rule = Rule("x", "restart", when, while_running, downstream)
@@ -315,7 +315,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(json_values)
 def test_any_json_is_read_or_refused(value):
     with suppress(TypeError, ValueError):

@@ -165,5 +165,5 @@ class RulesMachine(RuleBasedStateMachine):
         assert self.core.due(self.state) == min(self.model.due.values(), default=None)
 
 
-RulesMachine.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+RulesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 test_rules_are_as_the_model_says = RulesMachine.TestCase
