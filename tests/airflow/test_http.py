@@ -114,6 +114,8 @@ class Site:
             worker = self.worker(first)
             worker.suspend()
             try:
+                # the signal is on its way: as long as it runs, it may take the second one as well
+                self.airflow.wait_until(lambda: worker.status() == psutil.STATUS_STOPPED, poll=0)
                 other = self.worker(second)
             finally:
                 worker.resume()

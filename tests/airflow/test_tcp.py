@@ -55,7 +55,7 @@ def test_a_run_over_tcp(airflow: Deployment, broker: Broker, tmp_path: Path) -> 
         return airflow.rest.states("over_tcp", run_id)
 
     going = {"learn": "running", "check": "success", "serve": "running", "tell": "success", "defer": "success"}
-    airflow.wait_until(lambda: states() == going, 60, "all but the stops")
+    airflow.wait_until(lambda: states() == going, what="all but the stops")
 
     for key in (None, tmp_path / "gone.key", tmp_path / "team.key"):
         with EventClient(broker.uri, key_file=key) as client, pytest.raises(AccessError):
