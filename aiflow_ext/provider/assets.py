@@ -67,7 +67,7 @@ class Watchers:
             behind = after < offset
             read = self._read(watcher, after) if behind else batch
             events = _matching(watcher, read, after)
-            kept += sum(offsets.keep(session, watcher, payload(event)) for event in events)
+            kept += offsets.keep(session, watcher, map(payload, events)) if events else 0
             full = behind and bool(read)  # a page may be short; after the last one there is none
             top = max(after, read[-1].offset if read else 0, 0 if full else offset)
             if top - max(row, events[-1].offset if events else 0) >= SAVE_AFTER:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import structlog
 from airflow.assets.manager import AssetManager
-from airflow.models.asset import AssetModel, AssetWatcherModel
+from airflow.models.asset import AssetDagRunQueue, AssetModel, AssetWatcherModel
 from airflow.models.trigger import Trigger
 from airflow.serialization.decoders import smart_decode_trigger_kwargs
 from airflow.utils.sqlalchemy import get_dialect_name
@@ -94,7 +95,7 @@ def take(session: Session, trigger_id: int, mark: dict[str, Any]) -> bool:
             begin_at(session, watcher.name, mark["begin"])
         elif "seen" in mark:
             advance(session, watcher.name, mark["seen"])
-        elif not keep(session, watcher, mark):
+        elif not keep(session, watcher, [mark]):
             log.info("aiflow: asset event was stored before", asset=watcher.asset.name, offset=mark["offset"])
             count("aiflow.assets.again")
         else:
@@ -102,8 +103,22 @@ def take(session: Session, trigger_id: int, mark: dict[str, Any]) -> bool:
     return bool(ours)
 
 
-def keep(session: Session, watcher: Watcher, payload: dict[str, Any]) -> bool:
-    """Move the watcher's offset to this event's and store the asset event; False: it was there.
+def keep(session: Session, watcher: Watcher, payloads: Iterable[dict[str, Any]]) -> int:
+    """Move the watcher's offset to that of each event and store the asset event; return how many were not there.
+
+    Airflow queues a Dag at the first asset event, and the run it makes takes none that is newer than that moment, nor
+    makes another run for those.  So the Dags' places in the queue are held, and renewed behind the last one.
+    """
+    queue = AssetDagRunQueue.asset_id == watcher.asset.id
+    session.execute(select(AssetDagRunQueue.asset_id).where(queue).with_for_update())
+    kept = sum([_keep(session, watcher, payload) for payload in payloads])
+    session.flush()
+    session.execute(update(AssetDagRunQueue).where(queue).values(created_at=datetime.now(UTC)))
+    return kept
+
+
+def _keep(session: Session, watcher: Watcher, payload: dict[str, Any]) -> bool:
+    """Do so for one; False: it was there.
 
     An asset event that Airflow refuses is given up, and said so: it must not hold up those behind it.
     """

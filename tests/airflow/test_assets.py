@@ -81,6 +81,14 @@ def test_an_event_is_an_asset_event(airflow: Deployment, client: EventClient) ->
     assert told(client) == []
 
 
+def test_a_burst_reaches_the_dag_whole(airflow: Deployment, client: EventClient) -> None:
+    """Airflow's runs take no asset event that is newer than the first one's place in the queue; ours is renewed."""
+    taken = "SELECT count(*) FROM dagrun_asset_event t JOIN asset_event e ON e.id = event_id WHERE e.timestamp >= ?"
+    (began,) = airflow.sql("SELECT now()")[0]
+    client.publish_many([Event("n")] * 20)
+    airflow.wait_until(lambda: airflow.sql(taken, began)[0][0] >= 40, 60, what="20 events of two assets")
+
+
 def test_the_example(airflow: Deployment, client: EventClient) -> None:
     """examples/asset_dag.py: a paused Dag's watcher goes on from where it is."""
     airflow.rest.unpause("on_new_model")
