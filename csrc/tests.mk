@@ -18,7 +18,7 @@ CFLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L -g -fvisibility=hidden -Wall -Wextra
 
 CORE := $(filter-out $(LEFT_OUT),$(wildcard csrc/core/*/*.c))
 PROGS := $(filter-out $(LEFT_OUT),$(wildcard tests/c/test_*.c))
-THREADED := $(filter-out %_crash.c,$(shell grep -lE 'pthread\.h|broker_fixture\.h|broker\.h' $(PROGS)))# killed processes have no races to tell
+THREADED := $(filter-out %_crash.c,$(shell grep -lE 'pthread\.h|broker_fixture\.h|broker\.h|kill_connections' $(PROGS)))# killed processes have no races to tell
 HELP := $(filter-out tests/c/test_% $(LEFT_OUT),$(wildcard tests/c/*.c))
 BENCH := $(OUT)/bench_log $(OUT)/bench_broker
 FUZZ := $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.c)))

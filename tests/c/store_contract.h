@@ -7,6 +7,7 @@
 
 #include "log/log.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 
 typedef struct {
@@ -17,6 +18,12 @@ typedef struct {
     void (*sql)(const char *sql); /* run it behind the log's back */
     void (*fault)(int n);         /* the n-th call to the database fails */
     void (*fault_lost)(int n);    /* it works, and its answer is lost */
+    /* Below: NULL without a server. */
+    void (*kill)(void); /* end its side of every handle of this program */
+    void (*wait_until_locked)(void); /* until an append waits for sql's lock */
+    /* What an append says: its SQLSTATE ("" is any), and a part of its text */
+    const char *lost[2];   /* when its connection is lost */
+    const char *waited[2]; /* when it waited for the lock, and got none */
 } store_case;
 
 /* The number of tests that failed. */
@@ -47,6 +54,16 @@ aif_err append_among_others(aif_log *log, const aif_event *events, size_t n,
                             uint64_t *offsets, aif_error *why);
 uint64_t count_of(aif_log *log);
 uint64_t head_of(aif_log *log);
+/* An append of the event p/2 in a thread of its own. */
+typedef struct {
+    aif_log *log;
+    uint64_t offset;
+    aif_error e; /* and its code, or AIF_OK */
+    pthread_t thread;
+} appending;
+
+void appending_start(appending *a);
+void appending_join(appending *a);
 /* As many events as letters: each is one's namespace. */
 void append_in(aif_log *log, const char *namespaces, uint64_t from);
 /* How many went, which must work. */

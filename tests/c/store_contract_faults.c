@@ -237,6 +237,131 @@ a_killed_append_is_all_or_nothing(void **state)
     aif_log_free(log);
 }
 
+/* ---- a server, and others who use it ---- */
+
+static void
+a_lost_connection_is_opened_again(void **state)
+{
+    aif_batch out = {0};
+    aif_head head;
+    uint64_t n;
+
+    append_at(*state, events_of("p", 0, 2), 2, 1);
+    contract->kill();
+    assert_int_equal(
+        aif_log_append(*state, events_of("p", 2, 1), 1, &n, NULL, &e),
+        AIF_ESTORE);
+    assert_int_not_equal(e.text[0], '\0');
+    append_at(*state, events_of("p", 2, 1), 1, 3);
+    contract->kill();
+    assert_int_equal(aif_log_head(*state, &head, &e), AIF_ESTORE);
+    assert_int_equal(head_of(*state), 3);
+    contract->kill();
+    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e),
+                     AIF_ESTORE);
+    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e), AIF_OK);
+    assert_int_equal(out.n, 3);
+    aif_batch_fini(&out);
+}
+
+static void *
+append_one(void *arg)
+{
+    static const aif_event ev = {.ns = {"default", 7},
+                                 .key = {"digits", 6},
+                                 .type = {"UNDEFINED", 9},
+                                 .producer = {"p", 1},
+                                 .sequence = 2};
+    appending *a = arg;
+
+    a->e.code = aif_log_append(a->log, &ev, 1, &a->offset, NULL, &a->e);
+    return NULL;
+}
+
+void
+appending_start(appending *a)
+{
+    assert_int_equal(pthread_create(&a->thread, NULL, append_one, a), 0);
+}
+
+void
+appending_join(appending *a)
+{
+    assert_int_equal(pthread_join(a->thread, NULL), 0);
+}
+
+/* Two events are in the log, and somebody else has the lock that appends
+ * need. */
+static appending
+locked_out(aif_log *log)
+{
+    append_at(log, events_of("p", 0, 2), 2, 1);
+    contract->sql("BEGIN");
+    contract->sql("SELECT * FROM aiflow_log_head FOR UPDATE");
+    return (appending){.log = log};
+}
+
+static void
+expect_estore(const appending *a, const char *const want[2])
+{
+    assert_int_equal(a->e.code, AIF_ESTORE);
+    assert_int_equal(strlen(a->e.sqlstate), 5);
+    assert_non_null(strstr(a->e.sqlstate, want[0]));
+    if (strstr(a->e.text, want[1]) == NULL) {
+        fail_msg("%s", a->e.text);
+    }
+}
+
+static void
+a_connection_lost_inside_an_append_is_estore(void **state)
+{
+    appending a = locked_out(*state);
+
+    appending_start(&a);
+    contract->wait_until_locked();
+    contract->kill();
+    appending_join(&a);
+    expect_estore(&a, contract->lost);
+    contract->sql("ROLLBACK");
+    assert_int_equal(count_of(*state), 2);
+    append_at(*state, events_of("p", 2, 1), 1, 3);
+}
+
+/* Waits 5 s for the lock, and no longer. */
+static void
+a_lock_that_is_never_given_back_is_estore(void **state)
+{
+    appending a = locked_out(*state);
+
+    appending_start(&a);
+    appending_join(&a);
+    expect_estore(&a, contract->waited);
+    contract->sql("ROLLBACK");
+    append_at(*state, events_of("p", 2, 1), 1, 3);
+}
+
+/* The other one commits the same event while we wait for its lock: beyond our
+ * snapshot, where there is one, but not beyond the unique index. */
+static void
+an_identity_that_another_commits_first_is_found(void **state)
+{
+    appending a = locked_out(*state);
+
+    appending_start(&a);
+    contract->wait_until_locked();
+    contract->sql("UPDATE aiflow_log_head SET \"offset\" = 4");
+    contract->sql("INSERT INTO aiflow_event VALUES"
+                  " (3, 0, 'n', 'k', '', 't', '', '', 'q', 0),"
+                  " (4, 0, 'default', 'digits', '', 'UNDEFINED', '', '', 'p',"
+                  " 2)");
+    contract->sql("COMMIT");
+    appending_join(&a);
+    assert_int_equal(a.e.code, AIF_OK);
+    assert_int_equal(a.offset, 4);
+    assert_int_equal(count_of(*state), 4);
+    append_at(*state, events_of("p", 3, 1), 1, 5);
+}
+
 #define OPEN(test)                                                            \
     cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 #define FRESH(test) cmocka_unit_test_setup(test, contract_fresh)
@@ -257,10 +382,19 @@ store_contract_faults(void)
         FRESH(read_survives_every_failing_call),
         FRESH(a_killed_append_is_all_or_nothing),
     };
+    const struct CMUnitTest others[] = {
+        OPEN(a_lost_connection_is_opened_again),
+        OPEN(a_connection_lost_inside_an_append_is_estore),
+        OPEN(a_lock_that_is_never_given_back_is_estore),
+        OPEN(an_identity_that_another_commits_first_is_found),
+    };
     int failed = cmocka_run_group_tests(memory, NULL, NULL);
 
     if (contract->fault != NULL) {
         failed += cmocka_run_group_tests(calls, NULL, NULL);
+    }
+    if (contract->kill != NULL) {
+        failed += cmocka_run_group_tests(others, NULL, NULL);
     }
     return failed;
 }

@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <mysql.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,112 +131,9 @@ wait_until_at(const char *statement)
 }
 
 static void
-a_lost_connection_is_opened_again(void **state)
+wait_until_locked(void)
 {
-    aif_batch out = {0};
-    aif_head head;
-    uint64_t n;
-
-    append_at(*state, events_of("p", 0, 2), 2, 1);
-    kill_connections();
-    assert_int_equal(
-        aif_log_append(*state, events_of("p", 2, 1), 1, &n, NULL, &e),
-        AIF_ESTORE);
-    assert_int_not_equal(e.text[0], '\0');
-    append_at(*state, events_of("p", 2, 1), 1, 3);
-    kill_connections();
-    assert_int_equal(aif_log_head(*state, &head, &e), AIF_ESTORE);
-    assert_int_equal(head_of(*state), 3);
-    kill_connections();
-    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e),
-                     AIF_ESTORE);
-    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e), AIF_OK);
-    assert_int_equal(out.n, 3);
-    aif_batch_fini(&out);
-}
-
-typedef struct {
-    aif_log *log;
-    uint64_t offset;
-    aif_error e;
-} appending;
-
-static void *
-append_one(void *arg)
-{
-    static const aif_event ev = {.ns = {"default", 7},
-                                 .key = {"digits", 6},
-                                 .type = {"UNDEFINED", 9},
-                                 .producer = {"p", 1},
-                                 .sequence = 2};
-    appending *a = arg;
-
-    a->e.code = aif_log_append(a->log, &ev, 1, &a->offset, NULL, &a->e);
-    return NULL;
-}
-
-/* Two events are in the log, and admin has the lock that appends need. */
-static pthread_t
-start_append(appending *a)
-{
-    pthread_t thread;
-
-    append_at(a->log, events_of("p", 0, 2), 2, 1);
-    sql("BEGIN");
-    sql("SELECT * FROM aiflow_log_head FOR UPDATE");
-    assert_int_equal(pthread_create(&thread, NULL, append_one, a), 0);
     wait_until_at("UPDATE aiflow_log_head");
-    return thread;
-}
-
-static void
-a_connection_lost_inside_an_append_is_estore(void **state)
-{
-    appending a = {.log = *state};
-    pthread_t thread = start_append(&a);
-
-    kill_connections();
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_int_equal(a.e.code, AIF_ESTORE);
-    assert_non_null(strstr(a.e.text, "appending: "));
-    assert_int_equal(strlen(a.e.sqlstate), 5);
-    sql("ROLLBACK");
-    assert_int_equal(count_of(*state), 2);
-    append_at(*state, events_of("p", 2, 1), 1, 3);
-}
-
-/* Waits 5 s for the lock, and no longer. */
-static void
-a_lock_that_is_never_given_back_is_estore(void **state)
-{
-    appending a = {.log = *state};
-    pthread_t thread = start_append(&a);
-
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_int_equal(a.e.code, AIF_ESTORE);
-    assert_string_equal(a.e.sqlstate, "HY000");
-    assert_non_null(strstr(a.e.text, "appending: Lock wait timeout exceeded"));
-    sql("ROLLBACK");
-    append_at(*state, events_of("p", 2, 1), 1, 3);
-}
-
-/* The other one commits the same event while we wait for its lock. */
-static void
-an_identity_that_another_commits_first_is_found(void **state)
-{
-    appending a = {.log = *state};
-    pthread_t thread = start_append(&a);
-
-    sql("UPDATE aiflow_log_head SET \"offset\" = 4");
-    sql("INSERT INTO aiflow_event VALUES"
-        " (3, 0, 'n', 'k', '', 't', '', '', 'q', 0),"
-        " (4, 0, 'default', 'digits', '', 'UNDEFINED', '', '', 'p', 2)");
-    sql("COMMIT");
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_int_equal(a.e.code, AIF_OK);
-    assert_int_equal(a.offset, 4);
-    assert_int_equal(count_of(*state), 4);
-    append_at(*state, events_of("p", 3, 1), 1, 5);
 }
 
 static aif_err
@@ -333,7 +229,6 @@ static void
 a_deadlock_is_estore(void **state)
 {
     appending a = {.log = *state};
-    pthread_t thread;
 
     append_at(*state, events_of("p", 0, 2), 2, 1);
     sql("BEGIN");
@@ -341,10 +236,10 @@ a_deadlock_is_estore(void **state)
         " (3, 0, 'n', 'k', '', 't', '', '', 'q', 0),"
         " (4, 0, 'n', 'k', '', 't', '', '', 'q', 1),"
         " (5, 0, 'n', 'k', '', 't', '', '', 'q', 2)");
-    assert_int_equal(pthread_create(&thread, NULL, append_one, &a), 0);
+    appending_start(&a);
     wait_until_at("INSERT INTO aiflow_event"); /* it has the head */
     sql("UPDATE aiflow_log_head SET \"offset\" = 5");
-    assert_int_equal(pthread_join(thread, NULL), 0);
+    appending_join(&a);
     assert_int_equal(a.e.code, AIF_ESTORE);
     assert_string_equal(a.e.sqlstate, "40001");
     sql("COMMIT");
@@ -635,10 +530,6 @@ static int
 own_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        OPEN(a_lost_connection_is_opened_again),
-        OPEN(a_connection_lost_inside_an_append_is_estore),
-        OPEN(a_lock_that_is_never_given_back_is_estore),
-        OPEN(an_identity_that_another_commits_first_is_found),
         OPEN(a_question_fails_until_there_is_a_server),
         OPEN(a_deadlock_is_estore),
         OPEN(trailing_spaces_count),
@@ -707,7 +598,15 @@ main(void)
     }
     admin = connect_admin(uri);
     c = (store_case){
-        .fresh = fresh, .sql = sql, .fault = fault, .fault_lost = fault_lost};
+        .fresh = fresh,
+        .sql = sql,
+        .fault = fault,
+        .fault_lost = fault_lost,
+        .kill = kill_connections,
+        .wait_until_locked = wait_until_locked,
+        .lost = {"", "appending: "},
+        .waited = {"HY000", "appending: Lock wait timeout exceeded"},
+    };
     (void)snprintf(name, sizeof name, "aiflow_c_%d", (int)getpid());
     set_uri(uri);
     failed += store_contract(&c) + own_tests();

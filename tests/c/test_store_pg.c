@@ -7,7 +7,6 @@
 #include "store_contract.h"
 
 #include <libpq-fe.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,117 +103,6 @@ wait_until_locked(void)
         /* each turn asks the server */
     }
     alarm(0);
-}
-
-static void
-a_lost_connection_is_opened_again(void **state)
-{
-    aif_batch out = {0};
-    aif_head head;
-    uint64_t n;
-
-    append_at(*state, events_of("p", 0, 2), 2, 1);
-    kill_connections();
-    assert_int_equal(
-        aif_log_append(*state, events_of("p", 2, 1), 1, &n, NULL, &e),
-        AIF_ESTORE);
-    assert_int_not_equal(e.text[0], '\0');
-    append_at(*state, events_of("p", 2, 1), 1, 3);
-    kill_connections();
-    assert_int_equal(aif_log_head(*state, &head, &e), AIF_ESTORE);
-    assert_int_equal(head_of(*state), 3);
-    kill_connections();
-    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e),
-                     AIF_ESTORE);
-    assert_int_equal(aif_log_read(*state, AIF_BEYOND(0), 9, &out, &e), AIF_OK);
-    assert_int_equal(out.n, 3);
-    aif_batch_fini(&out);
-}
-
-typedef struct {
-    aif_log *log;
-    uint64_t offset;
-    aif_error e;
-} appending;
-
-static void *
-append_one(void *arg)
-{
-    static const aif_event ev = {.ns = {"default", 7},
-                                 .key = {"digits", 6},
-                                 .type = {"UNDEFINED", 9},
-                                 .producer = {"p", 1},
-                                 .sequence = 2};
-    appending *a = arg;
-
-    a->e.code = aif_log_append(a->log, &ev, 1, &a->offset, NULL, &a->e);
-    return NULL;
-}
-
-/* Two events are in the log, and admin has the lock that appends need. */
-static pthread_t
-start_append(appending *a)
-{
-    pthread_t thread;
-
-    append_at(a->log, events_of("p", 0, 2), 2, 1);
-    sql("BEGIN; SELECT * FROM aiflow_log_head FOR UPDATE");
-    assert_int_equal(pthread_create(&thread, NULL, append_one, a), 0);
-    wait_until_locked();
-    return thread;
-}
-
-static void
-a_connection_lost_inside_an_append_is_estore(void **state)
-{
-    appending a = {.log = *state};
-    pthread_t thread = start_append(&a);
-
-    kill_connections();
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_int_equal(a.e.code, AIF_ESTORE);
-    assert_string_equal(a.e.sqlstate, "08006");
-    assert_string_equal(a.e.text,
-                        "appending: FATAL:  terminating connection due to "
-                        "administrator command");
-    sql("ROLLBACK");
-    assert_int_equal(count_of(*state), 2);
-    append_at(*state, events_of("p", 2, 1), 1, 3);
-}
-
-/* Waits 5 s for the lock, and no longer. */
-static void
-a_lock_that_is_never_given_back_is_estore(void **state)
-{
-    appending a = {.log = *state};
-    pthread_t thread = start_append(&a);
-
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_int_equal(a.e.code, AIF_ESTORE);
-    assert_string_equal(a.e.sqlstate, "55P03");
-    assert_string_equal(a.e.text,
-                        "appending: canceling statement due to lock timeout");
-    sql("ROLLBACK");
-    append_at(*state, events_of("p", 2, 1), 1, 3);
-}
-
-/* The other one commits the same event while we wait for its lock: beyond our
- * snapshot, but not beyond the unique index. */
-static void
-an_identity_that_another_commits_first_is_found(void **state)
-{
-    appending a = {.log = *state};
-    pthread_t thread = start_append(&a);
-
-    sql("UPDATE aiflow_log_head SET \"offset\" = 4;"
-        "INSERT INTO aiflow_event VALUES"
-        " (3, 0, 'n', 'k', '', 't', '', '', 'q', 0), (4, 0, 'default',"
-        " 'digits', '', 'UNDEFINED', '', '', 'p', 2); COMMIT");
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_int_equal(a.e.code, AIF_OK);
-    assert_int_equal(a.offset, 4);
-    assert_int_equal(count_of(*state), 4);
-    append_at(*state, events_of("p", 3, 1), 1, 5);
 }
 
 /* A trigger sees what the session of the append has. */
@@ -382,10 +270,6 @@ static int
 own_tests(void)
 {
     const struct CMUnitTest tests[] = {
-        OPEN(a_lost_connection_is_opened_again),
-        OPEN(a_connection_lost_inside_an_append_is_estore),
-        OPEN(a_lock_that_is_never_given_back_is_estore),
-        OPEN(an_identity_that_another_commits_first_is_found),
         OPEN(an_append_is_durable_whatever_the_default),
         cmocka_unit_test(version_1_is_converted),
         cmocka_unit_test(what_version_1_lacks_in_front_was_let_go),
@@ -423,7 +307,17 @@ main(void)
     }
     (void)PQsetNoticeProcessor(admin, say_nothing, NULL);
     c = (store_case){
-        .fresh = fresh, .sql = sql, .fault = fault, .fault_lost = fault_lost};
+        .fresh = fresh,
+        .sql = sql,
+        .fault = fault,
+        .fault_lost = fault_lost,
+        .kill = kill_connections,
+        .wait_until_locked = wait_until_locked,
+        .lost = {"08006", "appending: FATAL:  terminating connection due to "
+                          "administrator command"},
+        .waited = {"55P03",
+                   "appending: canceling statement due to lock timeout"},
+    };
     (void)snprintf(name, sizeof name, "aiflow_c_%d", (int)getpid());
     (void)snprintf(c.uri, sizeof c.uri,
                    "%s%capplication_name=%s&options=-csearch_path%%3D%s",
