@@ -37,17 +37,17 @@ test-tsan: deps ## C tests with threads, thread sanitizer
 test-valgrind: deps ## C tests under valgrind
 	$(SUB) c-tests RUN='valgrind -q --leak-check=full --error-exitcode=9'
 test-py: build ## Python tests, no Airflow
-	@PYTHONMALLOC=debug $(PG) $(HANG) 1200 $(PY) -X dev -m pytest -q tests/py
+	@PYTHONMALLOC=debug $(PG) $(HANG) 2400 $(PY) -X dev -m pytest -q tests/py
 test-py-asan: build ## The same, with a sanitized extension
 	@AIF_SANITIZE=address,undefined $(PY) setup.py -q build --build-lib build/asan-py
 	@$(PG) env LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 1200 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep'
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 2400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep'
 test-airflow: build ## Tests with a real Airflow
-	@$(PG) $(HANG) 2400 $(PY) -m pytest -q tests/airflow
+	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/airflow
 test-crash: build ## kill -9 at every labelled point, then count
-	@$(PG) $(HANG) 1800 $(PY) -m pytest -q tests/crash
+	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/crash
 test-soak: build ## Brokers and clients killed at random; AIF_SOAK_EVENTS=10000
-	@$(PG) $(HANG) 900 $(PY) -m pytest -q -s tests/soak
+	@$(PG) $(HANG) 1800 $(PY) -m pytest -q -s tests/soak
 soak: ## The same with 100,000 events
 	@AIF_SOAK_EVENTS=100000 $(MAKE) --no-print-directory test-soak
 fuzz: deps ## Fuzz the decoders; FUZZ_SECONDS=30

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,18 @@ settings.load_profile("steady")
 
 # A shell's background jobs ignore Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def until():
+    """Wait for what other threads do in a moment, as the kernel does when they end."""
+
+    def wait(so):
+        deadline = time.monotonic() + 60
+        while not so():
+            assert time.monotonic() < deadline, "it did not come to that"
+
+    return wait
 
 
 @pytest.fixture

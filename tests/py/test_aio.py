@@ -135,7 +135,7 @@ def test_a_descriptor_that_was_closed_may_be_another_ones_at_once(broker):
         loop = asyncio.get_running_loop()
         async with AsyncEventClient(broker.uri) as client:
             subscription = await client.subscribe("a")
-            waiting = asyncio.create_task(subscription.poll(30))
+            waiting = asyncio.create_task(subscription.poll(60))
             while subscription._waiting is None:
                 await asyncio.sleep(0)  # pace: until it waits
             fd = subscription.fileno()
@@ -146,7 +146,7 @@ def test_a_descriptor_that_was_closed_may_be_another_ones_at_once(broker):
             loop.add_reader(fd, woken.set)
             assert await waiting == []
             os.write(writable, b"x")
-            await asyncio.wait_for(woken.wait(), 5)
+            await asyncio.wait_for(woken.wait(), 60)
             loop.remove_reader(fd)
             for ours in {fd, readable, writable}:
                 os.close(ours)

@@ -350,7 +350,7 @@ def test_everything_is_listened_to_once_by_threads_too(client, monkeypatch):
     both, subscribe = threading.Barrier(2), client._events.subscribe
 
     def at_once(**arguments):
-        both.wait(30)
+        both.wait(60)
         return subscribe(**arguments)
 
     def listen():

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -110,7 +109,7 @@ def growth(work, broker, times):
     return tracemalloc.get_traced_memory()[0] - before
 
 
-def test_descriptors_and_threads_are_given_back(tmp_path):
+def test_descriptors_and_threads_are_given_back(tmp_path, until):
     def opened(kind):
         return len(list(Path("/proc/self", kind).iterdir()))
 
@@ -124,10 +123,7 @@ def test_descriptors_and_threads_are_given_back(tmp_path):
     for _ in range(10):
         work()
     assert opened("fd") == before[0]
-    deadline = time.monotonic() + 60
-    while opened("task") > before[1] and time.monotonic() < deadline:
-        pass  # a thread that was joined may be seen a moment longer
-    assert opened("task") <= before[1]
+    until(lambda: opened("task") <= before[1])
 
 
 def test_what_libraries_keep_is_flat_too(tmp_path):

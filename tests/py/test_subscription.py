@@ -123,7 +123,7 @@ def test_control_patterns_are_asked_for(client, monkeypatch):
         assert not other.stopped
 
 
-def test_what_fails_on_the_way_leaves_no_connection(client, monkeypatch):
+def test_what_fails_on_the_way_leaves_no_connection(client, monkeypatch, until):
     def fails(*args):
         raise TimeoutError("of the question")
 
@@ -133,7 +133,7 @@ def test_what_fails_on_the_way_leaves_no_connection(client, monkeypatch):
     with pytest.raises(TimeoutError, match="of the question") as caught:
         client.subscribe(control=[("aiflow", "me", "STOP", "*")])
     assert caught.traceback
-    assert len(os.listdir("/proc/self/fd")) == before
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # the broker's end is in this process, too
 
 
 def test_close_ends_an_iteration_in_another_thread(client):
