@@ -33,7 +33,7 @@ class Listener:
         """End it.
 
         When this returns, the callback is not running and will not be called again; called by a callback of the same
-        client, it does not wait for that one.
+        client, it does not wait for that one.  While another thread's ``listen()`` waits for the broker, it waits too.
         """
         self._ears.stop(self._stream)
 
