@@ -59,8 +59,8 @@ class EventClient:
 
     It connects at its first use, and again whenever the broker comes back.  Of several brokers over one log it talks to
     one, at first to any of them, and to the next when that one is gone or silent; what was not answered is sent again,
-    and is not in the log twice.  One request is under way at a time: threads
-    that share a client wait for each other, and who wants more opens more.
+    and is not in the log twice.  One request is under way at a time: threads that share a client wait for each other,
+    and who wants more opens more.
 
     Every call takes a timeout, in seconds for each answer of the broker, and raises TimeoutError after it; StoreError
     when the broker's database failed until then; ClosedError and ForkError where this client may not be used.

@@ -272,7 +272,7 @@ class Deployment:
             "aiflow.event_mode": str(self.event_mode),
             **config,
         }
-        own = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW")}
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "AIFLOW_"))}
         own |= {f"AIRFLOW__{k.replace('.', '__').upper()}": v for k, v in settings.items()}
         own["AIRFLOW_HOME"] = str(self.home)
         own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', '')}"

@@ -40,9 +40,10 @@ triggering_events_macro.__name__ = "triggering_events"  # its name in templates
 
 
 def stop_requested() -> bool:
-    """Return whether a rule has asked this task to stop.  Never blocks; cheap enough for an inner loop.
+    """Return whether a rule has asked this task to stop.  Cheap enough for an inner loop; only the first call waits.
 
     :raises RuntimeError: called outside a running task.
+    :raises TimeoutError: no broker answered the first call within 30 s; the next one asks again.
     """
     ti = _this_try()
     try_id = str(ti.id)
