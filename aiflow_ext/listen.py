@@ -75,6 +75,7 @@ class Ears:
         self._core = core
         self._listeners: dict[int, Listener] = {}
         self._adding = Lock()  # held from a new stream to its place in listeners
+        self._ending = Lock()  # held while it is told to end, and while its descriptor is closed
         self._turn = Lock()  # held by the thread while it takes events and hands them out
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = Thread(target=self._run, name="aiflow-listen", daemon=True)
@@ -133,13 +134,14 @@ class Ears:
 
     def _end(self) -> None:
         """Have the thread end, which closes the rest; without one, close it here."""
-        if self.deaf:
-            return
-        self.deaf = True
-        if self._thread.ident is None:
-            self._give_back()
-        else:
-            os.eventfd_write(self._wake, 1)
+        with self._ending:
+            if self.deaf:
+                return
+            self.deaf = True
+            if self._thread.ident is None:
+                self._give_back()
+            else:
+                os.eventfd_write(self._wake, 1)
 
     def _give_back(self) -> None:
         self._core.close()
@@ -156,8 +158,9 @@ class Ears:
             log.exception("aiflow: listening ended")
             self._end_all(e)
         finally:
-            self.deaf = True
-            self._give_back()
+            with self._ending:  # who ends it has written by then
+                self.deaf = True
+                self._give_back()
 
     def _take(self) -> bool:
         """Hand out some events; False when none were there."""

@@ -1,6 +1,7 @@
 """Listeners: callbacks, one thread and one connection for all of a client."""
 
 import logging
+import os
 import queue
 import threading
 
@@ -209,4 +210,18 @@ def test_added_and_stopped_while_events_come(client):
         end.set()
         publisher.join()
     assert problems == []
+    assert threads() == []
+
+
+def test_its_descriptor_is_open_until_it_has_been_told_to_end(client, monkeypatch):
+    write, written = os.eventfd_write, []
+
+    def slow(fd, n):
+        write(fd, n)
+        threads()[0].join(0.5)  # as long as the thread may take to end
+        written.append(os.fstat(fd))
+
+    monkeypatch.setattr(os, "eventfd_write", slow)
+    client.listen(print).stop()
+    assert len(written) == 1
     assert threads() == []
