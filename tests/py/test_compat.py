@@ -471,6 +471,20 @@ def test_closing_ends_everything(connect):
 # --- each event once
 
 
+def test_closed_while_a_listener_starts(client, monkeypatch):
+    subscribe = client._events.subscribe
+
+    def closed_meanwhile(**arguments):
+        subscription = subscribe(**arguments)
+        client.close()
+        return subscription
+
+    monkeypatch.setattr(client._events, "subscribe", closed_meanwhile)
+    with pytest.raises(ClosedError, match="this NotificationClient is closed"):
+        client.start_listen_event("key", Watcher())
+    assert client._listeners == []
+
+
 def test_clients_have_ids_of_their_own(connect):
     ids = [connect().client_id for _ in range(10)]
     assert all(isinstance(i, int) for i in ids)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from ..._core import PATTERNS_MAX
 from ..._event import Event
-from ...errors import ConflictError, Error
+from ...errors import ClosedError, ConflictError, Error
 from ...events import EventClient
 from .base_notification import (
     ANY_CONDITION,
@@ -75,6 +75,7 @@ class NotificationClient:
         self._timeout = retry_timeout_ms / 1000
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
+        self._closed = False
         self._failed = threading.local()  # each thread's last send, when that failed
         self._resumable = self.conf.get(ENABLE_IDEMPOTENCE_CONFIG, "true").strip().lower() != "false"
         given = self.conf.get(CLIENT_ID) if self._resumable else None
@@ -89,6 +90,8 @@ class NotificationClient:
 
     def close(self) -> None:
         """Stop what listens, and give the connection back."""
+        with self._lock:
+            self._closed = True
         self._stop(lambda listener: True)
         self._events.close()
 
@@ -336,9 +339,14 @@ class NotificationClient:
             **part, after=self._after(version, start_time), control=(), timeout=self._timeout
         )
         with self._lock:
-            if everything and any(one.everything for one in self._listeners):
+            wrong: Exception | None = None
+            if self._closed:
+                wrong = ClosedError("this NotificationClient is closed")
+            elif everything and any(one.everything for one in self._listeners):
+                wrong = RuntimeError("already listening to all events: stop_listen_events() first")
+            if wrong is not None:
                 subscription.close()
-                raise RuntimeError("already listening to all events: stop_listen_events() first")
+                raise wrong
             listener = Listener(
                 filters,
                 everything,
