@@ -6,6 +6,7 @@ Each of four subscribers gets every event of four producers once, in offset orde
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -59,11 +60,12 @@ def free_port() -> int:
         return port
 
 
-def trouble(victims: list[Process], stop: threading.Event, seed: int) -> None:
-    """Kill one of them at random, and start it again a moment later."""
+def trouble(brokers: list[Process], clients: list[Process], stop: threading.Event, seed: int) -> None:
+    """Kill one at random, a broker and a client in turns, and start it again a moment later."""
     chance = random.Random(seed)
+    victims = itertools.cycle((brokers, clients))
     while not stop.wait(chance.uniform(0.1, 0.5)):
-        victim = chance.choice(victims)
+        victim = chance.choice(next(victims))
         if victim.process.poll() is None:
             victim.kill()
             stop.wait(chance.uniform(0.0, 0.3))
@@ -106,13 +108,13 @@ def test_killed_brokers_lose_double_and_reorder_nothing(tmp_path: Path, server: 
         clients += [Process(str(SCRIPT), "subscribe", addresses, str(file), str(4 * each)) for file in files]
         for process in clients:
             stack.callback(process.end)
-        killer = threading.Thread(target=trouble, args=([*brokers, *brokers, *clients], stop, seed))
+        killer = threading.Thread(target=trouble, args=(brokers, clients, stop, seed))
         killer.start()
         stack.callback(killer.join)
         stack.callback(stop.set)
         wait_for(clients, brokers, time.monotonic() + LIMIT_SEC)
     print(f"killed: brokers {[p.kills for p in brokers]}, clients {[p.kills for p in clients]}")
-    assert sum(p.kills for p in brokers) > 3
+    assert sum(p.kills for p in brokers) > 1  # it takes seconds, whatever the machine: the producers are paced
     check(log, start, names, each, files)
 
 
