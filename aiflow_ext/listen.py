@@ -75,7 +75,7 @@ class Ears:
         self._core = core
         self._listeners: dict[int, Listener] = {}
         self._adding = Lock()  # held from a new stream to its place in listeners
-        self._ending = Lock()  # held while it is told to end, and while its descriptor is closed
+        self._ending = Lock()  # held while it begins, is told to end, and gives back what it has
         self._turn = Lock()  # held by the thread while it takes events and hands them out
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = Thread(target=self._run, name="aiflow-listen", daemon=True)
@@ -91,11 +91,12 @@ class Ears:
                 if not self._listeners:
                     self._end()
                 raise
-            if self.deaf:
-                raise ClosedError("this EventClient is closed")
-            listener = self._listeners[stream] = Listener(self, callback, stream)
-            if self._thread.ident is None:
-                self._thread.start()
+            with self._ending:
+                if self.deaf:
+                    raise ClosedError("this EventClient is closed")
+                listener = self._listeners[stream] = Listener(self, callback, stream)
+                if self._thread.ident is None:
+                    self._thread.start()
         return listener
 
     def stop(self, stream: int) -> None:

@@ -225,3 +225,20 @@ def test_its_descriptor_is_open_until_it_has_been_told_to_end(client, monkeypatc
     client.listen(print).stop()
     assert len(written) == 1
     assert threads() == []
+
+
+def test_closed_while_its_thread_starts(client, monkeypatch):
+    start = threading.Thread.start
+    closing = threading.Thread(target=client.close)
+
+    def slow(thread):
+        if thread.name == "aiflow-listen":
+            start(closing)
+            closing.join(0.5)  # as long as it may take to close
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slow)
+    listener = client.listen(print)
+    closing.join()
+    assert threads() == []
+    listener.stop()
