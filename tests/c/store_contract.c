@@ -156,6 +156,62 @@ contract_die_at(const char *point)
     assert_int_equal(WTERMSIG(status), SIGKILL);
 }
 
+static pid_t orphan;
+
+/* The child, which never uses the log. */
+static pid_t
+fork_orphan(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        alarm(60);
+        for (;;) {
+            (void)pause();
+        }
+    }
+    return pid;
+}
+
+static void
+live_and_die(int told, const char *point, void (*act)(aif_log *))
+{
+    aif_log *log = open_again();
+    pid_t pid = fork_orphan();
+
+    if (write(told, &pid, sizeof pid) == sizeof pid) {
+        (void)setenv("AIF_CRASH_AT", point, 1);
+        aif_point_reload();
+        act(log);
+    }
+    _exit(1);
+}
+
+void
+contract_orphan(const char *point, void (*act)(aif_log *))
+{
+    int told[2];
+    int status;
+    pid_t pid;
+
+    assert_int_equal(pipe(told), 0);
+    pid = fork();
+    if (pid == 0) {
+        live_and_die(told[1], point, act);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(read(told[0], &orphan, sizeof orphan), sizeof orphan);
+    (void)close(told[0]);
+    (void)close(told[1]);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+void
+contract_end_orphan(void)
+{
+    assert_int_equal(kill(orphan, SIGKILL), 0);
+}
+
 static void
 open_in_children(int n)
 {

@@ -75,6 +75,10 @@ uint64_t purged_of(aif_log *log);
 void assert_read(aif_log *log, const aif_query *q, const char *want);
 /* Open the log in a child that AIF_CRASH_AT kills there. */
 void contract_die_at(const char *point);
+/* A process opens the log and forks; then it is killed at point, in act, and
+ * its child lives on.  What is held for ever with it ends with the test. */
+void contract_orphan(const char *point, void (*act)(aif_log *));
+void contract_end_orphan(void);
 /* Open what was version 1, with events p/first... p/5 at their own
  * offsets, created at the last at newest: nothing is lost, and it goes on. */
 void contract_converted(uint64_t first, int64_t newest);

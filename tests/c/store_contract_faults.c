@@ -237,6 +237,28 @@ a_killed_append_is_all_or_nothing(void **state)
     aif_log_free(log);
 }
 
+static void
+append_and_die(aif_log *log)
+{
+    uint64_t offsets[3];
+
+    (void)append_three(log, offsets);
+}
+
+/* Its child has inherited what it had open: a lock, a connection.  The next
+ * writer waits for none of that. */
+static void
+a_child_of_the_killed_holds_nothing(void **state)
+{
+    aif_log *log = open_again();
+
+    (void)state;
+    contract_orphan("append.before_commit", append_and_die);
+    append_at(log, events_of("p", 2, 3), 3, 1);
+    contract_end_orphan();
+    aif_log_free(log);
+}
+
 /* ---- a server, and others who use it ---- */
 
 static void
@@ -381,6 +403,7 @@ store_contract_faults(void)
         FRESH(open_survives_every_failing_call),
         FRESH(read_survives_every_failing_call),
         FRESH(a_killed_append_is_all_or_nothing),
+        FRESH(a_child_of_the_killed_holds_nothing),
     };
     const struct CMUnitTest others[] = {
         OPEN(a_lost_connection_is_opened_again),

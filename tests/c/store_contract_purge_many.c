@@ -131,6 +131,24 @@ a_killed_purge_is_all_or_nothing(void **state)
     assert_all_or_nothing(true);
 }
 
+static void
+purge_and_die(aif_log *log)
+{
+    (void)purge(log, AIF_STR("a"), 9, 9);
+}
+
+static void
+a_child_of_the_killed_holds_no_lock(void **state)
+{
+    aif_log *log = twelve();
+
+    (void)state;
+    contract_orphan("purge.before_commit", purge_and_die);
+    assert_int_equal(purge(log, AIF_STR("a"), 9, 9), 5);
+    contract_end_orphan();
+    aif_log_free(log);
+}
+
 enum { TOTAL = 4000, CHUNK = 50 };
 
 /* Until the log is as long as it will be, and nothing of it is left. */
@@ -299,6 +317,7 @@ store_contract_purge_many(void)
         FRESH(purge_survives_every_failing_call),
         FRESH(purge_survives_every_lost_answer),
         FRESH(a_killed_purge_is_all_or_nothing),
+        FRESH(a_child_of_the_killed_holds_no_lock),
         FRESH(two_purge_while_others_write_and_read),
         OPEN(only_a_purge_makes_holes),
     };

@@ -57,6 +57,9 @@ const size_t aif_mysql_insert_rows[AIF_MYSQL_INSERTS] = {AIF_MYSQL_ROWS_MAX,
 void
 aif_mysql_shut(aif_mysql *s)
 {
+    aif_forks_stop();
+    aif_forks_remove(&s->owned);
+    aif_forks_go();
     if (s->conn != NULL) {
         mysql_close(s->conn); /* first: then the others have nobody to tell */
         s->conn = NULL;
@@ -304,6 +307,7 @@ static aif_err
 dial(aif_mysql *s, aif_error *e)
 {
     const aif_mysql_uri *at = &s->at;
+    int fd;
 
     s->conn = mysql_init(NULL);
     if (s->conn == NULL) {
@@ -315,7 +319,11 @@ dial(aif_mysql *s, aif_error *e)
                            at->unix_socket, 0) == NULL) {
         return aif_mysql_fail(s, "connecting", e);
     }
-    (void)fcntl((int)mysql_get_socket(s->conn), F_SETFD, FD_CLOEXEC);
+    fd = (int)mysql_get_socket(s->conn);
+    (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    aif_forks_stop();
+    aif_forks_add(&s->owned, fd);
+    aif_forks_go();
     return AIF_OK;
 }
 

@@ -6,8 +6,9 @@
 
 #include "base/buf.h"
 #include "base/err.h"
-#include "mysql/uri.h"
+#include "base/forks.h"
 #include "log/store.h"
+#include "mysql/uri.h"
 
 #include <mysql.h>
 #include <stdbool.h>
@@ -33,7 +34,8 @@ typedef struct {
 } aif_mysql_rows;
 
 typedef struct {
-    MYSQL *conn;      /* NULL: lost, to be opened again */
+    MYSQL *conn; /* NULL: lost, to be opened again */
+    aif_owned owned;
     MYSQL_STMT *take; /* the head, if it is what we think */
     MYSQL_STMT *inserts[AIF_MYSQL_INSERTS];
     uint64_t packet; /* bytes of the longest statement */

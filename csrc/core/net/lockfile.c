@@ -1,59 +1,24 @@
 /* lockfile.c - flock(2) belongs to the open file, which a forked child
- * shares: it would hold the lock for as long as it lives, O_CLOEXEC or not.
- * So a fork handler closes the child's copies.  fcntl(2) locks are not
- * inherited, but do not see a second broker of the same process.
- *
- * The list of held locks is the one thing here that is global, because
- * fork(2) is.
+ * shares: it would hold the lock for as long as it lives, O_CLOEXEC or not
+ * (forks.h).  fcntl(2) locks are not inherited, but do not see a second broker
+ * of the same process.
  */
 #include "net/lockfile.h"
 
+#include "base/forks.h"
 #include "base/mem.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 
 struct aif_lockfile {
-    aif_lockfile *next;
     int fd;
+    aif_owned owned;
 };
-
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static aif_lockfile *held;
-
-static void
-before_fork(void)
-{
-    pthread_mutex_lock(&mutex);
-}
-
-static void
-after_fork(void)
-{
-    pthread_mutex_unlock(&mutex);
-}
-
-static void
-in_child(void)
-{
-    for (aif_lockfile *l = held; l != NULL; l = l->next) {
-        (void)close(l->fd);
-    }
-    held = NULL;
-    pthread_mutex_unlock(&mutex);
-}
-
-static void
-watch_forks(void)
-{
-    (void)pthread_atfork(before_fork, after_fork, in_child);
-}
 
 static aif_err
 held_by_another(int fd, const char *path, aif_error *e)
@@ -116,17 +81,15 @@ aif_lockfile_take(const char *path, aif_lockfile **out, aif_error *e)
     if (l == NULL) {
         return aif_fail(e, AIF_ENOMEM, "locking %s", path);
     }
-    (void)pthread_once(&once, watch_forks);
-    pthread_mutex_lock(&mutex); /* no fork between open and the list */
+    aif_forks_stop(); /* no child between open and add */
     err = lock(path, &l->fd, e);
     if (err == AIF_OK) {
-        l->next = held;
-        held = l;
+        aif_forks_add(&l->owned, l->fd);
         *out = l;
     } else if (l->fd >= 0) {
         (void)close(l->fd);
     }
-    pthread_mutex_unlock(&mutex);
+    aif_forks_go();
     if (err != AIF_OK) {
         aif_free(l);
     }
@@ -139,14 +102,9 @@ aif_lockfile_free(aif_lockfile *l)
     if (l == NULL) {
         return;
     }
-    pthread_mutex_lock(&mutex);
-    for (aif_lockfile **at = &held; *at != NULL; at = &(*at)->next) {
-        if (*at == l) {
-            *at = l->next;
-            break;
-        }
-    }
+    aif_forks_stop();
+    aif_forks_remove(&l->owned);
     (void)close(l->fd);
-    pthread_mutex_unlock(&mutex);
+    aif_forks_go();
     aif_free(l);
 }

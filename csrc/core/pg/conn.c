@@ -96,6 +96,9 @@ static const char VERSION[] =
 void
 aif_pg_drop(aif_pg *s)
 {
+    aif_forks_stop();
+    aif_forks_remove(&s->owned);
+    aif_forks_go();
     PQfinish(s->conn);
     s->conn = NULL;
 }
@@ -297,6 +300,9 @@ dial(aif_pg *s, aif_error *e)
         return aif_pg_fail(s, NULL, "connecting", e);
     }
     (void)PQsetNoticeProcessor(s->conn, say_nothing, NULL);
+    aif_forks_stop();
+    aif_forks_add(&s->owned, PQsocket(s->conn));
+    aif_forks_go();
     return AIF_OK;
 }
 

@@ -4,6 +4,7 @@
 #ifndef AIF_PG_CONN_H
 #define AIF_PG_CONN_H
 
+#include "base/forks.h"
 #include "log/store.h"
 
 #include <libpq-fe.h>
@@ -29,6 +30,7 @@ typedef enum {
 
 typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
+    aif_owned owned;
     char uri[];
 } aif_pg;
 
