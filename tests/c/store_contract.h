@@ -16,6 +16,7 @@ typedef struct {
     void (*fresh)(void);
     /* Below: NULL for a log that nobody else can reach. */
     void (*sql)(const char *sql); /* run it behind the log's back */
+    void (*hold)(bool on);        /* the lock that writers need */
     void (*fault)(int n);         /* the n-th call to the database fails */
     void (*fault_lost)(int n);    /* it works, and its answer is lost */
     /* Below: NULL without a server. */

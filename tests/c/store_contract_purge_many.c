@@ -280,6 +280,17 @@ two_purge_while_others_write_and_read(void **state)
     aif_log_free(log);
 }
 
+/* A log is long, and what goes from it may be rare. */
+static void
+a_purge_looks_without_the_lock(void **state)
+{
+    append_in(*state, "aab", 1);
+    contract->hold(true);
+    assert_int_equal(purge(*state, AIF_STR("c"), 3, 9), 0);
+    contract->hold(false);
+    assert_int_equal(purge(*state, AIF_STR("a"), 3, 9), 2);
+}
+
 static void
 only_a_purge_makes_holes(void **state)
 {
@@ -319,6 +330,7 @@ store_contract_purge_many(void)
         FRESH(a_killed_purge_is_all_or_nothing),
         FRESH(a_child_of_the_killed_holds_no_lock),
         FRESH(two_purge_while_others_write_and_read),
+        OPEN(a_purge_looks_without_the_lock),
         OPEN(only_a_purge_makes_holes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,6 +42,15 @@ sql(const char *text)
 }
 
 static void
+hold(bool on)
+{
+    sql(on ? "BEGIN" : "ROLLBACK");
+    if (on) {
+        sql("SELECT * FROM aiflow_log_head FOR UPDATE");
+    }
+}
+
+static void
 drop(void)
 {
     char text[100];
@@ -309,6 +318,7 @@ main(void)
     c = (store_case){
         .fresh = fresh,
         .sql = sql,
+        .hold = hold,
         .fault = fault,
         .fault_lost = fault_lost,
         .kill = kill_connections,

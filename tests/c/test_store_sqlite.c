@@ -61,6 +61,20 @@ sql(const char *text)
 }
 
 static void
+hold(bool on)
+{
+    static sqlite3 *db;
+
+    if (!on) {
+        (void)sqlite3_close(db);
+        return;
+    }
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL),
+                     SQLITE_OK);
+}
+
+static void
 fault(int n)
 {
     fault_sqlite_after(n, n % 2 == 0 ? ENOSPC : EIO);
@@ -314,18 +328,15 @@ static void
 a_lock_that_is_never_given_back_is_estore(void **state)
 {
     uint64_t offset;
-    sqlite3 *db;
 
     append_at(*state, events_of("p", 0, 2), 2, 1);
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL),
-                     SQLITE_OK);
+    hold(true);
     assert_int_equal(
         aif_log_append(*state, events_of("p", 2, 1), 1, &offset, NULL, &e),
         AIF_ESTORE);
     assert_non_null(strstr(e.text, "database is locked"));
     assert_int_equal(count_of(*state), 2); /* reading goes on */
-    (void)sqlite3_close(db);
+    hold(false);
     append_at(*state, events_of("p", 2, 1), 1, 3);
 }
 
@@ -432,7 +443,7 @@ main(void)
         perror(dir);
         return 1;
     }
-    c = (store_case){.fresh = fresh, .sql = sql, .fault = fault};
+    c = (store_case){.fresh = fresh, .sql = sql, .hold = hold, .fault = fault};
     failed = store_contract(&c) + own_tests();
     remove_log();
     (void)rmdir(dir);

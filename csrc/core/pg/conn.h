@@ -19,12 +19,13 @@ typedef enum {
     AIF_PG_SEQUENCE,
     AIF_PG_FIND,
     AIF_PG_PURGED,
+    AIF_PG_PURGE,
     /* With a query's offsets as $1 and $2, and its patterns. */
     AIF_PG_READ,
     AIF_PG_COUNT,
     AIF_PG_NEWEST,
     AIF_PG_SENDERS,
-    AIF_PG_PURGE,
+    AIF_PG_OLDEST,
     AIF_PG_STMTS
 } aif_pg_stmt;
 
@@ -79,6 +80,8 @@ typedef struct {
 
 void aif_pg_add_number(aif_pg_params *p, uint64_t v);
 void aif_pg_add_text(aif_pg_params *p, aif_str s);
+/* As SQL writes it. */
+void aif_pg_add_written(aif_pg_params *p, const char *text);
 PGresult *aif_pg_execute(aif_pg *s, aif_pg_stmt which, const aif_pg_params *p);
 /* The kept statement, or one with q's patterns; NULL: no memory. */
 PGresult *aif_pg_query(aif_pg *s, aif_pg_stmt which, const aif_query *q,

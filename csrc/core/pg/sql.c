@@ -97,30 +97,33 @@ static const char APPEND_AGAIN[] =
     ")" HEAD
     " UNION ALL SELECT i, known, 0, 0 FROM given WHERE known IS NOT NULL";
 
-/* The transaction has locked the head.  $3: max, $4: now, $5: the namespaces,
- * which are the pattern as well.  Row: how many. */
-#define PURGE_FROM                                                            \
-    "WITH gone AS ("                                                          \
-    "  DELETE FROM aiflow_event WHERE \"offset\" = ANY (ARRAY("               \
-    "    SELECT \"offset\" " ASKED                                            \
-    "    AND \"offset\" > coalesce((SELECT upto FROM aiflow_log_purged"       \
-    "      WHERE namespace = $5::text), 0)"
-#define PURGE_TO                                                              \
-    "    ORDER BY \"offset\" LIMIT $3::int8))"                                \
-    "  RETURNING \"offset\""                                                  \
-    "), total AS ("                                                           \
-    "  SELECT count(*) AS n, max(\"offset\") AS upto FROM gone"               \
-    "), counted AS ("                                                         \
-    "  INSERT INTO aiflow_log_purged AS was"                                  \
-    "  SELECT $5::text, upto, n, $4::int8 FROM total WHERE n > 0"             \
-    "  ON CONFLICT (namespace) DO UPDATE SET upto = excluded.upto,"           \
-    "    events = was.events + excluded.events,"                              \
-    "    purged_at = excluded.purged_at"                                      \
-    "), head AS ("                                                            \
-    "  UPDATE aiflow_log_head SET purged = greatest(purged, upto)"            \
-    "  FROM total WHERE id = 1 AND n > 0"                                     \
-    ")"                                                                       \
-    "SELECT n FROM total"
+/* What goes: $3: max, $4: the namespaces, which are the pattern as well. */
+#define OLDEST_FROM                                                           \
+    "SELECT \"offset\" " ASKED                                                \
+    " AND \"offset\" > coalesce((SELECT upto FROM aiflow_log_purged"          \
+    "   WHERE namespace = $4::text), 0)"
+#define OLDEST_TO " ORDER BY \"offset\" LIMIT $3::int8"
+
+/* The transaction has locked the head.  $1: their offsets, $2: now, $3: the
+ * namespaces.  Row: how many were still there. */
+static const char PURGE[] =
+    "WITH gone AS ("
+    "  DELETE FROM aiflow_event WHERE \"offset\" = ANY ($1::int8[])"
+    "  RETURNING \"offset\""
+    "), total AS ("
+    "  SELECT count(*) AS n, max(\"offset\") AS upto FROM gone"
+    "), counted AS ("
+    "  INSERT INTO aiflow_log_purged AS was"
+    "  SELECT $3::text, upto, n, $2::int8 FROM total WHERE n > 0"
+    "  ON CONFLICT (namespace) DO UPDATE SET"
+    "    upto = greatest(was.upto, excluded.upto),"
+    "    events = was.events + excluded.events,"
+    "    purged_at = excluded.purged_at"
+    "), head AS ("
+    "  UPDATE aiflow_log_head SET purged = greatest(purged, upto)"
+    "  FROM total WHERE id = 1 AND n > 0"
+    ")"
+    "SELECT n FROM total";
 
 /* Patterns come between from and to.  READ's $3: max, $4: bytes of values
  * (lengths do not need the values: they may be TOASTed); NEWEST's $3: how
@@ -167,7 +170,8 @@ static const struct {
     [AIF_PG_SENDERS] = {"aiflow_senders", "SELECT sender, count(*) " ASKED,
                         " GROUP BY sender ORDER BY sender COLLATE \"C\""
                         " LIMIT $3::int8"},
-    [AIF_PG_PURGE] = {"aiflow_purge", PURGE_FROM, PURGE_TO},
+    [AIF_PG_OLDEST] = {"aiflow_oldest", OLDEST_FROM, OLDEST_TO},
+    [AIF_PG_PURGE] = {"aiflow_purge", PURGE, ""},
 };
 
 aif_err
@@ -210,6 +214,14 @@ aif_pg_add_text(aif_pg_params *p, aif_str s)
     p->values[p->n] = s.n == 0 ? "" : s.p; /* NULL would be SQL's */
     p->lengths[p->n] = (int)s.n;
     p->formats[p->n++] = 1;
+}
+
+void
+aif_pg_add_written(aif_pg_params *p, const char *text)
+{
+    p->values[p->n] = text;
+    p->lengths[p->n] = 0;
+    p->formats[p->n++] = 0;
 }
 
 PGresult *

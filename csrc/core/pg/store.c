@@ -2,8 +2,10 @@
  *
  * append: one statement, one round trip, one commit (pg/append.c).
  * read:   pages of rows, until there are enough, of rows or of bytes.
- * purge:  a transaction that locks the head first, as appends do: what
- *         another's purge has deleted meanwhile is not counted again.
+ * purge:  first the offsets, for what is rare is looked for in all of a log,
+ *         and meanwhile others write; then a transaction that locks the head,
+ *         as appends do: what another's purge has deleted meanwhile is not
+ *         counted again.
  *
  * A statement that fails left nothing behind.  An answer that was lost is
  * ESTORE, and the events may be there: the same append again finds them.
@@ -13,6 +15,8 @@
 #include "base/clock.h"
 #include "pg/conn.h"
 #include "base/point.h"
+
+#include <stdio.h>
 
 #define PAGE 2000 /* rows asked for at once */
 
@@ -245,15 +249,49 @@ pg_keep(void *store, aif_str ns, uint64_t n, uint64_t *upto, aif_error *e)
     return newest(store, &q, n, upto, e);
 }
 
-/* Within a transaction. */
 static aif_err
-purge_locked(aif_pg *s, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
-             aif_error *e)
+find_oldest(aif_pg *s, aif_str ns, uint64_t upto, size_t max, PGresult **out,
+            aif_error *e)
 {
     const aif_str any = AIF_STR("*");
     const aif_pattern of = {ns, any, any, any, any};
     const aif_query q = {
         .patterns = &of, .n = !aif_str_eq(ns, any), .upto = upto};
+    aif_pg_params p = {.n = 0};
+
+    add_query(&p, &q);
+    aif_pg_add_number(&p, max);
+    aif_pg_add_text(&p, ns);
+    *out = aif_pg_query(s, AIF_PG_OLDEST, &q, &p);
+    if (PQresultStatus(*out) == PGRES_TUPLES_OK) {
+        return AIF_OK;
+    }
+    (void)aif_pg_fail(s, *out, "purging", e);
+    *out = NULL;
+    return e->code;
+}
+
+/* "{1,2,5}" */
+static aif_err
+write_offsets(const PGresult *oldest, aif_buf *out, aif_error *e)
+{
+    char text[24];
+    aif_err err = AIF_OK;
+
+    for (int i = 0; err == AIF_OK && i < PQntuples(oldest); i++) {
+        const int n = snprintf(text, sizeof text, "%c%llu", i == 0 ? '{' : ',',
+                               (unsigned long long)aif_pg_int8(oldest, i, 0));
+
+        err = aif_buf_put(out, text, (size_t)n, e);
+    }
+    return err != AIF_OK ? err : aif_buf_put(out, "}", 2, e);
+}
+
+/* Within a transaction. */
+static aif_err
+purge_locked(aif_pg *s, aif_str ns, const char *offsets, uint64_t *gone,
+             aif_error *e)
+{
     aif_pg_params p = {.n = 0};
     aif_head head;
     aif_err err = read_head(s, AIF_PG_LOCK, &head, e);
@@ -261,12 +299,52 @@ purge_locked(aif_pg *s, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
     if (err != AIF_OK) {
         return err;
     }
-    add_query(&p, &q);
-    aif_pg_add_number(&p, max);
+    aif_pg_add_written(&p, offsets);
     aif_pg_add_number(&p, (uint64_t)aif_wall_ms());
     aif_pg_add_text(&p, ns);
-    return aif_pg_number(s, aif_pg_query(s, AIF_PG_PURGE, &q, &p), "purging",
+    return aif_pg_number(s, aif_pg_execute(s, AIF_PG_PURGE, &p), "purging",
                          gone, e);
+}
+
+static aif_err
+purge_found(aif_pg *s, aif_str ns, const char *offsets, uint64_t *gone,
+            aif_error *e)
+{
+    aif_err err = aif_pg_run(s, "BEGIN", "purging", e);
+
+    if (err == AIF_OK) {
+        err = purge_locked(s, ns, offsets, gone, e);
+    }
+    AIF_POINT("purge.before_commit");
+    if (err == AIF_OK) {
+        err = aif_pg_run(s, "COMMIT", "purging", e);
+    }
+    AIF_POINT("purge.after_commit");
+    return err;
+}
+
+/* *all: none that was found was let go by another meanwhile. */
+static aif_err
+purge_some(aif_pg *s, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
+           bool *all, aif_error *e)
+{
+    aif_buf offsets = {0};
+    uint64_t some = 0;
+    PGresult *oldest;
+    aif_err err = find_oldest(s, ns, upto, max, &oldest, e);
+    const uint64_t found = (uint64_t)PQntuples(oldest);
+
+    if (found > 0) {
+        err = write_offsets(oldest, &offsets, e);
+    }
+    PQclear(oldest);
+    if (err == AIF_OK && found > 0) {
+        err = purge_found(s, ns, (const char *)offsets.p, &some, e);
+    }
+    aif_buf_fini(&offsets);
+    *all = some == found;
+    *gone += some;
+    return err;
 }
 
 static aif_err
@@ -274,27 +352,19 @@ pg_purge(void *store, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
          aif_error *e)
 {
     aif_pg *s = store;
+    bool all = false;
     aif_err err = aif_pg_ready(s, e);
 
+    *gone = 0;
     AIF_POINT("purge.begin");
-    if (err == AIF_OK) {
-        err = aif_pg_run(s, "BEGIN", "purging", e);
-    }
-    if (err != AIF_OK) {
-        return err;
-    }
-    err = purge_locked(s, ns, upto, max, gone, e);
-    AIF_POINT("purge.before_commit");
-    if (err == AIF_OK) {
-        err = aif_pg_run(s, "COMMIT", "purging", e);
+    while (err == AIF_OK && !all) {
+        err = purge_some(s, ns, upto, max - *gone, gone, &all, e);
     }
     if (err != AIF_OK) {
         *gone = 0;
         aif_pg_drop(s);
-        return err;
     }
-    AIF_POINT("purge.after_commit");
-    return AIF_OK;
+    return err;
 }
 
 /* Both "postgresql://" and "postgres://"; libpq refuses the rest. */

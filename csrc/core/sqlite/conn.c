@@ -106,15 +106,17 @@ static const char *const STATEMENTS[AIF_SQL_STMTS][2] = {
     [AIF_SQL_SEQUENCE] = {"SELECT coalesce(max(sequence), 0)"
                           " FROM aiflow_event WHERE producer = ?1",
                           ""},
+    [AIF_SQL_DELETE] = {"DELETE FROM aiflow_event WHERE \"offset\" = ?1", ""},
     [AIF_SQL_UPTO] = {"SELECT coalesce((SELECT upto FROM aiflow_log_purged"
                       " WHERE namespace = ?1), 0)",
                       ""},
-    [AIF_SQL_ADD_PURGED] = {"INSERT INTO aiflow_log_purged AS row"
-                            " VALUES (?1, ?2, ?3, ?4)"
-                            " ON CONFLICT (namespace) DO UPDATE SET"
-                            " upto = ?2, events = row.events + ?3,"
-                            " purged_at = ?4",
-                            ""},
+    [AIF_SQL_ADD_PURGED] =
+        {"INSERT INTO aiflow_log_purged AS row"
+         " VALUES (?1, ?2, ?3, ?4)"
+         " ON CONFLICT (namespace) DO UPDATE SET"
+         " upto = max(row.upto, ?2), events = row.events + ?3,"
+         " purged_at = ?4",
+         ""},
     [AIF_SQL_SET_PURGED] = {"UPDATE aiflow_log_head"
                             " SET purged = max(purged, ?1) WHERE id = 1",
                             ""},
@@ -127,12 +129,10 @@ static const char *const STATEMENTS[AIF_SQL_STMTS][2] = {
     [AIF_SQL_COUNT] = {"SELECT count(*) " ASKED, ""},
     [AIF_SQL_NEWEST] = {"SELECT coalesce((SELECT \"offset\" " ASKED,
                         " ORDER BY \"offset\" DESC LIMIT 1 OFFSET ?3), 0)"},
-    [AIF_SQL_OLDEST] = {"SELECT coalesce(max(\"offset\"), 0)"
-                        " FROM (SELECT \"offset\" " ASKED,
-                        " ORDER BY \"offset\" LIMIT ?3)"},
+    [AIF_SQL_OLDEST] = {"SELECT \"offset\" " ASKED,
+                        " ORDER BY \"offset\" LIMIT ?3"},
     [AIF_SQL_SENDERS] = {"SELECT sender, count(*) " ASKED,
                          " GROUP BY sender ORDER BY sender LIMIT ?3"},
-    [AIF_SQL_DELETE] = {"DELETE " ASKED, ""},
 };
 
 /* Everything is bound as bytes.  A prefix is not GLOB: it may have its

@@ -4,12 +4,21 @@
 #ifndef AIF_SQLITE_CONN_H
 #define AIF_SQLITE_CONN_H
 
-#include "event/query.h"
+#include "log/store.h"
 
 #include <sqlite3.h>
 #include <stdint.h>
 
 #define AIF_SQLITE_SCHEME "sqlite:"
+
+/* All of a namespace, exact or by a prefix. */
+#define AIF_SQLITE_OF(ns)                                                     \
+    (aif_query)                                                               \
+    {                                                                         \
+        .patterns = &(const aif_pattern){(ns), AIF_STR("*"), AIF_STR("*"),    \
+                                         AIF_STR("*"), AIF_STR("*")},         \
+        .n = 1, .upto = INT64_MAX                                             \
+    }
 
 /* The statements that are kept. */
 typedef enum {
@@ -21,6 +30,7 @@ typedef enum {
     AIF_SQL_INSERT,
     AIF_SQL_KNOWN,
     AIF_SQL_SEQUENCE,
+    AIF_SQL_DELETE,
     AIF_SQL_UPTO,
     AIF_SQL_ADD_PURGED,
     AIF_SQL_SET_PURGED,
@@ -31,7 +41,6 @@ typedef enum {
     AIF_SQL_NEWEST,
     AIF_SQL_OLDEST,
     AIF_SQL_SENDERS,
-    AIF_SQL_DELETE,
     AIF_SQL_STMTS
 } aif_sqlite_stmt;
 
@@ -66,5 +75,19 @@ void aif_sqlite_done(aif_sqlite *s, aif_sqlite_stmt which, sqlite3_stmt *q);
 AIF_MUST_CHECK aif_err aif_sqlite_number(aif_sqlite *s, sqlite3_stmt *q,
                                          const char *what, uint64_t *out,
                                          aif_error *e);
+/* That of a kept statement whose first parameter is a text. */
+AIF_MUST_CHECK aif_err aif_sqlite_number_of(aif_sqlite *s,
+                                            aif_sqlite_stmt which, aif_str of,
+                                            uint64_t *out, aif_error *e);
+void aif_sqlite_bind(sqlite3_stmt *q, int i, aif_str v);
+AIF_MUST_CHECK aif_err aif_sqlite_head(aif_sqlite *s, aif_head *out,
+                                       aif_error *e);
+/* Some errors roll back by themselves, others leave it to us. */
+void aif_sqlite_undo(aif_sqlite *s);
+
+/* aif_store_ops.purge (purge.c) */
+AIF_MUST_CHECK aif_err aif_sqlite_purge(void *store, aif_str ns, uint64_t upto,
+                                        size_t max, uint64_t *gone,
+                                        aif_error *e);
 
 #endif

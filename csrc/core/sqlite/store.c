@@ -10,12 +10,11 @@
  */
 #include "log/store.h"
 
-#include "base/clock.h"
 #include "base/point.h"
 #include "sqlite/conn.h"
 
-static void
-bind_str(sqlite3_stmt *q, int i, aif_str v)
+void
+aif_sqlite_bind(sqlite3_stmt *q, int i, aif_str v)
 {
     /* NULL would be SQL's; it fails only for an i or a size out of range */
     (void)sqlite3_bind_text(q, i, v.n == 0 ? "" : v.p, (int)v.n,
@@ -27,13 +26,13 @@ bind_event(sqlite3_stmt *q, const aif_event *ev, uint64_t offset, int64_t time)
 {
     (void)sqlite3_bind_int64(q, 1, (sqlite3_int64)offset);
     (void)sqlite3_bind_int64(q, 2, time);
-    bind_str(q, 3, ev->ns);
-    bind_str(q, 4, ev->key);
-    bind_str(q, 5, ev->value);
-    bind_str(q, 6, ev->type);
-    bind_str(q, 7, ev->sender);
-    bind_str(q, 8, ev->context);
-    bind_str(q, 9, ev->producer);
+    aif_sqlite_bind(q, 3, ev->ns);
+    aif_sqlite_bind(q, 4, ev->key);
+    aif_sqlite_bind(q, 5, ev->value);
+    aif_sqlite_bind(q, 6, ev->type);
+    aif_sqlite_bind(q, 7, ev->sender);
+    aif_sqlite_bind(q, 8, ev->context);
+    aif_sqlite_bind(q, 9, ev->producer);
     (void)sqlite3_bind_int64(q, 10, (sqlite3_int64)ev->sequence);
 }
 
@@ -41,7 +40,7 @@ static aif_err
 find_known(aif_sqlite *s, aif_str producer, uint64_t sequence,
            uint64_t *offset, aif_error *e)
 {
-    bind_str(s->stmts[AIF_SQL_KNOWN], 1, producer);
+    aif_sqlite_bind(s->stmts[AIF_SQL_KNOWN], 1, producer);
     (void)sqlite3_bind_int64(s->stmts[AIF_SQL_KNOWN], 2,
                              (sqlite3_int64)sequence);
     return aif_sqlite_number(s, s->stmts[AIF_SQL_KNOWN], "looking in", offset,
@@ -76,8 +75,8 @@ insert(aif_sqlite *s, const aif_event *events, size_t n, aif_head *head,
     return err;
 }
 
-static aif_err
-read_head(aif_sqlite *s, aif_head *out, aif_error *e)
+aif_err
+aif_sqlite_head(aif_sqlite *s, aif_head *out, aif_error *e)
 {
     sqlite3_stmt *q = s->stmts[AIF_SQL_HEAD];
     int rc = sqlite3_step(q);
@@ -102,7 +101,7 @@ append_locked(aif_sqlite *s, const aif_event *events, size_t n,
 {
     sqlite3_stmt *bump = s->stmts[AIF_SQL_BUMP];
     aif_head head;
-    aif_err err = read_head(s, before, e);
+    aif_err err = aif_sqlite_head(s, before, e);
 
     if (err != AIF_OK) {
         return err;
@@ -122,8 +121,8 @@ append_locked(aif_sqlite *s, const aif_event *events, size_t n,
 }
 
 /* Some errors roll back by themselves, others leave it to us. */
-static void
-roll_back(aif_sqlite *s)
+void
+aif_sqlite_undo(aif_sqlite *s)
 {
     aif_error ignored;
 
@@ -150,7 +149,7 @@ sqlite_append(void *store, const aif_event *events, size_t n,
     }
     err = append_locked(s, events, n, offsets, before, e);
     if (err != AIF_OK) {
-        roll_back(s);
+        aif_sqlite_undo(s);
         return err;
     }
     AIF_POINT("append.after_commit");
@@ -257,7 +256,7 @@ sqlite_head(void *store, aif_head *out, aif_error *e)
 {
     aif_err err = aif_sqlite_ready(store, e);
 
-    return err != AIF_OK ? err : read_head(store, out, e);
+    return err != AIF_OK ? err : aif_sqlite_head(store, out, e);
 }
 
 static aif_err
@@ -317,12 +316,11 @@ sqlite_senders(void *store, const aif_query *query, aif_buf *out, aif_error *e)
     return err;
 }
 
-/* A kept statement whose first parameter is a text. */
-static aif_err
-number_of(aif_sqlite *s, aif_sqlite_stmt which, aif_str of, uint64_t *out,
-          aif_error *e)
+aif_err
+aif_sqlite_number_of(aif_sqlite *s, aif_sqlite_stmt which, aif_str of,
+                     uint64_t *out, aif_error *e)
 {
-    bind_str(s->stmts[which], 1, of);
+    aif_sqlite_bind(s->stmts[which], 1, of);
     return aif_sqlite_number(s, s->stmts[which], "asking", out, e);
 }
 
@@ -332,9 +330,9 @@ sqlite_sequence(void *store, aif_str producer, uint64_t *sequence,
 {
     aif_err err = aif_sqlite_ready(store, e);
 
-    return err != AIF_OK
-               ? err
-               : number_of(store, AIF_SQL_SEQUENCE, producer, sequence, e);
+    return err != AIF_OK ? err
+                         : aif_sqlite_number_of(store, AIF_SQL_SEQUENCE,
+                                                producer, sequence, e);
 }
 
 static aif_err
@@ -362,119 +360,13 @@ sqlite_purged(void *store, aif_buf *out, aif_error *e)
     return err;
 }
 
-/* All of a namespace, exact or by a prefix. */
-#define OF(ns)                                                                \
-    (aif_query)                                                               \
-    {                                                                         \
-        .patterns = &(const aif_pattern){(ns), AIF_STR("*"), AIF_STR("*"),    \
-                                         AIF_STR("*"), AIF_STR("*")},         \
-        .n = 1, .upto = INT64_MAX                                             \
-    }
-
 static aif_err
 sqlite_keep(void *store, aif_str ns, uint64_t n, uint64_t *upto, aif_error *e)
 {
-    const aif_query q = OF(ns);
+    const aif_query q = AIF_SQLITE_OF(ns);
     aif_err err = aif_sqlite_ready(store, e);
 
     return err != AIF_OK ? err : number(store, AIF_SQL_NEWEST, &q, n, upto, e);
-}
-
-/* The oldest of q, at most max: q->upto becomes the last of them. */
-static aif_err
-find_oldest(aif_sqlite *s, aif_str ns, size_t max, aif_query *q, aif_error *e)
-{
-    aif_head head; /* it must be there */
-    aif_err err = read_head(s, &head, e);
-
-    if (err == AIF_OK) {
-        err = number_of(s, AIF_SQL_UPTO, ns, &q->after, e);
-    }
-    return err != AIF_OK ? err
-                         : number(s, AIF_SQL_OLDEST, q, max, &q->upto, e);
-}
-
-static aif_err
-erase(aif_sqlite *s, const aif_query *query, uint64_t *gone, aif_error *e)
-{
-    sqlite3_stmt *q;
-    aif_err err = aif_sqlite_query(s, AIF_SQL_DELETE, query, 0, &q, e);
-    int rc;
-
-    if (err != AIF_OK) {
-        return err;
-    }
-    rc = sqlite3_step(q);
-    *gone = (uint64_t)sqlite3_changes(s->db);
-    aif_sqlite_done(s, AIF_SQL_DELETE, q);
-    return rc == SQLITE_DONE ? AIF_OK : aif_sqlite_fail(s, rc, "purging", e);
-}
-
-static aif_err
-count_purged(aif_sqlite *s, aif_str ns, uint64_t upto, uint64_t gone,
-             aif_error *e)
-{
-    sqlite3_stmt *add = s->stmts[AIF_SQL_ADD_PURGED];
-    aif_err err;
-
-    bind_str(add, 1, ns);
-    (void)sqlite3_bind_int64(add, 2, (sqlite3_int64)upto);
-    (void)sqlite3_bind_int64(add, 3, (sqlite3_int64)gone);
-    (void)sqlite3_bind_int64(add, 4, aif_wall_ms());
-    err = aif_sqlite_run(s, AIF_SQL_ADD_PURGED, "purging", e);
-    if (err != AIF_OK) {
-        return err;
-    }
-    (void)sqlite3_bind_int64(s->stmts[AIF_SQL_SET_PURGED], 1,
-                             (sqlite3_int64)upto);
-    return aif_sqlite_run(s, AIF_SQL_SET_PURGED, "purging", e);
-}
-
-static aif_err
-purge_locked(aif_sqlite *s, aif_str ns, uint64_t upto, size_t max,
-             uint64_t *gone, aif_error *e)
-{
-    aif_query q = OF(ns);
-    aif_err err;
-
-    q.upto = upto;
-    err = find_oldest(s, ns, max, &q, e);
-    if (err == AIF_OK && q.upto > 0) {
-        err = erase(s, &q, gone, e);
-    }
-    if (err == AIF_OK && *gone > 0) {
-        err = count_purged(s, ns, q.upto, *gone, e);
-    }
-    if (err != AIF_OK) {
-        return err;
-    }
-    AIF_POINT("purge.before_commit");
-    return aif_sqlite_run(s, AIF_SQL_COMMIT, "committing to", e);
-}
-
-static aif_err
-sqlite_purge(void *store, aif_str ns, uint64_t upto, size_t max,
-             uint64_t *gone, aif_error *e)
-{
-    aif_sqlite *s = store;
-    aif_err err = aif_sqlite_ready(s, e);
-
-    *gone = 0;
-    AIF_POINT("purge.begin");
-    if (err == AIF_OK) {
-        err = aif_sqlite_run(s, AIF_SQL_BEGIN, "locking", e);
-    }
-    if (err != AIF_OK) {
-        return err;
-    }
-    err = purge_locked(s, ns, upto, max, gone, e);
-    if (err != AIF_OK) {
-        roll_back(s);
-        *gone = 0;
-        return err;
-    }
-    AIF_POINT("purge.after_commit");
-    return AIF_OK;
 }
 
 const aif_store_ops aif_store_sqlite = {
@@ -489,7 +381,7 @@ const aif_store_ops aif_store_sqlite = {
     .senders = sqlite_senders,
     .sequence = sqlite_sequence,
     .find = sqlite_find,
-    .purge = sqlite_purge,
+    .purge = aif_sqlite_purge,
     .purged = sqlite_purged,
     .keep = sqlite_keep,
 };
