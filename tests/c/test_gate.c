@@ -362,6 +362,23 @@ a_client_is_told_that_it_is_not_let_in(void **state)
     assert_int_equal(head_as(g, &keys, SOON, &e), AIF_EINVAL);
 }
 
+/* One that is not there may take them, when it is. */
+static void
+a_broker_that_is_away_has_not_denied(void **state)
+{
+    const gated *g = *state;
+    char uris[300];
+    aif_client *c;
+    uint64_t n;
+    aif_error e;
+
+    (void)snprintf(uris, sizeof uris, "%s,ipc:///tmp/aif-test-nobody",
+                   aif_broker_uri(g->broker.broker));
+    assert_int_equal(aif_client_open(uris, &g->eve, &c, &e), AIF_OK);
+    assert_int_equal(aif_client_head(c, &n, 500, &e), AIF_ETIMEOUT);
+    aif_client_free(c);
+}
+
 /* Whoever takes the id of one that left is sent what was meant for it. */
 static void
 a_routing_id_of_ones_own_is_refused(void **state)
@@ -516,6 +533,7 @@ main(void)
         GATED(who_knows_another_broker_is_not_let_in),
         GATED(who_has_no_key_is_not_let_in),
         GATED(a_client_is_told_that_it_is_not_let_in),
+        GATED(a_broker_that_is_away_has_not_denied),
         GATED(who_has_but_the_public_key_is_not_let_in),
         GATED(a_routing_id_of_ones_own_is_refused),
         GATED(with_keys_any_address_is_served),

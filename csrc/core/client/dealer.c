@@ -178,7 +178,7 @@ aif_dealer_connect(aif_dealer *d, aif_error *e)
         d->at = (d->at + 1) % d->uris.n;
         err = connect_at(d, d->uris.uri[d->at], e);
     }
-    d->tries = d->denials = 0;
+    d->tries = d->denied = 0;
     return err;
 }
 
@@ -186,13 +186,13 @@ aif_err
 aif_dealer_move(aif_dealer *d, aif_error *e)
 {
     unsigned tries = d->tries + 1;
-    unsigned denials = d->denials;
+    unsigned denied = d->denied;
     aif_err err;
 
     d->at = (d->at + 1) % d->uris.n;
     err = aif_dealer_connect(d, e);
     d->tries = tries;
-    d->denials = denials;
+    d->denied = denied;
     return err;
 }
 
@@ -254,10 +254,10 @@ hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
 {
     if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
         d->up = true;
-        d->tries = d->denials = 0;
+        d->tries = d->denied = 0;
         return;
     }
-    d->denials += is_denial(event, value);
+    d->denied |= (unsigned)is_denial(event, value) << d->at;
     if (!d->failed) {
         d->failed = true;
         d->due = now + pause(d->tries + 1, d->uris.n);
@@ -292,7 +292,7 @@ aif_dealer_gone(aif_dealer *d, int64_t now)
 aif_err
 aif_dealer_denied(const aif_dealer *d, aif_error *e)
 {
-    if (d->denials < d->uris.n) {
+    if (d->denied != (1u << d->uris.n) - 1) {
         return AIF_OK;
     }
     return aif_fail(e, AIF_EDENIED, "%s: %s", d->uris.names,

@@ -29,7 +29,7 @@ typedef struct {
     bool failed;       /* or lost since: move on when it is time */
     int64_t due;       /* that time; or, not up, when to think it failed */
     unsigned tries;    /* attempts since it was up */
-    unsigned denials;  /* of those, ended by a broker that wants other keys */
+    unsigned denied;   /* which brokers want other keys: a bit for each */
     uint64_t last_id;  /* of requests */
 } aif_dealer;
 

@@ -207,7 +207,7 @@ tend(aif_sub *s, aif_error *e)
     }
     aif_sub_unwatch(s); /* until the dealer says that it is time again */
     aif_dealer_disconnect(&s->dealer);
-    s->dealer.denials = 0;
+    s->dealer.denied = 0;
     return e->code;
 }
 
