@@ -1,6 +1,10 @@
 /* The broker and its peers: answers, and what no peer should send. */
+#define _GNU_SOURCE
 #include "broker_fixture.h"
 
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +38,71 @@ what_waits_is_one_append(void **state)
     assert_in_range(stats_of(s).turns, 1, 32);
     aif_buf_fini(&tail);
     raw_close(&r);
+}
+
+#define EXPORT __attribute__((visibility("default")))
+
+static pthread_t tester;
+static atomic_size_t no_room_for; /* bytes of a frame, in the broker, once */
+
+static bool
+no_room(size_t n)
+{
+    size_t want = n;
+
+    if (pthread_equal(pthread_self(), tester) || n == 0 ||
+        !atomic_compare_exchange_strong(&no_room_for, &want, 0)) {
+        return false;
+    }
+    errno = ENOMEM;
+    return true;
+}
+
+EXPORT int
+zmq_send(void *socket, const void *p, size_t n, int flags)
+{
+    static int (*real)(void *, const void *, size_t, int);
+
+    if (real == NULL) {
+        *(void **)&real = dlsym(RTLD_NEXT, "zmq_send");
+    }
+    return no_room(n) ? -1 : real(socket, p, n, flags);
+}
+
+EXPORT int
+zmq_msg_init_size(zmq_msg_t *msg, size_t n)
+{
+    static int (*real)(zmq_msg_t *, size_t);
+
+    if (real == NULL) {
+        *(void **)&real = dlsym(RTLD_NEXT, "zmq_msg_init_size");
+    }
+    return no_room(n) ? -1 : real(msg, n);
+}
+
+/* It is lost; the next answer, to another peer, is that one's alone. */
+static void
+an_answer_without_memory_is_nobody_elses(void **state)
+{
+    served *s = *state;
+    aif_frame ping = {.kind = AIF_K_PING, .id = 1};
+    raw first;
+    raw second;
+
+    tester = pthread_self();
+    raw_open(&first, s->bind);
+    raw_open(&second, s->bind);
+    atomic_store(&no_room_for, AIF_FRAME_HEAD);
+    raw_frame(&first, &ping, NULL);
+    while (atomic_load(&no_room_for) != 0) {
+        (void)raw_poll(&first, 1);
+    }
+    ping.id = 2;
+    raw_frame(&second, &ping, NULL);
+    assert_int_equal(raw_next(&second).id, 2);
+    assert_false(raw_poll(&first, 0));
+    raw_close(&first);
+    raw_close(&second);
 }
 
 static void
@@ -331,6 +400,7 @@ main(void)
     cmocka_unit_test_setup_teardown(test, served_##how, served_teardown)
     const struct CMUnitTest tests[] = {
         SERVED(what_waits_is_one_append, sqlite),
+        SERVED(an_answer_without_memory_is_nobody_elses, mem),
         SERVED(a_bad_frame_is_refused_and_counted, mem),
         SERVED(a_batch_is_10000_events, mem),
         SERVED(messages_of_several_parts_are_refused, mem),

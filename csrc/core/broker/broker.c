@@ -32,15 +32,24 @@
 aif_sent
 aif_broker_send(aif_broker *b, const aif_route *to)
 {
+    aif_sent how = AIF_SENT;
+    zmq_msg_t frame;
+
+    if (zmq_msg_init_size(&frame, b->out.n) != 0) {
+        return AIF_FULL; /* before its route: else the next would follow it */
+    }
+    memcpy(zmq_msg_data(&frame), b->out.p, b->out.n);
     if (zmq_send(b->router, to->p, to->n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-        return zmq_errno() == EHOSTUNREACH ? AIF_GONE : AIF_FULL;
+        how = zmq_errno() == EHOSTUNREACH ? AIF_GONE : AIF_FULL;
+    } else if (zmq_msg_send(&frame, b->router, ZMQ_DONTWAIT) < 0) {
+        how = AIF_FULL; /* never: the route found room */
     }
-    /* The first part chose the pipe and found room: this cannot block. */
-    if (zmq_send(b->router, b->out.p, b->out.n, ZMQ_DONTWAIT) < 0) {
-        return AIF_FULL;
+    if (how == AIF_SENT) {
+        aif_count(&b->stats.bytes_out, b->out.n);
+    } else {
+        (void)zmq_msg_close(&frame);
     }
-    aif_count(&b->stats.bytes_out, b->out.n);
-    return AIF_SENT;
+    return how;
 }
 
 void
