@@ -72,6 +72,8 @@ uint64_t purge(aif_log *log, aif_str ns, uint64_t upto, size_t max);
 /* The rows, as "ns upto events;" each. */
 void assert_purged(aif_log *log, const char *want);
 uint64_t purged_of(aif_log *log);
+/* Read it, and forget it. */
+aif_err read_all(aif_log *log, const aif_query *q, aif_error *why);
 /* The offsets that a read gives, as "1 2 5", or "RETENTION, n kept". */
 void assert_read(aif_log *log, const aif_query *q, const char *want);
 /* Open the log in a child that AIF_CRASH_AT kills there. */

@@ -200,7 +200,7 @@ who_begins_with_the_oldest_misses_what_goes_later(void **state)
     assert_int_equal(add(b, 1, 0, &e), AIF_OK);
     b->subs[0]->cursor = 1; /* as if it had got 1 of another namespace */
     b->subs[0]->granted = 0;
-    assert_int_equal(b->subs[0]->purged, 3);
+    assert_int_equal(b->subs[0]->gone, 3);
     assert_int_equal(aif_catch_missed(b, b->subs[0], &e), AIF_OK);
     assert_int_equal(
         aif_log_purge(b->log, AIF_STR("default"), 5, 9, &gone, &e), AIF_OK);
@@ -213,6 +213,32 @@ who_begins_with_the_oldest_misses_what_goes_later(void **state)
     assert_int_equal(b->subs[0]->id, 2);
     assert_int_equal(add(b, 3, 2, &e), AIF_ERETENTION);
     assert_int_equal(b->n_subs, 1);
+}
+
+/* What goes from one namespace may lie before what went from another, so that
+ * the head's `purged` stays where it was. */
+static void
+who_is_behind_misses_what_goes_before_what_went(void **state)
+{
+    aif_broker *b = *state;
+    aif_event ev = numbered("q", 1);
+    uint64_t gone;
+    aif_error e;
+
+    append(b, 1, 9);
+    ev.ns = AIF_STR("other");
+    assert_int_equal(aif_log_append(b->log, &ev, 1, &b->head, NULL, &e),
+                     AIF_OK);
+    assert_int_equal(aif_log_purge(b->log, AIF_STR("other"), 10, 9, &gone, &e),
+                     AIF_OK);
+    assert_int_equal(add(b, 1, 0, &e), AIF_OK);
+    b->subs[0]->cursor = 2; /* as if it had got the first two */
+    assert_int_equal(
+        aif_log_purge(b->log, AIF_STR("default"), 5, 9, &gone, &e), AIF_OK);
+    assert_int_equal(gone, 5);
+    aif_subs_catch_up(b, 1000);
+    assert_int_equal(b->n_subs, 0);
+    assert_int_equal(b->stats.retention, 1);
 }
 
 /* The event's key is "k".  Nobody is at this route, so who is sent it is
@@ -256,6 +282,7 @@ main(void)
         OPEN(who_is_behind_is_due),
         OPEN(a_push_finds_who_wants_it_by_the_key),
         OPEN(who_missed_events_is_dropped),
+        OPEN(who_is_behind_misses_what_goes_before_what_went),
         OPEN(who_begins_with_the_oldest_misses_what_goes_later),
         OPEN(who_is_gone_is_dropped_with_the_first_push),
         OPEN(after_now_is_the_head_of_the_log),

@@ -126,7 +126,6 @@ all_refused(aif_log *log)
         aif_log_append(log, ev, 1, &n, NULL, &e),
         aif_log_conflict(log, ev, &e),
         aif_log_read(log, all, 1, &out, &e),
-        aif_log_missed(log, all, &e),
         aif_log_count(log, all, &n, &e),
         aif_log_head(log, &head, &e),
         aif_log_last(log, all, &n, &e),

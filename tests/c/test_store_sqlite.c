@@ -217,7 +217,7 @@ purge_without_memory(int n)
         err = aif_log_senders(log, AIF_BEYOND(0), &out, &e);
     }
     if (err == AIF_OK) {
-        err = aif_log_missed(log, AIF_BEYOND(1), &e);
+        err = read_all(log, AIF_BEYOND(1), &e);
     }
     fault_store_off();
     if (err != AIF_ERETENTION && err != AIF_ENOMEM) {

@@ -8,6 +8,8 @@
  */
 #include "broker/in.h"
 
+#include "log/missed.h"
+
 static bool
 behind(const aif_broker *b, const aif_subscriber *s)
 {
@@ -65,17 +67,28 @@ refuse_who_missed(aif_broker *b, size_t i, const aif_error *why)
 
 /* Nothing that it wants is missing from beyond its cursor?  Only what was let
  * go since we asked last, or since it began with the oldest that was kept. */
-aif_err
-aif_catch_missed(aif_broker *b, aif_subscriber *s, aif_error *e)
+static aif_err
+missed(aif_subscriber *s, const aif_buf *rows, aif_error *e)
 {
     const aif_query q = {
         .patterns = s->patterns, .n = s->n, .after = s->cursor};
+
+    return aif_missed(rows, &q, &s->gone, e);
+}
+
+aif_err
+aif_catch_missed(aif_broker *b, aif_subscriber *s, aif_error *e)
+{
+    aif_buf rows = {0};
     aif_err err = AIF_OK;
 
-    if (s->cursor < b->purged && s->purged < b->purged) {
-        err = aif_log_missed(b->log, &q, e);
+    if (s->cursor < b->purged) {
+        err = aif_log_purged(b->log, &rows, e);
     }
-    s->purged = err == AIF_OK ? b->purged : s->purged;
+    if (err == AIF_OK) {
+        err = missed(s, &rows, e);
+    }
+    aif_buf_fini(&rows);
     return err;
 }
 
@@ -83,20 +96,21 @@ aif_catch_missed(aif_broker *b, aif_subscriber *s, aif_error *e)
 static aif_err
 find_who_missed(aif_broker *b, const aif_span *span, aif_error *e)
 {
-    aif_head head;
-    aif_err err = aif_broker_look(b, &head, e);
+    aif_buf rows = {0};
+    aif_err err = aif_log_purged(b->log, &rows, e);
 
     for (size_t i = b->n_subs; err == AIF_OK && i-- > 0;) {
         aif_subscriber *s = b->subs[i];
 
         if (s->cursor >= span->from && s->cursor < span->to) {
-            err = aif_catch_missed(b, s, e);
+            err = missed(s, &rows, e);
         }
         if (err == AIF_ERETENTION) {
             refuse_who_missed(b, i, e);
             err = AIF_OK;
         }
     }
+    aif_buf_fini(&rows);
     return err;
 }
 

@@ -99,7 +99,8 @@ typedef struct {
     uint64_t taken;  /* bytes of them that the client says it has */
     uint32_t window; /* it began with */
     int64_t took;    /* when it last took something; 0: never */
-    uint64_t purged; /* that it misses nothing by, or knows of */
+    uint64_t gone;   /* events that were let go, of what it wants, and that
+                        it misses nothing by, or knows of */
     int64_t heard;   /* when it last said something */
     char key[AIF_CURVE_KEY + 1]; /* who asked for it; "": no CURVE */
     bool hints;

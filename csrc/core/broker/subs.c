@@ -190,7 +190,6 @@ make(aif_broker *b, const aif_route *from, const aif_frame *f,
     (*out)->to = *from;
     (*out)->id = f->id;
     (*out)->start = (*out)->cursor = (*out)->told = cursor;
-    (*out)->purged = cursor == 0 ? b->purged : 0;
     (*out)->granted = (*out)->window = f->max;
     (*out)->hints = f->flag;
     memcpy((*out)->key, b->gate.key, sizeof b->gate.key);

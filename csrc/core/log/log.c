@@ -232,29 +232,45 @@ enter(aif_log *log, const aif_query *q, aif_error *e)
     return err != AIF_OK ? err : aif_guard_enter(&log->guard, e);
 }
 
-/* The usual case, all events and each next to the last, needs no look at the
- * head: nothing is missing. */
+static aif_err
+missed(aif_log *log, const aif_query *q, const aif_head *head, aif_error *e)
+{
+    aif_buf rows = {0};
+    uint64_t known = 0;
+    aif_err err = AIF_OK;
+
+    if (q->after < head->purged) {
+        err = log->ops->purged(log->store, &rows, e);
+    }
+    if (err == AIF_OK) {
+        err = aif_missed(&rows, q, &known, e);
+    }
+    aif_buf_fini(&rows);
+    return err;
+}
+
+/* full: all that was asked for, or as much as a read gives.  Then, of all
+ * events and each next to the last, nothing is missing: the usual case needs
+ * no look at the head. */
 static aif_err
 check_read(aif_log *log, const aif_query *q, const aif_batch *out, size_t from,
-           aif_error *e)
+           bool full, aif_error *e)
 {
     const bool all = q->n == 0;
-    bool missed = !q->kept && q->after > 0;
+    bool look = !q->kept && q->after > 0;
     aif_head head;
     gap found;
     aif_err err = check_rows(out, from, q->after, &found, e);
 
-    missed = missed && (!all || out->n == from || found.next != 0);
-    if (err != AIF_OK || (!missed && (!all || found.next == 0))) {
+    look = look && (!all || !full || found.next != 0);
+    if (err != AIF_OK || (!look && (!all || found.next == 0))) {
         return err;
     }
     err = log->ops->head(log->store, &head, e);
     if (err == AIF_OK && all) {
         err = check_gap(&found, &head, e);
     }
-    return err != AIF_OK || !missed
-               ? err
-               : aif_missed(log->ops, log->store, q, &head, e);
+    return err != AIF_OK || !look ? err : missed(log, q, &head, e);
 }
 
 aif_err
@@ -264,6 +280,7 @@ aif_log_read(aif_log *log, const aif_query *q, size_t max, aif_batch *out,
     const aif_query own = bigint(q);
     const size_t n = out->n;
     const size_t bytes = out->bytes;
+    bool full;
     aif_err err = enter(log, q, e);
 
     if (err != AIF_OK) {
@@ -273,27 +290,13 @@ aif_log_read(aif_log *log, const aif_query *q, size_t max, aif_batch *out,
         err = log->ops->read(log->store, &own, max, out, e);
     }
     if (err == AIF_OK && max > 0) {
-        err = check_read(log, &own, out, n, e);
+        full = out->n - n == max || out->bytes - bytes >= AIF_READ_BYTES ||
+               (out->n > n && out->events[out->n - 1].offset == own.upto);
+        err = check_read(log, &own, out, n, full, e);
     }
     if (err != AIF_OK) {
         out->n = n;
         out->bytes = bytes;
-    }
-    return leave(log, err);
-}
-
-aif_err
-aif_log_missed(aif_log *log, const aif_query *q, aif_error *e)
-{
-    aif_head head;
-    aif_err err = enter(log, q, e);
-
-    if (err != AIF_OK) {
-        return err;
-    }
-    err = log->ops->head(log->store, &head, e);
-    if (err == AIF_OK) {
-        err = aif_missed(log->ops, log->store, q, &head, e);
     }
     return leave(log, err);
 }

@@ -45,9 +45,6 @@ AIF_MUST_CHECK aif_err aif_log_conflict(aif_log *log, const aif_event *ev,
  * was let go, is ECORRUPT.  On failure out is as before. */
 AIF_MUST_CHECK aif_err aif_log_read(aif_log *log, const aif_query *q,
                                     size_t max, aif_batch *out, aif_error *e);
-/* ERETENTION as aif_log_read, without reading. */
-AIF_MUST_CHECK aif_err aif_log_missed(aif_log *log, const aif_query *q,
-                                      aif_error *e);
 AIF_MUST_CHECK aif_err aif_log_count(aif_log *log, const aif_query *q,
                                      uint64_t *n, aif_error *e);
 AIF_MUST_CHECK aif_err aif_log_head(aif_log *log, aif_head *out, aif_error *e);

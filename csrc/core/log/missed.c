@@ -44,29 +44,26 @@ say(const aif_query *q, const purged *worst, aif_error *e)
 }
 
 aif_err
-aif_missed(const aif_store_ops *ops, void *store, const aif_query *q,
-           const aif_head *head, aif_error *e)
+aif_missed(const aif_buf *rows, const aif_query *q, uint64_t *known,
+           aif_error *e)
 {
-    aif_buf bytes = {0};
-    aif_reader rows;
+    aif_reader in = {rows->p, rows->n};
     purged worst = {.upto = q->after};
+    uint64_t gone = 0;
     purged row;
     aif_err err = AIF_OK;
 
-    if (q->after == 0 || q->after >= head->purged) {
-        return AIF_OK;
-    }
-    err = ops->purged(store, &bytes, e);
-    rows = (aif_reader){bytes.p, bytes.n};
-    while (err == AIF_OK && rows.n > 0) {
-        err = next_row(&rows, &row, e);
-        if (err == AIF_OK && row.upto > worst.upto && concerns(q, row.ns)) {
-            worst = row;
+    while (err == AIF_OK && in.n > 0) {
+        err = next_row(&in, &row, e);
+        if (err == AIF_OK && concerns(q, row.ns)) {
+            gone += row.events;
+            worst = row.upto > worst.upto ? row : worst;
         }
     }
-    if (err == AIF_OK && worst.upto > q->after) {
+    if (err == AIF_OK && q->after > 0 && gone != *known &&
+        worst.upto > q->after) {
         err = say(q, &worst, e);
     }
-    aif_buf_fini(&bytes);
+    *known = err == AIF_OK ? gone : *known;
     return err;
 }

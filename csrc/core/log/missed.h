@@ -1,4 +1,5 @@
-/* missed.h - were events let go that a reader has not seen?  For log.c alone.
+/* missed.h - were events let go that a reader has not seen?  Pure; for log.c,
+ * and the broker, whose readers go on.
  */
 #ifndef AIF_MISSED_H
 #define AIF_MISSED_H
@@ -6,9 +7,10 @@
 #include "log/store.h"
 
 /* ERETENTION, with what was let go and where to begin again: it is beyond
- * q->after (which is not 0), in a namespace that q means. */
-AIF_MUST_CHECK aif_err aif_missed(const aif_store_ops *ops, void *store,
-                                  const aif_query *q, const aif_head *head,
-                                  aif_error *e);
+ * q->after (which is not 0), in a namespace that q means.  rows: those of
+ * aif_store_ops.purged.  *known: how many events of such namespaces were gone
+ * when it was asked last, 0 at first: where there are no more, all is well. */
+AIF_MUST_CHECK aif_err aif_missed(const aif_buf *rows, const aif_query *q,
+                                  uint64_t *known, aif_error *e);
 
 #endif
