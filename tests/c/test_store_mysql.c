@@ -4,9 +4,11 @@
 
 #include "fault_store.h"
 #include "log/log.h"
+#include "mysql/conn.h"
 #include "mysql/uri.h"
 #include "store_contract.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <mysql.h>
 #include <stdio.h>
@@ -535,6 +537,36 @@ a_uri_that_is_none_is_refused(void **state)
 #define OPEN(test)                                                            \
     cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 
+/* Somebody takes connections there, and says nothing, as if its machine were
+ * gone.  Only one came, however often the store was asked meanwhile. */
+static void
+who_does_not_answer_is_not_waited_for_again(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    aif_mysql *s = calloc(1, sizeof *s + 100);
+
+    (void)state;
+    assert_int_equal(bind(listener, (struct sockaddr *)&at, n), 0);
+    assert_int_equal(listen(listener, 9), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &n), 0);
+    assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
+    s->at = (aif_mysql_uri){.user = "x",
+                            .host = "127.0.0.1",
+                            .port = ntohs(at.sin_port),
+                            .database = "x"};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(aif_mysql_ready(s, &e), AIF_ESTORE);
+        assert_non_null(strstr(e.text, "connecting: "));
+    }
+    assert_int_equal(close(accept(listener, NULL, NULL)), 0);
+    assert_int_equal(accept(listener, NULL, NULL), -1);
+    (void)close(listener);
+    free(s);
+}
+
 static int
 own_tests(void)
 {
@@ -546,6 +578,7 @@ own_tests(void)
         OPEN(a_session_has_its_own_settings),
         OPEN(a_process_that_we_start_has_no_socket_of_ours),
         OPEN(tables_that_were_converted_are_refused),
+        cmocka_unit_test(who_does_not_answer_is_not_waited_for_again),
         OPEN(tables_that_are_half_made_are_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,8 +4,11 @@
 
 #include "fault_store.h"
 #include "log/log.h"
+#include "pg/conn.h"
 #include "store_contract.h"
 
+#include <arpa/inet.h>
+#include <fcntl.h>
 #include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -275,6 +278,35 @@ a_killed_conversion_is_all_or_nothing(void **state)
 #define OPEN(test)                                                            \
     cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 
+/* Somebody takes connections there, and says nothing, as if its machine were
+ * gone.  Only one came, however often the store was asked meanwhile. */
+static void
+who_does_not_answer_is_not_waited_for_again(void **state)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    aif_pg *s = calloc(1, sizeof *s + 100);
+
+    (void)state;
+    assert_int_equal(bind(listener, (struct sockaddr *)&at, n), 0);
+    assert_int_equal(listen(listener, 9), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &n), 0);
+    assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
+    (void)snprintf(s->uri, 100,
+                   "postgresql://127.0.0.1:%d/x?connect_timeout=2",
+                   ntohs(at.sin_port));
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(aif_pg_ready(s, &e), AIF_ESTORE);
+        assert_non_null(strstr(e.text, "connecting: "));
+    }
+    assert_int_equal(close(accept(listener, NULL, NULL)), 0);
+    assert_int_equal(accept(listener, NULL, NULL), -1);
+    (void)close(listener);
+    free(s);
+}
+
 static int
 own_tests(void)
 {
@@ -284,6 +316,7 @@ own_tests(void)
         cmocka_unit_test(what_version_1_lacks_in_front_was_let_go),
         cmocka_unit_test(version_1_may_be_empty),
         cmocka_unit_test(a_killed_conversion_is_all_or_nothing),
+        cmocka_unit_test(who_does_not_answer_is_not_waited_for_again),
         cmocka_unit_test(no_error_tells_the_password),
         cmocka_unit_test(what_is_wrong_with_a_server_is_said),
         cmocka_unit_test(a_database_that_is_not_utf8_is_refused),

@@ -6,6 +6,7 @@
  */
 #include "mysql/conn.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <errmsg.h>
@@ -18,6 +19,7 @@
 
 #define CONNECT_S 5
 #define ANSWER_S 30
+#define AWAY_MS 1000 /* who is there, but refuses, says so sooner */
 /* An event of the greatest size, and what is around it. */
 #define PACKET_MIN (2u << 20)
 
@@ -394,8 +396,25 @@ aif_mysql_close(void *store)
     aif_free(store);
 }
 
+/* Where nobody answers, whoever asks next is told so, for as long as it took
+ * to find that out: a broker has others to serve. */
 aif_err
 aif_mysql_ready(aif_mysql *s, aif_error *e)
 {
-    return s->conn == NULL ? connect_db(s, e) : AIF_OK;
+    const int64_t since = aif_now_ms();
+    aif_err err;
+
+    if (s->conn != NULL) {
+        return AIF_OK;
+    }
+    if (since < s->away_until) {
+        *e = s->why;
+        return e->code;
+    }
+    err = connect_db(s, e);
+    if (err != AIF_OK && aif_now_ms() - since >= AWAY_MS) {
+        s->away_until = 2 * aif_now_ms() - since;
+        s->why = *e;
+    }
+    return err;
 }

@@ -36,6 +36,8 @@ typedef struct {
 typedef struct {
     MYSQL *conn; /* NULL: lost, to be opened again */
     aif_owned owned;
+    int64_t away_until; /* nobody answers: why */
+    aif_error why;
     MYSQL_STMT *take; /* the head, if it is what we think */
     MYSQL_STMT *inserts[AIF_MYSQL_INSERTS];
     uint64_t packet; /* bytes of the longest statement */

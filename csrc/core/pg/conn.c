@@ -5,6 +5,7 @@
  */
 #include "pg/conn.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/point.h"
 #include "log/store.h"
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define AWAY_MS 1000 /* who is there, but refuses, says so sooner */
 #define NUMBER(n) TEXT(n)
 #define TEXT(n) #n
 
@@ -391,8 +393,25 @@ aif_pg_close(void *store)
     aif_free(store);
 }
 
+/* Where nobody answers, whoever asks next is told so, for as long as it took
+ * to find that out: a broker has others to serve. */
 aif_err
 aif_pg_ready(aif_pg *s, aif_error *e)
 {
-    return s->conn == NULL ? connect_db(s, e) : AIF_OK;
+    const int64_t since = aif_now_ms();
+    aif_err err;
+
+    if (s->conn != NULL) {
+        return AIF_OK;
+    }
+    if (since < s->away_until) {
+        *e = s->why;
+        return e->code;
+    }
+    err = connect_db(s, e);
+    if (err != AIF_OK && aif_now_ms() - since >= AWAY_MS) {
+        s->away_until = 2 * aif_now_ms() - since;
+        s->why = *e;
+    }
+    return err;
 }

@@ -32,6 +32,8 @@ typedef enum {
 typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
     aif_owned owned;
+    int64_t away_until; /* nobody answers: why */
+    aif_error why;
     char uri[];
 } aif_pg;
 
