@@ -2,6 +2,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
+#include "log/ids.h"
 #include "log/log.h"
 #include "store_contract.h"
 
@@ -200,6 +201,30 @@ a_child_of_a_busy_process_is_refused_too(void **state)
     assert_int_equal(head_of(*state), 1);
 }
 
+/* Those of a clock and a counter in one number are alike in their lowest
+ * bits: they would lie in one row, and each be looked for along all of it. */
+static void
+sequences_are_spread_whatever_their_steps(void **state)
+{
+    enum { N = 1000 };
+    static aif_event events[N];
+    aif_ids ids = {0};
+    size_t rows = 0;
+
+    (void)state;
+    assert_int_equal(aif_ids_reserve(&ids, events, N, &e), AIF_OK);
+    for (size_t i = 0; i < N; i++) {
+        events[i].producer = AIF_STR("p");
+        events[i].sequence = (uint64_t)i << 22;
+        aif_ids_add(&ids, events, i);
+    }
+    for (size_t i = 1; i < ids.cap; i++) {
+        rows += ids.slots[i] != 0 && ids.slots[i - 1] == 0;
+    }
+    assert_in_range(rows, N / 10, N);
+    aif_ids_fini(&ids);
+}
+
 #define OPEN(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int
@@ -208,6 +233,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_scheme_is_said),
         cmocka_unit_test(free_takes_null),
+        cmocka_unit_test(sequences_are_spread_whatever_their_steps),
         OPEN(an_append_of_nothing_is_nothing),
         OPEN(every_event_of_a_call_may_be_the_same),
         OPEN(a_failed_read_leaves_the_batch),

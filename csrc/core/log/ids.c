@@ -12,12 +12,14 @@ aif_ids_fini(aif_ids *ids)
     *ids = (aif_ids){0};
 }
 
-/* The slot of ev's identity, or the free one where it belongs. */
+/* The slot of ev's identity, or the free one where it belongs.  (Fibonacci
+ * hashing: whatever a producer counts by.) */
 static size_t
 slot_of(const aif_ids *ids, const aif_event *events, const aif_event *ev)
 {
     uint64_t hash = aif_hash(ev->producer.p, ev->producer.n).lo;
-    size_t i = (size_t)(hash + ev->sequence) & (ids->cap - 1);
+    uint64_t mixed = (hash + ev->sequence) * 0x9e3779b97f4a7c15u;
+    size_t i = (size_t)(mixed >> 32) & (ids->cap - 1);
     const aif_event *other;
 
     while (ids->slots[i] != 0) {
