@@ -3,6 +3,7 @@
 #include "fault.h"
 #include "loop/watch.h"
 
+#include <fcntl.h>
 #include <libpq-fe.h>
 #include <poll.h>
 #include <sqlite3.h>
@@ -116,6 +117,27 @@ a_notify_is_heard_with_its_payload(void **state)
     (void)changed(t->w);
     assert_string_equal(payload, "");
     assert_false(changed(t->w));
+}
+
+/* A listener that nobody reads for would keep the server's queue of
+ * notifications from ever getting shorter. */
+static void
+a_child_does_not_listen(void **state)
+{
+    pg *t = server(state);
+    const int fd = aif_watch_fd(t->w);
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        _exit(fcntl(fd, F_GETFD) != -1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    run(t, "NOTIFY aif_test_watch, 'still'");
+    readable(t->w);
+    assert_true(changed(t->w));
+    assert_string_equal(payload, "still");
 }
 
 static void
@@ -553,6 +575,7 @@ main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         PG(nothing_happened),
         PG(a_notify_is_heard_with_its_payload),
+        PG(a_child_does_not_listen),
         PG(what_was_rolled_back_is_not_heard),
         PG(other_channels_are_not_heard),
         PG(payloads_come_in_order_one_a_poll),

@@ -7,6 +7,7 @@
  * knows, so reaching UP is itself a change.
  */
 #include "base/clock.h"
+#include "base/forks.h"
 #include "base/mem.h"
 #include "loop/watch_ops.h"
 
@@ -23,6 +24,7 @@
 typedef struct {
     enum { DOWN, CONNECTING, LISTENING, UP } state;
     PGconn *conn; /* NULL when DOWN */
+    aif_owned owned;
     PostgresPollingStatusType want;
     int64_t give_up_at; /* CONNECTING, LISTENING */
     int64_t retry_at;
@@ -35,6 +37,9 @@ static void
 disconnect(watch *w)
 {
     PQfreemem(w->next);
+    aif_forks_stop();
+    aif_forks_remove(&w->owned);
+    aif_forks_go();
     PQfinish(w->conn);
     w->next = NULL;
     w->conn = NULL;
@@ -95,6 +100,9 @@ go_on_connecting(watch *w)
             return false;
         }
         if (w->want == PGRES_POLLING_OK) {
+            aif_forks_stop();
+            aif_forks_add(&w->owned, PQsocket(w->conn));
+            aif_forks_go();
             /* 30 bytes into an empty socket buffer: it does not wait */
             w->state = LISTENING;
             return PQsendQuery(w->conn, w->listen) == 1;
