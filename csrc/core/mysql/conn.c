@@ -19,7 +19,6 @@
 
 #define CONNECT_S 5
 #define ANSWER_S 30
-#define AWAY_MS 1000 /* who is there, but refuses, says so sooner */
 /* An event of the greatest size, and what is around it. */
 #define PACKET_MIN (2u << 20)
 
@@ -396,25 +395,23 @@ aif_mysql_close(void *store)
     aif_free(store);
 }
 
-/* Where nobody answers, whoever asks next is told so, for as long as it took
- * to find that out: a broker has others to serve. */
 aif_err
 aif_mysql_ready(aif_mysql *s, aif_error *e)
 {
-    const int64_t since = aif_now_ms();
+    int64_t since;
     aif_err err;
 
     if (s->conn != NULL) {
         return AIF_OK;
     }
-    if (since < s->away_until) {
-        *e = s->why;
-        return e->code;
+    since = aif_now_ms();
+    err = aif_away_check(&s->away, since, e);
+    if (err != AIF_OK) {
+        return err;
     }
     err = connect_db(s, e);
-    if (err != AIF_OK && aif_now_ms() - since >= AWAY_MS) {
-        s->away_until = 2 * aif_now_ms() - since;
-        s->why = *e;
+    if (err != AIF_OK) {
+        aif_away_failed(&s->away, since, aif_now_ms(), e);
     }
     return err;
 }

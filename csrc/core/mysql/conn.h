@@ -7,6 +7,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/forks.h"
+#include "log/away.h"
 #include "log/store.h"
 #include "mysql/uri.h"
 
@@ -36,8 +37,7 @@ typedef struct {
 typedef struct {
     MYSQL *conn; /* NULL: lost, to be opened again */
     aif_owned owned;
-    int64_t away_until; /* nobody answers: why */
-    aif_error why;
+    aif_away away;
     MYSQL_STMT *take; /* the head, if it is what we think */
     MYSQL_STMT *inserts[AIF_MYSQL_INSERTS];
     uint64_t packet; /* bytes of the longest statement */

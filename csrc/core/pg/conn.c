@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define AWAY_MS 1000 /* who is there, but refuses, says so sooner */
 #define NUMBER(n) TEXT(n)
 #define TEXT(n) #n
 
@@ -393,25 +392,23 @@ aif_pg_close(void *store)
     aif_free(store);
 }
 
-/* Where nobody answers, whoever asks next is told so, for as long as it took
- * to find that out: a broker has others to serve. */
 aif_err
 aif_pg_ready(aif_pg *s, aif_error *e)
 {
-    const int64_t since = aif_now_ms();
+    int64_t since;
     aif_err err;
 
     if (s->conn != NULL) {
         return AIF_OK;
     }
-    if (since < s->away_until) {
-        *e = s->why;
-        return e->code;
+    since = aif_now_ms();
+    err = aif_away_check(&s->away, since, e);
+    if (err != AIF_OK) {
+        return err;
     }
     err = connect_db(s, e);
-    if (err != AIF_OK && aif_now_ms() - since >= AWAY_MS) {
-        s->away_until = 2 * aif_now_ms() - since;
-        s->why = *e;
+    if (err != AIF_OK) {
+        aif_away_failed(&s->away, since, aif_now_ms(), e);
     }
     return err;
 }

@@ -5,6 +5,7 @@
 #define AIF_PG_CONN_H
 
 #include "base/forks.h"
+#include "log/away.h"
 #include "log/store.h"
 
 #include <libpq-fe.h>
@@ -32,8 +33,7 @@ typedef enum {
 typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
     aif_owned owned;
-    int64_t away_until; /* nobody answers: why */
-    aif_error why;
+    aif_away away;
     char uri[];
 } aif_pg;
 
