@@ -38,6 +38,9 @@ int store_contract_purge(void);
 int store_contract_purge_many(void);
 int store_contract_faults(void);
 int store_contract_many(void);
+/* For a store's own tests: make a log as version 1 made it, with the events
+ * p/first... p/5, as contract_converted has them. */
+int store_contract_convert(void (*make)(int first));
 
 /* What the parts share. */
 extern store_case *contract;

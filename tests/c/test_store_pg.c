@@ -240,30 +240,6 @@ make_version_1(int first)
 }
 
 static void
-version_1_is_converted(void **state)
-{
-    (void)state;
-    make_version_1(1);
-    contract_converted(1, 9005);
-}
-
-static void
-what_version_1_lacks_in_front_was_let_go(void **state)
-{
-    (void)state;
-    make_version_1(3);
-    contract_converted(3, 9005);
-}
-
-static void
-version_1_may_be_empty(void **state)
-{
-    (void)state;
-    make_version_1(6);
-    contract_converted(6, 0);
-}
-
-static void
 a_killed_conversion_is_all_or_nothing(void **state)
 {
     (void)state;
@@ -312,16 +288,14 @@ own_tests(void)
 {
     const struct CMUnitTest tests[] = {
         OPEN(an_append_is_durable_whatever_the_default),
-        cmocka_unit_test(version_1_is_converted),
-        cmocka_unit_test(what_version_1_lacks_in_front_was_let_go),
-        cmocka_unit_test(version_1_may_be_empty),
         cmocka_unit_test(a_killed_conversion_is_all_or_nothing),
         cmocka_unit_test(who_does_not_answer_is_not_waited_for_again),
         cmocka_unit_test(no_error_tells_the_password),
         cmocka_unit_test(what_is_wrong_with_a_server_is_said),
         cmocka_unit_test(a_database_that_is_not_utf8_is_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return store_contract_convert(make_version_1) +
+           cmocka_run_group_tests(tests, NULL, NULL);
 }
 
 static void

@@ -367,30 +367,6 @@ make_version_1(int first)
 }
 
 static void
-version_1_is_converted(void **state)
-{
-    (void)state;
-    make_version_1(1);
-    contract_converted(1, 9005);
-}
-
-static void
-what_version_1_lacks_in_front_was_let_go(void **state)
-{
-    (void)state;
-    make_version_1(3);
-    contract_converted(3, 9005);
-}
-
-static void
-version_1_may_be_empty(void **state)
-{
-    (void)state;
-    make_version_1(6);
-    contract_converted(6, 0);
-}
-
-static void
 a_killed_conversion_is_all_or_nothing(void **state)
 {
     (void)state;
@@ -415,9 +391,6 @@ own_tests(void)
         FRESH(its_files_are_for_the_owner_alone),
         FRESH(what_is_not_a_log_is_refused),
         FRESH(a_place_that_cannot_be_is_said),
-        FRESH(version_1_is_converted),
-        FRESH(what_version_1_lacks_in_front_was_let_go),
-        FRESH(version_1_may_be_empty),
         FRESH(a_killed_conversion_is_all_or_nothing),
         FRESH(a_corrupt_page_is_said),
         FRESH(it_survives_every_oom_of_sqlites),
@@ -427,7 +400,8 @@ own_tests(void)
         OPEN(a_file_that_was_moved_is_noticed),
         OPEN(a_lock_that_is_never_given_back_is_estore),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return store_contract_convert(make_version_1) +
+           cmocka_run_group_tests(tests, NULL, NULL);
 }
 
 int
