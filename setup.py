@@ -29,7 +29,7 @@ def sources() -> list[str]:
     """Return the C files to compile: without libmariadb, those for it are replaced by one that says so."""
     found = set(glob("csrc/core/*/*.c") + glob("csrc/py/*.c"))
     none = {"csrc/core/log/store_mysql_none.c"}
-    return sorted(found - (none if "libmariadb" in PACKAGES else set(glob("csrc/core/mysql/*.c"))))
+    return sorted(found - (none if "libmariadb" in PACKAGES else set(glob("csrc/core/*/*mysql*.c"))))
 
 
 if is_here("libmariadb"):  # without it there is no mysql:

@@ -2,7 +2,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
-#include "log/ids.h"
+#include "log/identity.h"
 #include "log/log.h"
 #include "store_contract.h"
 

@@ -4,8 +4,8 @@
 
 #include "fault_store.h"
 #include "log/log.h"
-#include "mysql/conn.h"
-#include "mysql/uri.h"
+#include "db/mysql.h"
+#include "db/mysql_uri.h"
 #include "store_contract.h"
 
 #include <arpa/inet.h>
@@ -546,25 +546,26 @@ who_does_not_answer_is_not_waited_for_again(void **state)
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof at;
     int listener = socket(AF_INET, SOCK_STREAM, 0);
-    aif_mysql *s = calloc(1, sizeof *s + 100);
+    char uri[100];
+    void *db;
+    bool fresh;
 
     (void)state;
     assert_int_equal(bind(listener, (struct sockaddr *)&at, n), 0);
     assert_int_equal(listen(listener, 9), 0);
     assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &n), 0);
     assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
-    s->at = (aif_mysql_uri){.user = "x",
-                            .host = "127.0.0.1",
-                            .port = ntohs(at.sin_port),
-                            .database = "x"};
+    (void)snprintf(uri, sizeof uri, "mysql://x@127.0.0.1:%d/x",
+                   ntohs(at.sin_port));
+    assert_int_equal(aif_mysql.open(uri, &db, &e), AIF_OK);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(aif_mysql_ready(s, &e), AIF_ESTORE);
+        assert_int_equal(aif_mysql.ready(db, &fresh, &e), AIF_ESTORE);
         assert_non_null(strstr(e.text, "connecting: "));
     }
     assert_int_equal(close(accept(listener, NULL, NULL)), 0);
     assert_int_equal(accept(listener, NULL, NULL), -1);
     (void)close(listener);
-    free(s);
+    aif_mysql.close(db);
 }
 
 static int

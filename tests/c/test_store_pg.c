@@ -4,7 +4,7 @@
 
 #include "fault_store.h"
 #include "log/log.h"
-#include "pg/conn.h"
+#include "db/pg.h"
 #include "store_contract.h"
 
 #include <arpa/inet.h>
@@ -263,24 +263,27 @@ who_does_not_answer_is_not_waited_for_again(void **state)
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof at;
     int listener = socket(AF_INET, SOCK_STREAM, 0);
-    aif_pg *s = calloc(1, sizeof *s + 100);
+    char uri[100];
+    void *db;
+    bool fresh;
 
     (void)state;
     assert_int_equal(bind(listener, (struct sockaddr *)&at, n), 0);
     assert_int_equal(listen(listener, 9), 0);
     assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &n), 0);
     assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
-    (void)snprintf(s->uri, 100,
+    (void)snprintf(uri, sizeof uri,
                    "postgresql://127.0.0.1:%d/x?connect_timeout=2",
                    ntohs(at.sin_port));
+    assert_int_equal(aif_pg.open(uri, &db, &e), AIF_OK);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(aif_pg_ready(s, &e), AIF_ESTORE);
+        assert_int_equal(aif_pg.ready(db, &fresh, &e), AIF_ESTORE);
         assert_non_null(strstr(e.text, "connecting: "));
     }
     assert_int_equal(close(accept(listener, NULL, NULL)), 0);
     assert_int_equal(accept(listener, NULL, NULL), -1);
     (void)close(listener);
-    free(s);
+    aif_pg.close(db);
 }
 
 static int

@@ -8,9 +8,8 @@
  */
 #include "log/log.h"
 
-#include "log/distinct.h"
+#include "log/identity.h"
 #include "base/guard.h"
-#include "log/known.h"
 #include "base/mem.h"
 #include "log/missed.h"
 
@@ -18,7 +17,24 @@ struct aif_log {
     aif_guard guard;
     const aif_store_ops *ops;
     void *store;
+    aif_buf answer; /* of the last question; kept for its memory */
 };
+
+/* The back-end whose scheme starts uri, or NULL. */
+static const aif_store_ops *
+store_find(const char *uri)
+{
+    static const aif_store_ops *const stores[] = {
+        &aif_store_mem, &aif_store_sqlite, &aif_store_pg, &aif_store_mysql};
+
+    for (size_t i = 0; i < sizeof stores / sizeof *stores; i++) {
+        if (strncmp(uri, stores[i]->scheme, strlen(stores[i]->scheme)) == 0) {
+            return stores[i];
+        }
+    }
+    return strncmp(uri, "mariadb", strlen("mariadb")) == 0 ? &aif_store_mysql
+                                                           : NULL;
+}
 
 aif_err
 aif_log_open(const char *uri, aif_log **out, aif_error *e)
@@ -32,7 +48,7 @@ aif_log_open(const char *uri, aif_log **out, aif_error *e)
         return aif_fail(e, AIF_ENOMEM, "opening a log");
     }
     aif_guard_init(&log->guard);
-    log->ops = aif_store_find(uri);
+    log->ops = store_find(uri);
     if (log->ops == NULL) { /* only its scheme: the rest may be secret */
         err = aif_fail(e, AIF_EINVAL,
                        "no such kind of log: '%.*s'; there are mem:, "
@@ -58,6 +74,7 @@ aif_log_free(aif_log *log)
         return;
     }
     log->ops->close(log->store);
+    aif_buf_fini(&log->answer);
     pthread_mutex_destroy(&log->guard.lock);
     aif_free(log);
 }
@@ -111,6 +128,49 @@ leave(aif_log *log, aif_err err)
     return err;
 }
 
+/* Ask the store for a row of up to n numbers; those that are not there are 0.
+ * *found: there was a row. */
+static aif_err
+ask_numbers(aif_log *log, const aif_ask *ask, uint64_t *numbers, size_t n,
+            bool *found, aif_error *e)
+{
+    aif_reader in;
+    aif_err err;
+
+    memset(numbers, 0, n * sizeof *numbers);
+    log->answer.n = 0;
+    err = log->ops->ask(log->store, ask, &log->answer, e);
+    in = (aif_reader){log->answer.p, log->answer.n};
+    *found = in.n > 0;
+    for (size_t i = 0; err == AIF_OK && in.n > 0 && i < n; i++) {
+        err = aif_read_u64(&in, &numbers[i], e);
+    }
+    return err;
+}
+
+static aif_err
+ask_number(aif_log *log, const aif_ask *ask, uint64_t *number, aif_error *e)
+{
+    bool found;
+
+    return ask_numbers(log, ask, number, 1, &found, e);
+}
+
+static aif_err
+ask_head(aif_log *log, aif_head *out, aif_error *e)
+{
+    uint64_t row[3];
+    bool found;
+    aif_err err =
+        ask_numbers(log, &(aif_ask){.what = AIF_ASK_HEAD}, row, 3, &found, e);
+
+    *out = (aif_head){row[0], row[1], (int64_t)row[2]};
+    if (err == AIF_OK && !found) {
+        err = aif_fail(e, AIF_ECORRUPT, "aiflow_log_head has lost its row");
+    }
+    return err;
+}
+
 aif_err
 aif_log_append(aif_log *log, const aif_event *events, size_t n,
                uint64_t *offsets, aif_head *before, aif_error *e)
@@ -146,8 +206,11 @@ aif_log_conflict(aif_log *log, const aif_event *ev, aif_error *e)
     aif_err err = aif_guard_enter(&log->guard, e);
 
     if (err == AIF_OK) {
-        err = leave(log, log->ops->find(log->store, ev->producer, ev->sequence,
-                                        &offset, e));
+        const aif_ask ask = {.what = AIF_ASK_FIND,
+                             .producer = ev->producer,
+                             .sequence = ev->sequence};
+
+        err = leave(log, ask_number(log, &ask, &offset, e));
     }
     return err != AIF_OK
                ? err
@@ -240,7 +303,8 @@ missed(aif_log *log, const aif_query *q, const aif_head *head, aif_error *e)
     aif_err err = AIF_OK;
 
     if (q->after < head->purged) {
-        err = log->ops->purged(log->store, &rows, e);
+        err = log->ops->ask(log->store, &(aif_ask){.what = AIF_ASK_PURGED},
+                            &rows, e);
     }
     if (err == AIF_OK) {
         err = aif_missed(&rows, q, &known, e);
@@ -266,7 +330,7 @@ check_read(aif_log *log, const aif_query *q, const aif_batch *out, size_t from,
     if (err != AIF_OK || (!look && (!all || found.next == 0))) {
         return err;
     }
-    err = log->ops->head(log->store, &head, e);
+    err = ask_head(log, &head, e);
     if (err == AIF_OK && all) {
         err = check_gap(&found, &head, e);
     }
@@ -305,12 +369,12 @@ aif_err
 aif_log_count(aif_log *log, const aif_query *q, uint64_t *n, aif_error *e)
 {
     const aif_query own = bigint(q);
+    const aif_ask ask = {.what = AIF_ASK_COUNT, .q = &own};
     aif_err err;
 
     *n = 0;
     err = enter(log, q, e);
-    return err != AIF_OK ? err
-                         : leave(log, log->ops->count(log->store, &own, n, e));
+    return err != AIF_OK ? err : leave(log, ask_number(log, &ask, n, e));
 }
 
 aif_err
@@ -320,21 +384,19 @@ aif_log_head(aif_log *log, aif_head *out, aif_error *e)
 
     *out = (aif_head){0};
     err = aif_guard_enter(&log->guard, e);
-    return err != AIF_OK ? err
-                         : leave(log, log->ops->head(log->store, out, e));
+    return err != AIF_OK ? err : leave(log, ask_head(log, out, e));
 }
 
 aif_err
 aif_log_last(aif_log *log, const aif_query *q, uint64_t *offset, aif_error *e)
 {
     const aif_query own = bigint(q);
+    const aif_ask ask = {.what = AIF_ASK_NEWEST, .q = &own};
     aif_err err;
 
     *offset = 0;
     err = enter(log, q, e);
-    return err != AIF_OK
-               ? err
-               : leave(log, log->ops->last(log->store, &own, offset, e));
+    return err != AIF_OK ? err : leave(log, ask_number(log, &ask, offset, e));
 }
 
 static aif_err
@@ -368,7 +430,9 @@ aif_log_senders(aif_log *log, const aif_query *q, aif_buf *out, aif_error *e)
     aif_err err = enter(log, q, e);
 
     if (err == AIF_OK) {
-        err = leave(log, log->ops->senders(log->store, &own, out, e));
+        const aif_ask ask = {.what = AIF_ASK_SENDERS, .q = &own};
+
+        err = leave(log, log->ops->ask(log->store, &ask, out, e));
     }
     if (err == AIF_OK && out->n > n) {
         err = check_senders(out, n, e);
@@ -381,6 +445,7 @@ aif_err
 aif_log_sequence(aif_log *log, aif_str producer, uint64_t *sequence,
                  aif_error *e)
 {
+    const aif_ask ask = {.what = AIF_ASK_SEQUENCE, .producer = producer};
     aif_err err = aif_text_check("producer", producer, 1, AIF_PRODUCER_MAX, e);
 
     *sequence = 0;
@@ -388,8 +453,7 @@ aif_log_sequence(aif_log *log, aif_str producer, uint64_t *sequence,
         err = aif_guard_enter(&log->guard, e);
     }
     return err != AIF_OK ? err
-                         : leave(log, log->ops->sequence(log->store, producer,
-                                                         sequence, e));
+                         : leave(log, ask_number(log, &ask, sequence, e));
 }
 
 /* low: the first event beyond after, where it was created before ms; else
@@ -423,7 +487,7 @@ aif_log_at(aif_log *log, int64_t ms, uint64_t *offset, aif_error *e)
     if (err != AIF_OK) {
         return err;
     }
-    err = log->ops->head(log->store, &head, e);
+    err = ask_head(log, &head, e);
     while (err == AIF_OK && low < head.offset) {
         err = bisect(log, low + (head.offset - low) / 2, ms, &low,
                      &head.offset, e);
@@ -432,21 +496,21 @@ aif_log_at(aif_log *log, int64_t ms, uint64_t *offset, aif_error *e)
     return leave(log, err);
 }
 
-static aif_err
-enter_ns(aif_log *log, aif_str ns, aif_error *e)
+/* Everything in a namespace, exact or by a prefix. */
+static aif_pattern
+pattern_of(aif_str ns)
 {
     const aif_str any = AIF_STR("*");
-    const aif_pattern p = {ns, any, any, any, any};
-    aif_err err = aif_pattern_check(&p, e);
 
-    return err != AIF_OK ? err : aif_guard_enter(&log->guard, e);
+    return (aif_pattern){ns, any, any, any, any};
 }
 
 aif_err
 aif_log_purge(aif_log *log, aif_str ns, uint64_t upto, size_t max,
               uint64_t *gone, aif_error *e)
 {
-    aif_err err = enter_ns(log, ns, e);
+    const aif_pattern of = pattern_of(ns);
+    aif_err err = enter(log, &(aif_query){.patterns = &of, .n = 1}, e);
 
     *gone = 0;
     if (err != AIF_OK) {
@@ -464,7 +528,9 @@ aif_log_purged(aif_log *log, aif_buf *out, aif_error *e)
     aif_err err = aif_guard_enter(&log->guard, e);
 
     if (err == AIF_OK) {
-        err = leave(log, log->ops->purged(log->store, out, e));
+        err = leave(log,
+                    log->ops->ask(log->store,
+                                  &(aif_ask){.what = AIF_ASK_PURGED}, out, e));
     }
     out->n = err == AIF_OK ? out->n : n;
     return err;
@@ -474,12 +540,12 @@ aif_err
 aif_log_keep(aif_log *log, aif_str ns, uint64_t n, uint64_t *upto,
              aif_error *e)
 {
-    aif_err err = enter_ns(log, ns, e);
+    const aif_pattern of = pattern_of(ns);
+    const aif_query q = {.patterns = &of, .n = 1, .upto = INT64_MAX};
+    const aif_ask ask = {
+        .what = AIF_ASK_NEWEST, .q = &q, .n = n > INT64_MAX ? INT64_MAX : n};
+    aif_err err = enter(log, &q, e);
 
     *upto = 0;
-    if (err != AIF_OK) {
-        return err;
-    }
-    n = n > INT64_MAX ? INT64_MAX : n;
-    return leave(log, log->ops->keep(log->store, ns, n, upto, e));
+    return err != AIF_OK ? err : leave(log, ask_number(log, &ask, upto, e));
 }

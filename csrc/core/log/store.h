@@ -8,6 +8,7 @@
 #define AIF_STORE_H
 
 #include "event/batch.h"
+#include "base/buf.h"
 #include "base/err.h"
 #include "event/query.h"
 
@@ -21,6 +22,30 @@ typedef struct {
                             none were */
     int64_t create_time; /* of the newest event; 0: none yet */
 } aif_head;
+
+/* What a store can be asked, and the rows of the answer.  Of one number no
+ * row means 0. */
+typedef enum {
+    AIF_ASK_HEAD,     /* one: offset, purged, create_time, as in aif_head */
+    AIF_ASK_COUNT,    /* one: how many events q means */
+    AIF_ASK_NEWEST,   /* one: the offset of the newest event that q means,
+                         after n of them were passed over; 0: none */
+    AIF_ASK_SENDERS,  /* one for each sender of what q means, by its bytes:
+                         how many, sender; no more than AIF_SENDERS_MAX + 1 */
+    AIF_ASK_SEQUENCE, /* one: the greatest sequence of producer; 0: none */
+    AIF_ASK_FIND,     /* one: the offset of (producer, sequence); 0: it is not
+                         in the log */
+    AIF_ASK_PURGED,   /* the rows of aiflow_log_purged, by the namespaces'
+                         bytes: namespace, upto, events */
+} aif_ask_what;
+
+typedef struct {
+    aif_ask_what what;
+    const aif_query *q;
+    uint64_t n;
+    aif_str producer;
+    uint64_t sequence;
+} aif_ask;
 
 typedef struct {
     const char *scheme;
@@ -39,22 +64,9 @@ typedef struct {
      * and stop after AIF_READ_BYTES. */
     aif_err (*read)(void *store, const aif_query *q, size_t max,
                     aif_batch *out, aif_error *e);
-    aif_err (*count)(void *store, const aif_query *q, uint64_t *n,
-                     aif_error *e);
-    aif_err (*head)(void *store, aif_head *out, aif_error *e);
-    /* The newest that q means; 0: none. */
-    aif_err (*last)(void *store, const aif_query *q, uint64_t *offset,
-                    aif_error *e);
-    /* Add to out (u64 how many, str sender) for each sender, by its bytes;
-     * stops after AIF_SENDERS_MAX + 1 of them. */
-    aif_err (*senders)(void *store, const aif_query *q, aif_buf *out,
-                       aif_error *e);
-    /* The greatest of a producer in the log; 0: none. */
-    aif_err (*sequence)(void *store, aif_str producer, uint64_t *sequence,
-                        aif_error *e);
-    /* Where (producer, sequence) is; 0: it is not in the log. */
-    aif_err (*find)(void *store, aif_str producer, uint64_t sequence,
-                    uint64_t *offset, aif_error *e);
+    /* Add the answer's rows to out: a number as u64, a text as str. */
+    aif_err (*ask)(void *store, const aif_ask *ask, aif_buf *out,
+                   aif_error *e);
     /* In one transaction, which takes turns with appends: delete the oldest
      * events, at most max, that are at or below upto and in a namespace that
      * ns means; where there were any, raise head.purged to the last of them,
@@ -62,20 +74,11 @@ typedef struct {
      * means below its row is gone already, and need not be looked at. */
     aif_err (*purge)(void *store, aif_str ns, uint64_t upto, size_t max,
                      uint64_t *gone, aif_error *e);
-    /* Add to out the rows of aiflow_log_purged, by the namespaces' bytes:
-     * (str ns, u64 upto, u64 events). */
-    aif_err (*purged)(void *store, aif_buf *out, aif_error *e);
-    /* The event of ns' that has just n of them beyond it; 0: none has. */
-    aif_err (*keep)(void *store, aif_str ns, uint64_t n, uint64_t *upto,
-                    aif_error *e);
 } aif_store_ops;
 
 extern const aif_store_ops aif_store_mem;
 extern const aif_store_ops aif_store_sqlite;
 extern const aif_store_ops aif_store_pg;
 extern const aif_store_ops aif_store_mysql; /* "mariadb:", too */
-
-/* The back-end whose scheme starts uri, or NULL. */
-const aif_store_ops *aif_store_find(const char *uri);
 
 #endif

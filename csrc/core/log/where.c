@@ -23,7 +23,7 @@ put_field(aif_where *w, const aif_dialect *d, const char *column,
         return AIF_OK;
     }
     (void)snprintf(sql, sizeof sql, exact ? d->exact : d->prefix, column,
-                   d->first + (int)w->n);
+                   w->numbers + 1 + (int)w->n);
     w->params[w->n++] = (aif_str){field.p, exact ? field.n : field.n - 1};
     err = put(w, " AND ", e);
     return err != AIF_OK ? err : put(w, sql, e);
@@ -65,27 +65,26 @@ put_patterns(aif_where *w, const aif_dialect *d, const aif_query *q,
 }
 
 aif_err
-aif_where_init(aif_where *w, const aif_dialect *d, const char *from,
-               const aif_query *q, const char *to, aif_error *e)
+aif_where_make(aif_where *w, const aif_dialect *d, int numbers,
+               const aif_str *own, const char *from, const aif_query *q,
+               const char *to, aif_error *e)
 {
     aif_err err;
 
-    w->sql = (aif_buf){0};
+    w->sql.n = 0;
     w->n = 0;
+    w->numbers = numbers;
+    if (own != NULL) {
+        w->params[w->n++] = *own;
+    }
     err = put(w, from, e);
-    if (err == AIF_OK) {
+    if (err == AIF_OK && q != NULL) {
         err = put_patterns(w, d, q, e);
     }
     if (err == AIF_OK) {
         err = put(w, to, e);
     }
-    if (err == AIF_OK) {
-        err = aif_buf_u8(&w->sql, 0, e);
-    }
-    if (err != AIF_OK) {
-        aif_where_fini(w);
-    }
-    return err;
+    return err != AIF_OK ? err : aif_buf_u8(&w->sql, 0, e);
 }
 
 void

@@ -12,17 +12,23 @@
 typedef struct {
     const char *exact;  /* printf: column (%s), then its parameter (%d) */
     const char *prefix; /* the same, for the first bytes */
-    int first;          /* number of the first parameter */
 } aif_dialect;
 
+#define AIF_WHERE_TEXTS (5 * AIF_QUERY_PATTERNS_MAX + 1)
+
+/* A zeroed one may be used, again and again. */
 typedef struct {
     aif_buf sql; /* ends with a NUL */
-    aif_str params[5 * AIF_QUERY_PATTERNS_MAX];
+    aif_str params[AIF_WHERE_TEXTS];
     size_t n;
+    int numbers;
 } aif_where;
 
-/* from, the patterns if there are any, to. */
-AIF_MUST_CHECK aif_err aif_where_init(aif_where *w, const aif_dialect *d,
+/* from, the patterns if there are any (q may be NULL), to.  Parameters are
+ * numbered behind so many numbers and, where it has one, a text of from's
+ * own, which is the first of w->params. */
+AIF_MUST_CHECK aif_err aif_where_make(aif_where *w, const aif_dialect *d,
+                                      int numbers, const aif_str *own,
                                       const char *from, const aif_query *q,
                                       const char *to, aif_error *e);
 void aif_where_fini(aif_where *w);

@@ -1,10 +1,10 @@
-/* mysql/uri.c - take a URI apart, in place.
+/* mysql_uri.c - take a URI apart, in place.
  *
  * Whoever forgets to write %40 or %2F in a password moves its rest into the
  * host, the port or the database, which libmariadb's messages quote: what is
  * odd there is refused before.
  */
-#include "mysql/uri.h"
+#include "db/mysql_uri.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,17 +1,18 @@
-/* pg/append.c - append to a log in PostgreSQL: one statement, one round trip,
- * one commit: the events go as nine arrays in binary, the offsets come back
- * (pg/sql.c has the SQL).
+/* append_pg.c - append to a log in PostgreSQL: one statement, one round trip,
+ * one commit: the events go as nine arrays in binary, the offsets come back.
+ *
+ * A statement that fails left nothing behind.  An answer that was lost is
+ * ESTORE, and the events may be there: the same append again finds them.
  */
-#include "pg/conn.h"
-
+#include "base/buf.h"
 #include "base/point.h"
+#include "db/pg.h"
+#include "log/sql_store.h"
 
 #include <arpa/inet.h>
 #include <string.h>
 
 #define TRIES 10 /* each means that another appended the same just now */
-#define OID_INT8 20
-#define OID_TEXT 25
 
 enum { ARRAYS = 9 };
 #define HEAD_BYTES 20 /* of an array; each element begins with its length */
@@ -84,7 +85,8 @@ put_all(arrays *a, const aif_event *events, size_t n, aif_error *e)
 
     for (int i = 0; err == AIF_OK && i < ARRAYS; i++) {
         err = put_head(&a->bytes[i],
-                       i == 0 || i == ARRAYS - 1 ? OID_INT8 : OID_TEXT, n, e);
+                       i == 0 || i == ARRAYS - 1 ? AIF_PG_INT8 : AIF_PG_TEXT,
+                       n, e);
     }
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
         err = put_event(a, &events[i], e);
@@ -92,21 +94,26 @@ put_all(arrays *a, const aif_event *events, size_t n, aif_error *e)
     return err;
 }
 
-/* Send the arrays, from their skip-th byte on. */
+/* Send the arrays, or the one element that each of them has. */
 static PGresult *
-execute(aif_pg *s, aif_pg_stmt which, const arrays *a, size_t skip)
+execute(aif_sql_store *s, aif_sql which, const arrays *a)
 {
+    const bool one = which == AIF_SQL_APPEND_ONE;
+    const size_t skip = one ? HEAD_BYTES + 4 : 0;
     const char *values[ARRAYS];
     int lengths[ARRAYS];
-    int formats[ARRAYS];
+    Oid types[ARRAYS];
 
     for (int i = 0; i < ARRAYS; i++) {
+        const bool number = i == 0 || i == ARRAYS - 1;
+
         values[i] = (const char *)a->bytes[i].p + skip;
         lengths[i] = (int)(a->bytes[i].n - skip); /* bounded by BATCH_BYTES */
-        formats[i] = 1;
+        types[i] = one ? (number ? AIF_PG_INT8 : AIF_PG_TEXT)
+                       : (number ? AIF_PG_INT8S : AIF_PG_TEXTS);
     }
-    return PQexecPrepared(s->conn, aif_pg_name(which), ARRAYS, values, lengths,
-                          formats, 1);
+    return aif_pg_execute(s->db, s->sql->texts[which].from, (int)which, ARRAYS,
+                          types, values, lengths);
 }
 
 /* unique_violation: of the identity another was first; of the offset, the
@@ -119,14 +126,6 @@ violates(const PGresult *res, const char *constraint)
 
     return state != NULL && strcmp(state, "23505") == 0 && name != NULL &&
            strcmp(name, constraint) == 0;
-}
-
-aif_head
-aif_pg_head(const PGresult *res, int row, int column)
-{
-    return (aif_head){aif_pg_int8(res, row, column),
-                      aif_pg_int8(res, row, column + 1),
-                      (int64_t)aif_pg_int8(res, row, column + 2)};
 }
 
 /* Rows (0, head before) and (i from 1, offset it has) -> offsets. */
@@ -142,7 +141,9 @@ set_offsets(const PGresult *res, size_t n, uint64_t *offsets, aif_head *before,
         const uint64_t i = aif_pg_int8(res, row, 0);
 
         if (i == 0) {
-            *before = aif_pg_head(res, row, 1);
+            *before =
+                (aif_head){aif_pg_int8(res, row, 1), aif_pg_int8(res, row, 2),
+                           (int64_t)aif_pg_int8(res, row, 3)};
             found = true;
         } else if (i <= n) {
             offsets[i - 1] = aif_pg_int8(res, row, 1);
@@ -159,23 +160,17 @@ set_offsets(const PGresult *res, size_t n, uint64_t *offsets, aif_head *before,
     return AIF_OK;
 }
 
-static PGresult *
-first_try(aif_pg *s, const arrays *a, size_t n)
-{
-    return n == 1 ? execute(s, AIF_PG_APPEND_ONE, a, HEAD_BYTES + 4)
-                  : execute(s, AIF_PG_APPEND, a, 0);
-}
-
 static aif_err
-append(aif_pg *s, const arrays *a, size_t n, uint64_t *offsets,
+append(aif_sql_store *s, const arrays *a, size_t n, uint64_t *offsets,
        aif_head *before, aif_error *e)
 {
-    PGresult *res = first_try(s, a, n);
+    PGresult *res = n == 1 ? execute(s, AIF_SQL_APPEND_ONE, a)
+                           : execute(s, AIF_SQL_APPEND, a);
     aif_err err;
 
     for (int i = 0; i < TRIES && violates(res, "aiflow_event_identity"); i++) {
         PQclear(res);
-        res = execute(s, AIF_PG_APPEND_AGAIN, a, 0);
+        res = execute(s, AIF_SQL_APPEND_AGAIN, a);
     }
     if (violates(res, "aiflow_event_pkey")) {
         PQclear(res);
@@ -183,20 +178,20 @@ append(aif_pg *s, const arrays *a, size_t n, uint64_t *offsets,
                         "appending: aiflow_log_head is behind aiflow_event");
     }
     if (PQresultStatus(res) != PGRES_TUPLES_OK) {
-        return aif_pg_fail(s, res, "appending", e);
+        return aif_pg_fail(s->db, res, "appending", e);
     }
     err = set_offsets(res, n, offsets, before, e);
     PQclear(res);
     return err;
 }
 
-aif_err
-aif_pg_append(void *store, const aif_event *events, size_t n,
-              uint64_t *offsets, aif_head *before, aif_error *e)
+static aif_err
+pg_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
+          aif_head *before, aif_error *e)
 {
-    aif_pg *s = store;
+    aif_sql_store *s = store;
     arrays a = {0};
-    aif_err err = aif_pg_ready(s, e);
+    aif_err err = aif_sql_ready(s, e);
 
     AIF_POINT("append.begin");
     if (err == AIF_OK) {
@@ -210,3 +205,21 @@ aif_pg_append(void *store, const aif_event *events, size_t n,
     arrays_fini(&a);
     return err;
 }
+
+static aif_err
+pg_open(const char *uri, void **store, aif_error *e)
+{
+    return aif_sql_open(&aif_pg, &aif_sql_pg, uri, sizeof(aif_sql_store),
+                        store, e);
+}
+
+/* Both "postgresql://" and "postgres://"; libpq refuses the rest. */
+const aif_store_ops aif_store_pg = {
+    .scheme = "postgres",
+    .open = pg_open,
+    .close = aif_sql_close,
+    .append = pg_append,
+    .read = aif_sql_read,
+    .ask = aif_sql_ask,
+    .purge = aif_sql_purge,
+};

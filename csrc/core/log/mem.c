@@ -1,7 +1,7 @@
-/* store_mem.c - the log in memory: the reference back-end, and the tests'. */
+/* mem.c - the log in memory: the reference back-end, and the tests'. */
 #include "log/store.h"
 
-#include "log/ids.h"
+#include "log/identity.h"
 #include "base/mem.h"
 #include "base/point.h"
 
@@ -123,42 +123,27 @@ mem_read(void *store, const aif_query *q, size_t max, aif_batch *out,
     return AIF_OK;
 }
 
-static aif_err
-mem_count(void *store, const aif_query *q, uint64_t *n, aif_error *e)
+static uint64_t
+count(const mem_store *s, const aif_query *q)
 {
-    const mem_store *s = store;
+    uint64_t n = 0;
 
-    (void)e;
-    *n = 0;
     for (size_t i = beyond(s, q->after); i < s->log.n; i++) {
-        *n += aif_query_matches(q, &s->log.events[i]);
+        n += aif_query_matches(q, &s->log.events[i]);
     }
-    return AIF_OK;
+    return n;
 }
 
-static aif_err
-mem_head(void *store, aif_head *out, aif_error *e)
+/* The newest that q means after passing over n of them; 0: none. */
+static uint64_t
+newest(const mem_store *s, const aif_query *q, uint64_t n)
 {
-    const mem_store *s = store;
-
-    (void)e;
-    *out = s->head;
-    return AIF_OK;
-}
-
-static aif_err
-mem_last(void *store, const aif_query *q, uint64_t *offset, aif_error *e)
-{
-    const mem_store *s = store;
-
-    (void)e;
-    *offset = 0;
-    for (size_t i = s->log.n; i-- > 0 && *offset == 0;) {
-        if (aif_query_matches(q, &s->log.events[i])) {
-            *offset = s->log.events[i].offset;
+    for (size_t i = s->log.n; i-- > 0;) {
+        if (aif_query_matches(q, &s->log.events[i]) && n-- == 0) {
+            return s->log.events[i].offset;
         }
     }
-    return AIF_OK;
+    return 0;
 }
 
 static int
@@ -191,9 +176,9 @@ put_senders(aif_str *all, size_t n, aif_buf *out, aif_error *e)
 }
 
 static aif_err
-mem_senders(void *store, const aif_query *q, aif_buf *out, aif_error *e)
+put_senders_of(const mem_store *s, const aif_query *q, aif_buf *out,
+               aif_error *e)
 {
-    const mem_store *s = store;
     aif_str *all = aif_zalloc((s->log.n + 1) * sizeof *all);
     size_t n = 0;
     aif_err err;
@@ -211,34 +196,28 @@ mem_senders(void *store, const aif_query *q, aif_buf *out, aif_error *e)
     return err;
 }
 
-static aif_err
-mem_sequence(void *store, aif_str producer, uint64_t *sequence, aif_error *e)
+static uint64_t
+sequence_of(const mem_store *s, aif_str producer)
 {
-    const mem_store *s = store;
+    uint64_t sequence = 0;
 
-    (void)e;
-    *sequence = 0;
     for (size_t i = 0; i < s->log.n; i++) {
         const aif_event *ev = &s->log.events[i];
 
-        if (ev->sequence > *sequence && aif_str_eq(ev->producer, producer)) {
-            *sequence = ev->sequence;
+        if (ev->sequence > sequence && aif_str_eq(ev->producer, producer)) {
+            sequence = ev->sequence;
         }
     }
-    return AIF_OK;
+    return sequence;
 }
 
-static aif_err
-mem_find(void *store, aif_str producer, uint64_t sequence, uint64_t *offset,
-         aif_error *e)
+static uint64_t
+find(const mem_store *s, aif_str producer, uint64_t sequence)
 {
-    const mem_store *s = store;
     const aif_event ev = {.producer = producer, .sequence = sequence};
     const size_t place = aif_ids_find(&s->ids, s->log.events, &ev);
 
-    (void)e;
-    *offset = place == AIF_IDS_NONE ? 0 : s->log.events[place].offset;
-    return AIF_OK;
+    return place == AIF_IDS_NONE ? 0 : s->log.events[place].offset;
 }
 
 /* The log as it will be, with an index. */
@@ -333,9 +312,8 @@ mem_purge(void *store, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
 }
 
 static aif_err
-mem_purged(void *store, aif_buf *out, aif_error *e)
+put_purged(const mem_store *s, aif_buf *out, aif_error *e)
 {
-    const mem_store *s = store;
     aif_err err = AIF_OK;
 
     for (size_t i = 0; err == AIF_OK && i < s->purged.n; i++) {
@@ -353,19 +331,44 @@ mem_purged(void *store, aif_buf *out, aif_error *e)
 }
 
 static aif_err
-mem_keep(void *store, aif_str ns, uint64_t n, uint64_t *upto, aif_error *e)
+put_head(const aif_head *head, aif_buf *out, aif_error *e)
+{
+    aif_err err = aif_buf_u64(out, head->offset, e);
+
+    if (err == AIF_OK) {
+        err = aif_buf_u64(out, head->purged, e);
+    }
+    return err != AIF_OK ? err
+                         : aif_buf_u64(out, (uint64_t)head->create_time, e);
+}
+
+static aif_err
+mem_ask(void *store, const aif_ask *ask, aif_buf *out, aif_error *e)
 {
     const mem_store *s = store;
+    uint64_t number = 0;
 
-    (void)e;
-    *upto = 0;
-    for (size_t i = s->log.n; i-- > 0;) {
-        if (aif_pattern_field(ns, s->log.events[i].ns) && n-- == 0) {
-            *upto = s->log.events[i].offset;
-            break;
-        }
+    switch (ask->what) {
+    case AIF_ASK_HEAD:
+        return put_head(&s->head, out, e);
+    case AIF_ASK_SENDERS:
+        return put_senders_of(s, ask->q, out, e);
+    case AIF_ASK_PURGED:
+        return put_purged(s, out, e);
+    case AIF_ASK_COUNT:
+        number = count(s, ask->q);
+        break;
+    case AIF_ASK_NEWEST:
+        number = newest(s, ask->q, ask->n);
+        break;
+    case AIF_ASK_SEQUENCE:
+        number = sequence_of(s, ask->producer);
+        break;
+    case AIF_ASK_FIND:
+        number = find(s, ask->producer, ask->sequence);
+        break;
     }
-    return AIF_OK;
+    return aif_buf_u64(out, number, e);
 }
 
 const aif_store_ops aif_store_mem = {
@@ -374,13 +377,6 @@ const aif_store_ops aif_store_mem = {
     .close = mem_close,
     .append = mem_append,
     .read = mem_read,
-    .count = mem_count,
-    .head = mem_head,
-    .last = mem_last,
-    .senders = mem_senders,
-    .sequence = mem_sequence,
-    .find = mem_find,
+    .ask = mem_ask,
     .purge = mem_purge,
-    .purged = mem_purged,
-    .keep = mem_keep,
 };

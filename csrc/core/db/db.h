@@ -1,0 +1,70 @@
+/* db.h - what a database must offer to whoever keeps something in it.
+ *
+ * In:  a statement: its text, and its parameters.  Out: rows, one after the
+ * other, or the number of rows that it changed.  sqlite.c, pg.c and mysql.c
+ * are the three implementations; nothing of the log is in them.
+ *
+ * One thread at a time, and one statement at a time: the rows of the last
+ * ask are over before the next.  A database that was lost fails with ESTORE,
+ * and is opened again by the next call of ready.
+ */
+#ifndef AIF_DB_H
+#define AIF_DB_H
+
+#include "base/err.h"
+#include "base/str.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define AIF_DB_NUMBERS 4
+#define AIF_DB_TEXTS (5 * 64 + 1)
+#define AIF_DB_PLACES 24
+
+/* Numbers are the parameters 1, 2...; texts follow them: ?1 in SQLite, $1 in
+ * PostgreSQL and MySQL.  A statement with a place is the same each time that
+ * it is asked, and its database may keep it prepared there; AIF_DB_ONCE: it
+ * is asked once. */
+#define AIF_DB_ONCE (-1)
+typedef struct {
+    const char *sql;
+    int place;                        /* below AIF_DB_PLACES */
+    uint64_t numbers[AIF_DB_NUMBERS]; /* up to INT64_MAX */
+    int n_numbers;
+    const aif_str *texts; /* UTF-8 */
+    int n_texts;          /* up to AIF_DB_TEXTS */
+    bool streamed; /* the answer may be long: not all of it in memory at once,
+                      where the database can do without */
+} aif_statement;
+
+typedef struct {
+    /* Open what uri names; EINVAL says what is wrong with it.  Messages never
+     * carry its password. */
+    aif_err (*open)(const char *uri, void **db, aif_error *e);
+    void (*close)(void *db);
+    /* Every use begins with it: opens again what was lost.  *fresh: it did,
+     * so that nothing is known of what is there. */
+    aif_err (*ready)(void *db, bool *fresh, aif_error *e);
+    /* Begin a statement that has rows; what: what it is for, for messages. */
+    aif_err (*ask)(void *db, const aif_statement *st, const char *what,
+                   aif_error *e);
+    /* Go to the first row, or to the next; *there: it exists. */
+    aif_err (*next)(void *db, bool *there, aif_error *e);
+    /* A column of that row, from 0; NULL is 0.  A text is good until the next
+     * call of next or done. */
+    uint64_t (*number)(void *db, int column);
+    aif_str (*text)(void *db, int column);
+    /* After every ask that worked, also where next failed. */
+    void (*done)(void *db);
+    /* A statement whose rows, if it has any, do not matter; *changed (may be
+     * NULL): how many rows of a table it was about. */
+    aif_err (*change)(void *db, const aif_statement *st, const char *what,
+                      uint64_t *changed, aif_error *e);
+    /* After a failure: nothing remains of the transaction, if there was one. */
+    void (*undo)(void *db);
+    /* Close what is open; the next ready opens it again. */
+    void (*drop)(void *db);
+} aif_db_ops;
+
+#endif

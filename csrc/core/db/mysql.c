@@ -1,0 +1,494 @@
+/* mysql.c - a connection to MySQL or MariaDB.
+ *
+ * One that is lost, or on which anything failed, is dropped; the next call
+ * connects again.  No text of ours or of libmariadb's carries the password.
+ *
+ * Texts of others go into a statement as hexadecimal literals: nothing in
+ * them means anything, whatever the character set or the mode of the session.
+ */
+#include "db/mysql.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/forks.h"
+#include "base/mem.h"
+#include "db/away.h"
+#include "db/mysql_uri.h"
+
+#include <errmsg.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <mysqld_error.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define CONNECT_S 5
+#define ANSWER_S 30
+/* An event of the greatest size, and what is around it. */
+#define PACKET_MIN (2u << 20)
+/* Of an answer that nobody wants any more: if it is longer, the line is cut. */
+#define DRAIN_BYTES (8u << 20)
+
+/* Texts go as they are, whatever the server's defaults.  An idle log keeps its
+ * connection: 24 days are the most that every server takes. */
+static const char *const SESSION[] = {
+    "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET autocommit = 1,"
+    " completion_type = 0,"
+    " sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
+    " innodb_lock_wait_timeout = 5,"
+    " lock_wait_timeout = 5,"
+    " unique_checks = 1,"
+    " wait_timeout = 2147483",
+};
+
+static const char SERVER[] =
+    "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit,"
+    " @@log_bin, @@sync_binlog";
+
+typedef struct {
+    MYSQL *conn; /* NULL: lost, to be opened again */
+    unsigned connection;
+    aif_owned owned;
+    aif_away away;
+    uint64_t packet;
+    aif_buf text;     /* of the statement that is sent */
+    MYSQL_RES *asked; /* whose rows are being taken */
+    MYSQL_ROW row;
+    unsigned long *lengths;
+    const char *what; /* it is for */
+    aif_mysql_uri at;
+    char uri[]; /* taken apart */
+} mysql;
+
+static void
+mysql_drop(void *db)
+{
+    mysql *s = db;
+
+    aif_forks_stop();
+    aif_forks_remove(&s->owned);
+    aif_forks_go();
+    if (s->conn != NULL) {
+        mysql_close(s->conn);
+        s->conn = NULL;
+    }
+}
+
+static aif_err
+code_of(unsigned number)
+{
+    switch (number) {
+    case CR_OUT_OF_MEMORY:
+        return AIF_ENOMEM;
+    case ER_NO_SUCH_TABLE:
+    case ER_BAD_FIELD_ERROR:
+    case ER_NOT_KEYFILE: /* "incorrect key file": a page is unreadable */
+    case ER_CRASHED_ON_USAGE:
+    case 1877: /* ER_TABLE_CORRUPT, of MySQL alone */
+        return AIF_ECORRUPT;
+    default:
+        return AIF_ESTORE;
+    }
+}
+
+/* The texts live in what is closed at the end. */
+static aif_err
+fail(mysql *s, unsigned number, const char *state, const char *why,
+     const char *what, aif_error *e)
+{
+    (void)aif_fail(e, code_of(number), "%s: %.*s", what,
+                   (int)strcspn(why, "\n"), why);
+    (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
+    mysql_drop(s);
+    return e->code;
+}
+
+static aif_err
+mysql_fail(mysql *s, const char *what, aif_error *e)
+{
+    return fail(s, mysql_errno(s->conn), mysql_sqlstate(s->conn),
+                mysql_error(s->conn), what, e);
+}
+
+aif_err
+aif_mysql_fail_stmt(void *db, MYSQL_STMT *stmt, const char *what, aif_error *e)
+{
+    return fail(db, mysql_stmt_errno(stmt), mysql_stmt_sqlstate(stmt),
+                mysql_stmt_error(stmt), what, e);
+}
+
+MYSQL *
+aif_mysql_conn(void *db)
+{
+    return ((mysql *)db)->conn;
+}
+
+unsigned
+aif_mysql_connection(void *db)
+{
+    return ((mysql *)db)->connection;
+}
+
+uint64_t
+aif_mysql_packet(void *db)
+{
+    return ((mysql *)db)->packet;
+}
+
+/* --- opening ------------------------------------------------------------ */
+
+static uint64_t
+number_of(const char *text)
+{
+    return text == NULL ? 0 : (uint64_t)strtoll(text, NULL, 10);
+}
+
+/* MySQL and MariaDB keep these for all sessions: we can but look. */
+static aif_err
+check_durable(const uint64_t found[4], aif_error *e)
+{
+    if (found[1] != 1) {
+        return aif_fail(e, AIF_EINVAL,
+                        "the server's innodb_flush_log_at_trx_commit is "
+                        "%" PRIu64 ": a crash may take events that were "
+                        "promised; set it to 1, or add durable=no to the URI",
+                        found[1]);
+    }
+    if (found[2] != 0 && found[3] != 1) {
+        return aif_fail(e, AIF_EINVAL,
+                        "the server has a binary log, and its sync_binlog is "
+                        "%" PRIu64 ": a crash may take events that were "
+                        "promised; set it to 1, or add durable=no to the URI",
+                        found[3]);
+    }
+    return AIF_OK;
+}
+
+static aif_err
+check_server(mysql *s, aif_error *e)
+{
+    uint64_t found[4] = {0};
+    MYSQL_RES *res;
+    MYSQL_ROW row;
+
+    if (mysql_real_query(s->conn, SERVER, sizeof SERVER - 1) != 0 ||
+        (res = mysql_store_result(s->conn)) == NULL) {
+        return mysql_fail(s, "connecting", e);
+    }
+    row = mysql_fetch_row(res);
+    for (int i = 0; row != NULL && i < 4; i++) {
+        found[i] = number_of(row[i]);
+    }
+    mysql_free_result(res);
+    s->packet = found[0];
+    if (s->packet < PACKET_MIN) {
+        return aif_fail(e, AIF_EINVAL,
+                        "the server's max_allowed_packet is %" PRIu64
+                        " bytes: a log needs %u or more",
+                        s->packet, PACKET_MIN);
+    }
+    return s->at.relaxed ? AIF_OK : check_durable(found, e);
+}
+
+static void
+set_tls(MYSQL *conn, const aif_mysql_uri *at)
+{
+    const my_bool tls = at->tls;
+    const my_bool verify = at->verify;
+
+    (void)mysql_optionsv(conn, MYSQL_OPT_SSL_ENFORCE, &tls);
+    (void)mysql_optionsv(conn, MYSQL_OPT_SSL_VERIFY_SERVER_CERT, &verify);
+    (void)mysql_optionsv(conn, MYSQL_OPT_SSL_CA, at->ca);
+    (void)mysql_optionsv(conn, MYSQL_OPT_SSL_CERT, at->cert);
+    (void)mysql_optionsv(conn, MYSQL_OPT_SSL_KEY, at->key);
+}
+
+static void
+set_options(MYSQL *conn, const aif_mysql_uri *at)
+{
+    const unsigned connect_s = CONNECT_S;
+    const unsigned answer_s = ANSWER_S;
+    const unsigned protocol =
+        at->unix_socket == NULL ? MYSQL_PROTOCOL_TCP : MYSQL_PROTOCOL_SOCKET;
+    const unsigned no = 0;
+
+    (void)mysql_optionsv(conn, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s);
+    (void)mysql_optionsv(conn, MYSQL_OPT_READ_TIMEOUT, &answer_s);
+    (void)mysql_optionsv(conn, MYSQL_OPT_WRITE_TIMEOUT, &answer_s);
+    (void)mysql_optionsv(conn, MYSQL_OPT_PROTOCOL, &protocol);
+    (void)mysql_optionsv(conn, MYSQL_OPT_LOCAL_INFILE, &no);
+    (void)mysql_optionsv(conn, MYSQL_SET_CHARSET_NAME, "utf8mb4");
+    (void)mysql_optionsv(conn, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name",
+                         "aiflow log");
+    set_tls(conn, at);
+}
+
+static aif_err
+mysql_connect(mysql *s, aif_error *e)
+{
+    const aif_mysql_uri *at = &s->at;
+    aif_err err = AIF_OK;
+    int fd;
+
+    s->conn = mysql_init(NULL);
+    if (s->conn == NULL) {
+        return aif_fail(e, AIF_ENOMEM, "connecting");
+    }
+    s->connection++;
+    set_options(s->conn, at);
+    if (mysql_real_connect(s->conn, at->unix_socket == NULL ? at->host : NULL,
+                           at->user, at->password, at->database, at->port,
+                           at->unix_socket, 0) == NULL) {
+        return mysql_fail(s, "connecting", e);
+    }
+    fd = (int)mysql_get_socket(s->conn);
+    (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    aif_forks_stop();
+    aif_forks_add(&s->owned, fd);
+    aif_forks_go();
+    for (size_t i = 0; err == AIF_OK && i < sizeof SESSION / sizeof *SESSION;
+         i++) {
+        if (mysql_real_query(s->conn, SESSION[i], strlen(SESSION[i])) != 0) {
+            err = mysql_fail(s, "connecting", e);
+        }
+    }
+    if (err == AIF_OK) {
+        err = check_server(s, e);
+    }
+    if (err != AIF_OK) {
+        mysql_drop(s);
+    }
+    return err;
+}
+
+static aif_err
+mysql_db_open(const char *uri, void **db, aif_error *e)
+{
+    const size_t n = strlen(uri) + 1;
+    mysql *s = aif_zalloc(sizeof *s + n);
+    aif_err err;
+
+    *db = NULL;
+    if (s == NULL) {
+        return aif_fail(e, AIF_ENOMEM, "opening a log");
+    }
+    memcpy(s->uri, uri, n);
+    err = aif_mysql_uri_parse(s->uri, &s->at, e);
+    if (err != AIF_OK) {
+        aif_free(s);
+        return err;
+    }
+    *db = s;
+    return AIF_OK;
+}
+
+static void
+mysql_db_close(void *db)
+{
+    mysql *s = db;
+
+    mysql_drop(s);
+    aif_buf_fini(&s->text);
+    aif_free(s);
+}
+
+static aif_err
+mysql_ready(void *db, bool *fresh, aif_error *e)
+{
+    mysql *s = db;
+    int64_t since;
+    aif_err err;
+
+    *fresh = s->conn == NULL;
+    if (!*fresh) {
+        return AIF_OK;
+    }
+    since = aif_now_ms();
+    err = aif_away_check(&s->away, since, e);
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = mysql_connect(s, e);
+    if (err != AIF_OK) {
+        aif_away_failed(&s->away, since, aif_now_ms(), e);
+    }
+    return err;
+}
+
+/* --- statements --------------------------------------------------------- */
+
+static aif_err
+put_text(aif_buf *out, aif_str t, aif_error *e)
+{
+    static const char digits[] = "0123456789abcdef";
+    aif_err err = aif_buf_put(out, "_utf8mb4 X'", 11, e);
+
+    for (size_t i = 0; err == AIF_OK && i < t.n; i++) {
+        const unsigned char byte = (unsigned char)t.p[i];
+        const char pair[] = {digits[byte >> 4], digits[byte & 15]};
+
+        err = aif_buf_put(out, pair, sizeof pair, e);
+    }
+    return err != AIF_OK ? err : aif_buf_put(out, "'", 1, e);
+}
+
+static aif_err
+put_parameter(aif_buf *out, const aif_statement *st, int i, aif_error *e)
+{
+    char number[24];
+    int n;
+
+    if (i > st->n_numbers) {
+        return put_text(out, st->texts[i - st->n_numbers - 1], e);
+    }
+    n = snprintf(number, sizeof number, "%" PRIu64, st->numbers[i - 1]);
+    return aif_buf_put(out, number, (size_t)n, e);
+}
+
+/* Send st, with each $1 and so on replaced by what it stands for.  Our own
+ * statements have no other '$'. */
+static aif_err
+mysql_send_statement(mysql *s, const aif_statement *st, const char *what,
+                     aif_error *e)
+{
+    const char *sql = st->sql;
+    aif_err err = AIF_OK;
+
+    s->text.n = 0;
+    while (err == AIF_OK && *sql != '\0') {
+        const size_t n = strcspn(sql, "$");
+
+        err = aif_buf_put(&s->text, sql, n, e);
+        sql += n;
+        if (err == AIF_OK && *sql == '$') {
+            char *end;
+            const int i = (int)strtol(sql + 1, &end, 10);
+
+            err = put_parameter(&s->text, st, i, e);
+            sql = end;
+        }
+    }
+    if (err != AIF_OK) {
+        return err;
+    }
+    return mysql_real_query(s->conn, (const char *)s->text.p, s->text.n) == 0
+               ? AIF_OK
+               : mysql_fail(s, what, e);
+}
+
+static aif_err
+mysql_ask(void *db, const aif_statement *st, const char *what, aif_error *e)
+{
+    mysql *s = db;
+    aif_err err = mysql_send_statement(s, st, what, e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    s->what = what;
+    s->row = NULL;
+    s->asked =
+        st->streamed ? mysql_use_result(s->conn) : mysql_store_result(s->conn);
+    return s->asked == NULL ? mysql_fail(s, what, e) : AIF_OK;
+}
+
+/* After a failure the result has no connection any more. */
+static aif_err
+mysql_next(void *db, bool *there, aif_error *e)
+{
+    mysql *s = db;
+
+    s->row = mysql_fetch_row(s->asked);
+    *there = s->row != NULL;
+    if (*there) {
+        s->lengths = mysql_fetch_lengths(s->asked);
+        return AIF_OK;
+    }
+    if (mysql_errno(s->conn) == 0) {
+        return AIF_OK;
+    }
+    mysql_free_result(s->asked);
+    s->asked = NULL;
+    return mysql_fail(s, s->what, e);
+}
+
+static uint64_t
+mysql_number(void *db, int column)
+{
+    return number_of(((mysql *)db)->row[column]);
+}
+
+static aif_str
+mysql_text(void *db, int column)
+{
+    const mysql *s = db;
+    const char *p = s->row[column];
+
+    return (aif_str){p, p == NULL ? 0 : s->lengths[column]};
+}
+
+/* What is left of an answer must be taken in. */
+static void
+mysql_done(void *db)
+{
+    mysql *s = db;
+    uint64_t bytes = 0;
+
+    if (s->asked == NULL) {
+        return;
+    }
+    while (bytes < DRAIN_BYTES && mysql_fetch_row(s->asked) != NULL) {
+        const unsigned long *lengths = mysql_fetch_lengths(s->asked);
+
+        for (unsigned i = 0; i < mysql_num_fields(s->asked); i++) {
+            bytes += lengths[i];
+        }
+    }
+    if (bytes >= DRAIN_BYTES) {
+        (void)shutdown((int)mysql_get_socket(s->conn), SHUT_RDWR);
+    }
+    mysql_free_result(s->asked);
+    s->asked = NULL;
+    if (bytes >= DRAIN_BYTES) {
+        mysql_drop(s);
+    }
+}
+
+static aif_err
+mysql_change(void *db, const aif_statement *st, const char *what,
+             uint64_t *changed, aif_error *e)
+{
+    mysql *s = db;
+    aif_err err = mysql_send_statement(s, st, what, e);
+
+    if (err == AIF_OK && mysql_field_count(s->conn) > 0) {
+        MYSQL_RES *res = mysql_store_result(s->conn);
+
+        if (res == NULL) {
+            return mysql_fail(s, what, e);
+        }
+        mysql_free_result(res);
+    }
+    if (err == AIF_OK && changed != NULL) {
+        *changed = mysql_affected_rows(s->conn);
+    }
+    return err;
+}
+
+const aif_db_ops aif_mysql = {
+    .open = mysql_db_open,
+    .close = mysql_db_close,
+    .ready = mysql_ready,
+    .ask = mysql_ask,
+    .next = mysql_next,
+    .number = mysql_number,
+    .text = mysql_text,
+    .done = mysql_done,
+    .change = mysql_change,
+    .undo = mysql_drop, /* the server rolls back what it has not committed */
+    .drop = mysql_drop,
+};
