@@ -4,6 +4,7 @@
 #define AIF_BROKER_IN_H
 
 #include "broker/broker.h"
+#include "broker/credit.h"
 #include "net/curve.h"
 #include "net/endpoint.h"
 #include "base/guard.h"
@@ -33,15 +34,6 @@
 #define AIF_PIECE_EVENTS 1000      /* in one EVENTS frame */
 #define AIF_PIECE_BYTES (1u << 20) /* unless one event alone is larger */
 #define AIF_SUBSCRIBERS_MAX 4096
-/* Bytes that were sent, and not said to have been taken, of all subscribers
- * together: beyond FLIGHT only who took something lately is sent as much as
- * it granted, the others no more than their share; beyond twice FLIGHT the
- * former have a larger share, and the latter nothing.  So who stalls costs
- * SHARE_BYTES and one event, and delays nobody who does not. */
-#define AIF_FLIGHT_BYTES (128u << 20)
-#define AIF_SHARE_BYTES (16u << 10)
-#define AIF_SHARE_TAKER_BYTES (256u << 10)
-#define AIF_TAKER_MS 3000 /* a client says each second what it took */
 
 #define AIF_BROKER_LEASE_MS 10000  /* a subscriber not heard from is gone */
 #define AIF_BROKER_FULL_RETRY_MS 5 /* a subscriber whose pipe was full */
@@ -94,14 +86,10 @@ typedef struct {
     uint64_t start;  /* the cursor it was given first */
     uint64_t cursor; /* everything up to here was looked at */
     uint64_t told;   /* the cursor the client was told last */
-    uint64_t sent;   /* bytes of EVENTS */
-    uint64_t granted;
-    uint64_t taken;  /* bytes of them that the client says it has */
-    uint32_t window; /* it began with */
-    int64_t took;    /* when it last took something; 0: never */
-    uint64_t gone;   /* events that were let go, of what it wants, and that
-                        it misses nothing by, or knows of */
-    int64_t heard;   /* when it last said something */
+    aif_credit credit;
+    uint64_t gone; /* events that were let go, of what it wants, and that
+                      it misses nothing by, or knows of */
+    int64_t heard; /* when it last said something */
     char key[AIF_CURVE_KEY + 1]; /* who asked for it; "": no CURVE */
     bool hints;
     bool indexed;     /* found by the index; else each event is compared */
@@ -173,6 +161,7 @@ typedef struct {
     _Atomic uint64_t subscribers, frames, bytes_in, bytes_out, lost;
     _Atomic uint64_t expired, gone, retention, head, purged;
     _Atomic uint64_t denied, strangers;
+    _Atomic uint64_t flight; /* bytes under way to all subscribers */
     _Atomic uint64_t refused[AIF_ERR_COUNT];
     _Atomic uint64_t busy_since; /* us; 0: it waits */
     aif_hist turn;               /* a turn that had something to do */
@@ -220,7 +209,6 @@ struct aif_broker {
     size_t n_indexed;
     uint64_t spans;  /* pushed so far */
     size_t appended; /* in this turn */
-    uint64_t flight; /* bytes sent, and not taken */
     int64_t now;     /* of this turn */
     aif_subscriber **subs;
     size_t n_subs;

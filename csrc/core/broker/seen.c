@@ -160,7 +160,7 @@ seen_of(const aif_broker *b, const aif_subscriber *s)
         .id = s->id,
         .cursor = s->cursor,
         .lag = b->head > s->cursor ? b->head - s->cursor : 0,
-        .credit = s->granted > s->sent ? s->granted - s->sent : 0,
+        .credit = aif_credit_left(&s->credit),
         .heard = s->heard,
     };
 }
@@ -350,8 +350,9 @@ put_store(json *j, const aif_seen *s, int64_t now)
 static void
 put_subs(json *j, aif_seen *s, int64_t now)
 {
-    put(j, ", \"subscribers\": %llu, \"behind\": [",
-        (unsigned long long)get(&s->subscribers));
+    put(j, ", \"subscribers\": %llu, \"flight\": %llu, \"behind\": [",
+        (unsigned long long)get(&s->subscribers),
+        (unsigned long long)get(&s->flight));
     for (size_t i = 0; i < s->n_subs; i++) {
         const aif_seen_sub *one = &s->subs[i];
 
@@ -421,5 +422,6 @@ aif_broker_get_stats(aif_broker *b, aif_broker_stats *out)
         .subscribers = get(&b->stats.subscribers),
         .denied = get(&b->stats.denied),
         .strangers = get(&b->stats.strangers),
+        .flight = get(&b->stats.flight),
     };
 }

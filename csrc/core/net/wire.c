@@ -233,7 +233,7 @@ check(const aif_frame *f, unsigned fields, aif_error *e)
         return aif_fail(e, AIF_EPROTO, "%zu bytes after the end of %s",
                         f->tail.n, aif_kind_name(f->kind));
     }
-    if (f->kind == AIF_K_SUBSCRIBE &&
+    if ((f->kind == AIF_K_SUBSCRIBE || f->kind == AIF_K_CREDIT) &&
         (f->max == 0 || f->max > AIF_WINDOW_MAX)) {
         return aif_fail(e, AIF_EPROTO, "a window of %u bytes: 1 to %u belong",
                         f->max, AIF_WINDOW_MAX);
