@@ -3,6 +3,8 @@
 #include "fault.h"
 #include "net/wire.h"
 
+#include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,6 +113,40 @@ the_bytes_are_those_of_the_document(void **state)
     assert_int_equal(out.n, sizeof error);
     assert_memory_equal(out.p, error, sizeof error);
     aif_buf_fini(&out);
+}
+
+/* Seeds of another version reach no more than the head. */
+static void
+the_fuzzer_begins_with_each_kind(void **state)
+{
+    static const char dir[] = "tests/fuzz/corpus/fuzz_wire";
+    DIR *seeds = opendir(dir);
+    bool seen[256] = {false};
+    aif_frame f;
+    aif_error e;
+
+    (void)state;
+    assert_non_null(seeds);
+    for (struct dirent *d; (d = readdir(seeds)) != NULL;) {
+        char path[512];
+        uint8_t bytes[1024];
+        FILE *in;
+        size_t n;
+
+        (void)snprintf(path, sizeof path, "%s/%s", dir, d->d_name);
+        in = fopen(path, "rb");
+        assert_non_null(in);
+        n = fread(bytes, 1, sizeof bytes, in); /* of a folder: nothing */
+        (void)fclose(in);
+        if (n > 0) {
+            assert_ok(aif_frame_decode(bytes, n, &f, &e));
+            seen[f.kind] = true;
+        }
+    }
+    (void)closedir(seeds);
+    for (int i = 0; i < KINDS; i++) {
+        assert_true(seen[kinds[i]]);
+    }
 }
 
 static void
@@ -393,6 +429,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_comes_back_as_it_went),
         cmocka_unit_test(the_bytes_are_those_of_the_document),
+        cmocka_unit_test(the_fuzzer_begins_with_each_kind),
         cmocka_unit_test(a_frame_cut_anywhere_is_refused),
         cmocka_unit_test(bytes_after_the_end_are_refused),
         cmocka_unit_test(a_foreign_head_is_refused),
