@@ -8,7 +8,9 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-PACKAGES = {"libpq": "libpq-dev", "libzmq": "libzmq3-dev", "sqlite3": "libsqlite3-dev"}  # Debian's names
+LINKED = {"libpq": "libpq-dev", "libzmq": "libzmq3-dev", "sqlite3": "libsqlite3-dev"}  # with Debian's names
+LOADED = {"libmariadb": "libmariadb-dev"}  # its headers are needed here, the library when a mysql: log is opened
+PACKAGES = LINKED | LOADED
 
 
 def pkg_config(library: str, what: str) -> list[str]:
@@ -21,21 +23,8 @@ def pkg_config(library: str, what: str) -> list[str]:
     return shlex.split(out.stdout)
 
 
-def is_here(library: str) -> bool:
-    return subprocess.run(["pkg-config", "--exists", library]).returncode == 0
-
-
-def sources() -> list[str]:
-    """Return the C files to compile: without libmariadb, those for it are replaced by one that says so."""
-    found = set(glob("csrc/core/*/*.c") + glob("csrc/py/*.c"))
-    none = {"csrc/core/log/store_mysql_none.c"}
-    return sorted(found - (none if "libmariadb" in PACKAGES else set(glob("csrc/core/mysql/*.c"))))
-
-
-if is_here("libmariadb"):  # without it there is no mysql:
-    PACKAGES["libmariadb"] = "libmariadb-dev"
 cflags = [flag for library in PACKAGES for flag in pkg_config(library, "--cflags")]
-libs = [flag for library in PACKAGES for flag in pkg_config(library, "--libs")]
+libs = [flag for library in LINKED for flag in pkg_config(library, "--libs")]
 sanitize = os.environ.get("AIF_SANITIZE", "")  # "address,undefined"; use its own --build-lib: see the Makefile
 san = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-O1"] if sanitize else []
 
@@ -43,12 +32,12 @@ setup(
     ext_modules=[
         Extension(
             "aiflow_ext._core",
-            sources=sources(),
+            sources=sorted(glob("csrc/core/*/*.c") + glob("csrc/py/*.c")),
             depends=sorted(glob("csrc/**/*.[ch]", recursive=True)),
             include_dirs=["csrc/core"],
             define_macros=[("_POSIX_C_SOURCE", "200809L")],
             extra_compile_args=["-std=c11", "-fvisibility=hidden", *cflags, *san],
-            extra_link_args=[*libs, "-lpthread", *san],
+            extra_link_args=[*libs, "-lpthread", "-ldl", *san],
         )
     ],
     options={"build": {"build_temp": f"build/ext{'-' + sanitize.replace(',', '-') if sanitize else ''}"}},
