@@ -1,5 +1,7 @@
 """From a clone to an import: what is missing is said, what is built is whole, and it needs no more than it says."""
 
+import fcntl
+import itertools
 import os
 import shutil
 import subprocess
@@ -95,3 +97,36 @@ def test_what_decides_how_it_is_built_builds_it_again(tree, tmp_path):
     assert built() == everything
     (tree / "csrc/py/loop.c").unlink()
     assert built() == everything - 1
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("apt-get"), reason="only root installs packages, and apt-get on Debian"
+)
+@pytest.mark.parametrize("lock", ["lists/lock", "cache/archives/lock", "lock-frontend", "lock"])
+def test_another_apt_get_is_waited_for(lock, tmp_path):
+    """An apt of our own, with a state of our own: it installs what is here already, and holds the true locks."""
+    for folder in ("lists/partial", "cache/archives/partial", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy("/var/lib/dpkg/status", tmp_path)
+    config = tmp_path / "apt.conf"
+    config.write_text(
+        f'Dir::State "{tmp_path}"; Dir::State::status "{tmp_path}/status"; Dir::State::lists "{tmp_path}/lists";'
+        f'Dir::Cache "{tmp_path}/cache"; Dir::Etc::sourcelist "{os.devnull}"; Dir::Etc::sourceparts "{os.devnull}";'
+    )
+    for folder in ("/usr/sbin", "/usr/bin", "/sbin", "/bin"):  # all but one, which is then said to be missing
+        for tool in Path(folder).iterdir():
+            if tool.name != "pkg-config" and not (tmp_path / "bin" / tool.name).exists():
+                (tmp_path / "bin" / tool.name).symlink_to(tool)
+    env = {**ENV, "PATH": f"{tmp_path}/bin", "APT_CONFIG": str(config), "PYTHON": sys.executable}
+    with (tmp_path / lock).open("w") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        command = [ROOT / ".ci/deps", "build"]
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as deps:
+            said = list(
+                itertools.takewhile(lambda line: not line.startswith("Another apt-get is at work"), deps.stdout)
+            )
+            still_waits = deps.poll() is None
+            fcntl.lockf(held, fcntl.LOCK_UN)
+            said += deps.stdout
+    assert still_waits, said
+    assert deps.returncode == 0, said
