@@ -99,6 +99,23 @@ def test_what_decides_how_it_is_built_builds_it_again(tree, tmp_path):
     assert built() == everything - 1
 
 
+def test_a_source_distribution_gives_a_wheel_that_installs(archive, tmp_path):
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, archive)
+    (wheel,) = tmp_path.glob("*.whl")
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    python = tmp_path / "venv/bin/python"
+    run(*pip, "--python", python, "install", "--no-deps", "--no-index", wheel)  # events need nothing else
+    program = "from aiflow_ext import Event, EventLog; print(EventLog('mem:').append([Event('k')], 'p', 1))"
+    assert run(python, "-c", program, cwd=tmp_path).stdout == "[1]\n"
+    assert "events" in run(tmp_path / "venv/bin/aiflow", "--help", cwd=tmp_path).stdout
+    files = run(python, "-c", "import importlib.metadata as m; print(*m.files('aiflow-ext'))", cwd=tmp_path).stdout
+    for file in ("py.typed", "_core.pyi", "db/alembic.ini"):
+        assert f"/{file}" in files
+    metadata = run(python, "-c", "import importlib.metadata as m; print(m.metadata('aiflow-ext'))", cwd=tmp_path).stdout
+    assert "Classifier: Development Status :: " in metadata
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("apt-get"), reason="only root installs packages, and apt-get on Debian"
 )
