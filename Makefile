@@ -41,7 +41,7 @@ test-py: build ## Python tests, no Airflow
 test-py-asan: build ## The same, with a sanitized extension
 	@AIF_SANITIZE=address,undefined $(PY) setup.py -q build --build-lib build/asan-py
 	@$(PG) env LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 2400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep'
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 2400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep and not test_install'
 test-airflow: build ## Tests with a real Airflow
 	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/airflow
 test-crash: build ## kill -9 at every labelled point, then count

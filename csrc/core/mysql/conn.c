@@ -308,8 +308,12 @@ static aif_err
 dial(aif_mysql *s, aif_error *e)
 {
     const aif_mysql_uri *at = &s->at;
+    aif_err err = aif_mysql_load(e);
     int fd;
 
+    if (err != AIF_OK) {
+        return err;
+    }
     s->conn = mysql_init(NULL);
     if (s->conn == NULL) {
         return aif_fail(e, AIF_ENOMEM, "opening a log");

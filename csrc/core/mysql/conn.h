@@ -9,9 +9,9 @@
 #include "base/forks.h"
 #include "log/away.h"
 #include "log/store.h"
+#include "mysql/load.h"
 #include "mysql/uri.h"
 
-#include <mysql.h>
 #include <stdbool.h>
 #include <stdint.h>
 
