@@ -19,6 +19,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 /* In frames, for each peer.  Credit bounds what a subscriber is sent, the
@@ -368,14 +369,15 @@ static aif_err
 open_router(aif_broker *b, aif_error *e)
 {
     const int64_t max = AIF_FRAME_MAX;
+    const size_t n = sizeof b->secret;
     void *s;
 
     b->ctx = zmq_ctx_new();
-    b->router = b->ctx == NULL ? NULL : zmq_socket(b->ctx, ZMQ_ROUTER);
+    b->router = b->ctx == NULL ? NULL : aif_route_socket(b->ctx);
     s = b->router;
-    if (s == NULL || !set(s, ZMQ_LINGER, 0) ||
-        !set(s, ZMQ_ROUTER_MANDATORY, 1) || !set(s, ZMQ_SNDHWM, SEND_HWM) ||
-        !set(s, ZMQ_RCVHWM, RECV_HWM) ||
+    if (s == NULL || getrandom(b->secret, n, 0) != (ssize_t)n ||
+        !set(s, ZMQ_LINGER, 0) || !set(s, ZMQ_ROUTER_MANDATORY, 1) ||
+        !set(s, ZMQ_SNDHWM, SEND_HWM) || !set(s, ZMQ_RCVHWM, RECV_HWM) ||
         !set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
         !set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) ||
         !set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) ||

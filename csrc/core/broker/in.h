@@ -203,7 +203,8 @@ struct aif_broker {
     aif_door door;
     void *ctx;
     void *router;
-    int stop; /* eventfd: may be written in a signal handler */
+    uint8_t secret[16]; /* of the names that peers have for people */
+    int stop;           /* eventfd: may be written in a signal handler */
     aif_log *log;
     uint64_t head;     /* newest offset we know of */
     uint64_t purged;   /* and up to where events may have been let go */
@@ -269,11 +270,15 @@ void aif_seen_refused(aif_broker *b, const aif_route *from, zmq_msg_t *frame,
 void aif_seen_turn(aif_broker *b, uint64_t since);
 /* Note who is behind; at most once a second, unless it has to be now. */
 void aif_seen_subs(aif_broker *b, bool must);
-/* A routing id as text, for people. */
+
+/* broker/route.c.  A ROUTER whose routing ids nobody can guess; NULL: errno
+ * says why not. */
+void *aif_route_socket(void *ctx);
+/* A peer's name, for people; its routing id does not follow from it. */
 typedef struct {
-    char text[2 * AIF_ROUTE_MAX + 1];
+    char text[9];
 } aif_peer;
-aif_peer aif_route_text(const aif_route *r);
+aif_peer aif_route_text(const aif_broker *b, const aif_route *r);
 
 /* broker/turn.c.  Add a PUBLISH, where its sender may publish all of it;
  * takes what is in *frame on success. */
