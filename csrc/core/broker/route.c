@@ -20,19 +20,20 @@
  * seeded, and which it finds again as it was.  Nobody forks meanwhile: a child
  * would be left with ours. */
 void *
-aif_route_socket(void *ctx)
+aif_route_socket(aif_broker *b)
 {
     static char state[128];
     unsigned seed;
     char *hosts;
     void *router;
 
-    if (getrandom(&seed, sizeof seed, 0) != sizeof seed) {
+    if (getrandom(&seed, sizeof seed, 0) != sizeof seed ||
+        getrandom(b->secret, sizeof b->secret, 0) != sizeof b->secret) {
         return NULL;
     }
     aif_forks_stop();
     hosts = initstate(seed, state, sizeof state);
-    router = zmq_socket(ctx, ZMQ_ROUTER);
+    router = zmq_socket(b->ctx, ZMQ_ROUTER);
     (void)setstate(hosts);
     aif_forks_go();
     return router;

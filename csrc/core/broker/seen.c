@@ -255,7 +255,7 @@ put_counters(json *j, aif_seen *s)
         {"lost", &s->lost},         {"expired", &s->expired},
         {"gone", &s->gone},         {"retention", &s->retention},
         {"denied", &s->denied},     {"strangers", &s->strangers},
-        {"hushed", &s->hushed},
+        {"endless", &s->endless},   {"hushed", &s->hushed},
     };
 
     put(j, ", \"counters\": {");
