@@ -176,6 +176,23 @@ messages_of_several_parts_are_refused(void **state)
     raw_close(&r);
 }
 
+/* The numbers that the host draws follow from its own seed. */
+static void
+the_host_keeps_its_random_numbers(void **state)
+{
+    served *s = *state;
+    int second;
+
+    srand(7);
+    (void)rand();
+    second = rand();
+    unserve(s);
+    srand(7);
+    (void)rand();
+    serve(s);
+    assert_int_equal(rand(), second);
+}
+
 static void
 a_long_routing_id_is_refused(void **state)
 {
@@ -470,6 +487,7 @@ main(void)
         SERVED(a_bad_frame_is_refused_and_counted, mem),
         SERVED(a_batch_is_10000_events, mem),
         SERVED(messages_of_several_parts_are_refused, mem),
+        SERVED(the_host_keeps_its_random_numbers, mem),
         SERVED(a_long_routing_id_is_refused, mem),
         SERVED(an_oversized_frame_costs_its_sender_the_connection, mem),
         SERVED(bytes_from_anywhere_do_no_harm, mem),

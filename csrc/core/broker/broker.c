@@ -16,7 +16,6 @@
 #include "base/mem.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -204,11 +203,13 @@ drain_one(aif_broker *b, size_t *events, size_t *bytes)
 
     (void)zmq_msg_init(&frame);
     got = recv_message(b, &from, &frame, &ours);
+    if (got) {
+        aif_door_took(b, &frame, ours);
+    }
     if (got && ours) {
         *bytes += zmq_msg_size(&frame);
         aif_count(&b->stats.frames, 1);
         aif_count(&b->stats.bytes_in, zmq_msg_size(&frame));
-        aif_door_spoke(b, &frame);
         handle(b, &from, &frame, &cost);
         *events += b->turn.n - before + cost;
     } else if (got) {
@@ -222,16 +223,20 @@ drain_one(aif_broker *b, size_t *events, size_t *bytes)
     return got;
 }
 
-static void
+/* True when nothing was left. */
+static bool
 drain(aif_broker *b)
 {
     size_t frames = 0;
     size_t events = 0;
     size_t bytes = 0;
+    bool got = true;
 
-    while (frames++ < AIF_TURN_EVENTS && events < AIF_TURN_EVENTS &&
-           bytes < AIF_TURN_BYTES && drain_one(b, &events, &bytes)) {
+    while (got && frames++ < AIF_TURN_EVENTS && events < AIF_TURN_EVENTS &&
+           bytes < AIF_TURN_BYTES) {
+        got = drain_one(b, &events, &bytes);
     }
+    return !got;
 }
 
 void
@@ -275,12 +280,14 @@ turn(aif_broker *b)
 {
     uint64_t since = aif_now_us();
     int64_t now;
+    bool dry;
 
     atomic_store(&b->stats.busy_since, since);
     aif_gate_tend(b);
     b->now = aif_now_ms();
-    drain(b);
+    dry = drain(b);
     aif_door_tend(b); /* after it: the last words of who left were heard */
+    aif_parts_look(b, dry);
     aif_turn_commit(b);
     now = aif_now_ms();
     poll_head(b, now);
@@ -315,14 +322,22 @@ serve(aif_broker *b, aif_error *e)
     int n = 2 + (int)aif_gate_items(b, items + 2);
 
     for (;;) {
-        if (zmq_poll(items, n, wait_ms(b)) < 0 && zmq_errno() != EINTR) {
+        long due = wait_ms(b);
+        long tick = aif_parts_wait(b, due);
+        int ready = zmq_poll(items, n, tick);
+
+        if (ready < 0 && zmq_errno() != EINTR) {
             return aif_fail(e, AIF_ECLOSED, "waiting for frames: %s",
                             zmq_strerror(zmq_errno()));
         }
         if (items[1].revents != 0) {
             return AIF_OK;
         }
-        turn(b);
+        if (ready == 0 && tick != due) {
+            aif_parts_look(b, true);
+        } else {
+            turn(b);
+        }
     }
 }
 
@@ -371,7 +386,7 @@ open_router(aif_broker *b, aif_error *e)
     void *s;
 
     b->ctx = zmq_ctx_new();
-    b->router = b->ctx == NULL ? NULL : zmq_socket(b->ctx, ZMQ_ROUTER);
+    b->router = b->ctx == NULL ? NULL : aif_route_socket(b);
     s = b->router;
     if (s == NULL || !set(s, ZMQ_LINGER, 0) ||
         !set(s, ZMQ_ROUTER_MANDATORY, 1) || !set(s, ZMQ_SNDHWM, SEND_HWM) ||

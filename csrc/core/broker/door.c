@@ -103,13 +103,15 @@ aif_door_unknown(aif_broker *b, const char *address, const char *key)
 }
 
 void
-aif_door_spoke(aif_broker *b, zmq_msg_t *frame)
+aif_door_took(aif_broker *b, zmq_msg_t *last, bool ours)
 {
     aif_door *d = &b->door;
-    int fd = d->monitor == NULL ? -1 : zmq_msg_get(frame, ZMQ_SRCFD);
+    int fd = d->monitor == NULL ? -1 : zmq_msg_get(last, ZMQ_SRCFD);
 
+    b->parts.drained++;
     if (fd >= 0 && (size_t)fd < d->cap_peers) {
-        d->peers[fd].spoke = true;
+        d->peers[fd].spoke |= ours;
+        d->peers[fd].took = true;
     }
 }
 
@@ -183,6 +185,7 @@ on_accepted(aif_door *d, uint32_t fd)
     }
     d->n_peers += !peer->open;
     *peer = (aif_door_peer){.open = true};
+    aif_parts_accepted(peer, (int)fd);
     if (getpeername((int)fd, (struct sockaddr *)&sa, &n) != 0 ||
         getnameinfo((struct sockaddr *)&sa, n, peer->address,
                     sizeof peer->address, NULL, 0, NI_NUMERICHOST) != 0) {

@@ -65,6 +65,7 @@ aif_gate_open(aif_broker *b, const char *bind, const char *secret,
     if (secret != NULL) {
         err = open_curve(b, secret, e);
     }
+    aif_parts_open(b);
     return err == AIF_OK ? aif_door_open(b, e) : err;
 }
 
@@ -83,6 +84,7 @@ aif_gate_close(aif_broker *b)
     aif_access_free(g->next);
     aif_access_free(g->now);
     aif_door_close(b);
+    aif_parts_close(b);
 }
 
 void

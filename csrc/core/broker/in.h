@@ -126,6 +126,11 @@ typedef struct {
     bool spoke;       /* it has sent a frame */
     bool told;        /* why it did not get in was said */
     char address[47]; /* for people to read */
+    /* broker/parts.c's own. */
+    bool took;       /* a whole message of it, since the last note */
+    ino_t inode;     /* of its socket */
+    uint64_t before; /* bytes that it sent before that message's end */
+    uint64_t read;   /* and until the last note */
 } aif_door_peer;
 
 /* broker/door.c's own. */
@@ -139,6 +144,16 @@ typedef struct {
     bool shielded;      /* nobody new for now */
     const char *failed; /* the connection that is reported as closed next */
 } aif_door;
+
+/* broker/parts.c's own. */
+typedef struct {
+    bool on; /* tcp */
+    int statm;
+    uint64_t resident; /* bytes of memory, when we looked last */
+    int64_t due;
+    bool noted;     /* who had sent how much; */
+    size_t drained; /* messages since then */
+} aif_parts;
 
 #define AIF_GATE_ITEMS 3
 
@@ -160,7 +175,7 @@ typedef struct {
     _Atomic uint64_t appended, pushed, turns, rejected, retries;
     _Atomic uint64_t subscribers, frames, bytes_in, bytes_out, lost;
     _Atomic uint64_t expired, gone, retention, head, purged;
-    _Atomic uint64_t denied, strangers;
+    _Atomic uint64_t denied, strangers, endless;
     _Atomic uint64_t flight; /* bytes under way to all subscribers */
     _Atomic uint64_t refused[AIF_ERR_COUNT];
     _Atomic uint64_t busy_since; /* us; 0: it waits */
@@ -190,9 +205,11 @@ struct aif_broker {
     aif_endpoint endpoint;
     aif_gate gate;
     aif_door door;
+    aif_parts parts;
     void *ctx;
     void *router;
-    int stop; /* eventfd: may be written in a signal handler */
+    uint8_t secret[16]; /* of the names that peers have for people */
+    int stop;           /* eventfd: may be written in a signal handler */
     aif_log *log;
     uint64_t head;     /* newest offset we know of */
     uint64_t purged;   /* and up to where events may have been let go */
@@ -257,11 +274,15 @@ void aif_seen_refused(aif_broker *b, const aif_route *from, zmq_msg_t *frame,
 void aif_seen_turn(aif_broker *b, uint64_t since);
 /* Note who is behind; at most once a second, unless it has to be now. */
 void aif_seen_subs(aif_broker *b, bool must);
-/* A routing id as text, for people. */
+
+/* broker/route.c.  A ROUTER whose routing ids nobody can guess; NULL: errno
+ * says why not. */
+void *aif_route_socket(aif_broker *b);
+/* A peer's name, for people; its routing id does not follow from it. */
 typedef struct {
-    char text[2 * AIF_ROUTE_MAX + 1];
+    char text[9];
 } aif_peer;
-aif_peer aif_route_text(const aif_route *r);
+aif_peer aif_route_text(const aif_broker *b, const aif_route *r);
 
 /* broker/turn.c.  Add a PUBLISH, where its sender may publish all of it;
  * takes what is in *frame on success. */
@@ -328,8 +349,18 @@ void aif_door_close(aif_broker *b);
 void aif_door_tend(aif_broker *b);
 /* A connection from address is not let in. */
 void aif_door_unknown(aif_broker *b, const char *address, const char *key);
-/* A connection that got as far as this frame is no stranger's. */
-void aif_door_spoke(aif_broker *b, zmq_msg_t *frame);
+/* A whole message was taken; whose connection got as far as a frame of ours is
+ * no stranger's. */
+void aif_door_took(aif_broker *b, zmq_msg_t *last, bool ours);
+
+/* broker/parts.c.  Before the router is bound, to tcp. */
+void aif_parts_open(aif_broker *b);
+void aif_parts_close(aif_broker *b);
+void aif_parts_accepted(aif_door_peer *peer, int fd);
+/* Now and then.  dry: nothing whole was left to take when we looked last. */
+void aif_parts_look(aif_broker *b, bool dry);
+/* due, in ms, or sooner: then it is time to look.  -1: never. */
+long aif_parts_wait(const aif_broker *b, long due);
 
 static inline uint64_t
 aif_count(_Atomic uint64_t *counter, uint64_t n)

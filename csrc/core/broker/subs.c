@@ -284,7 +284,7 @@ aif_subs_expire(aif_broker *b, int64_t now)
                 b, AIF_WARNING,
                 "subscriber expired peer=%s stream=%llu cursor=%llu "
                 "silent_ms=%lld",
-                aif_route_text(&s->to).text, (unsigned long long)s->id,
+                aif_route_text(b, &s->to).text, (unsigned long long)s->id,
                 (unsigned long long)s->cursor, (long long)(now - s->heard));
             aif_subs_drop(b, i);
         }
