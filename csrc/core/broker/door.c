@@ -12,6 +12,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "net/port.h"
 
 #include <asm/socket.h>
 #include <linux/filter.h>
@@ -21,7 +22,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 
-#define MONITOR "inproc://aiflow.monitor"
 #define EVENTS                                                                \
     (ZMQ_EVENT_LISTENING | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |      \
      ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |                                   \
@@ -29,12 +29,6 @@
 #define LOOKS 1000  /* events taken in one turn */
 #define BACKLOG 100 /* connections the kernel may hold beyond the bound */
 #define RESERVE 128 /* descriptors for the store and the host */
-
-static bool
-set(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
 
 /* As many connections as there may be descriptors, less what we need. */
 static size_t
@@ -58,15 +52,11 @@ aif_door_open(aif_broker *b, aif_error *e)
 
     d->most = most_connections();
     d->listener = -1;
-    d->monitor = zmq_socket(b->ctx, ZMQ_PAIR);
-    if (d->monitor != NULL && set(d->monitor, ZMQ_LINGER, 0) &&
-        set(d->monitor, ZMQ_RCVHWM, 0) && /* a slow turn stops no I/O */
-        zmq_socket_monitor(b->router, MONITOR, EVENTS) == 0 &&
-        zmq_connect(d->monitor, MONITOR) == 0 &&
-        set(b->router, ZMQ_BACKLOG, BACKLOG)) {
+    d->monitor = aif_port_monitor(b->ctx, b->router, EVENTS);
+    if (d->monitor != NULL && aif_port_set(b->router, ZMQ_BACKLOG, BACKLOG)) {
         return AIF_OK;
     }
-    return aif_fail(e, AIF_ENOMEM, "a monitor: %s", zmq_strerror(zmq_errno()));
+    return aif_port_failed("a monitor", e);
 }
 
 /* For people, once for each address and reason. */
@@ -255,24 +245,17 @@ on_event(aif_broker *b, uint16_t event, uint32_t value)
     }
 }
 
-/* zmq_socket_monitor(3): a frame with the event's number and its value, one
- * with our address. */
 void
 aif_door_tend(aif_broker *b)
 {
-    uint8_t news[6];
     uint16_t event;
     uint32_t value;
 
     if (b->door.monitor == NULL) {
         return;
     }
-    for (int i = 0; i < LOOKS && zmq_recv(b->door.monitor, news, sizeof news,
-                                          ZMQ_DONTWAIT) == sizeof news;
-         i++) {
-        (void)zmq_recv(b->door.monitor, NULL, 0, ZMQ_DONTWAIT);
-        memcpy(&event, news, sizeof event);
-        memcpy(&value, news + sizeof event, sizeof value);
+    for (int i = 0;
+         i < LOOKS && aif_port_news(b->door.monitor, &event, &value); i++) {
         on_event(b, event, value);
     }
     bound_connections(b);

@@ -15,6 +15,7 @@
 #include "client/dealer.h"
 
 #include "base/clock.h"
+#include "net/port.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -57,12 +58,6 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
     return err;
 }
 
-static bool
-set(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
-
 /* First end the monitor: zmq's thread waits, for ever, to tell its news to
  * one that has no reader. */
 void
@@ -85,11 +80,11 @@ void
 aif_dealer_fini(aif_dealer *d, int linger_ms)
 {
     if (d->socket != NULL) {
-        (void)set(d->socket, ZMQ_LINGER, linger_ms);
+        (void)aif_port_set(d->socket, ZMQ_LINGER, linger_ms);
     }
     aif_dealer_disconnect(d);
     if (d->ctx != NULL) {
-        (void)zmq_ctx_term(d->ctx);
+        aif_port_put(d->ctx);
         d->ctx = NULL;
     }
 }
@@ -99,11 +94,12 @@ configure(void *s)
 {
     const int64_t max = AIF_FRAME_MAX;
 
-    return set(s, ZMQ_LINGER, 0) && set(s, ZMQ_SNDHWM, SEND_HWM) &&
-           set(s, ZMQ_RECONNECT_IVL, -1) &&
-           set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
-           set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
-           set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
+    return aif_port_set(s, ZMQ_LINGER, 0) &&
+           aif_port_set(s, ZMQ_SNDHWM, SEND_HWM) &&
+           aif_port_set(s, ZMQ_RECONNECT_IVL, -1) &&
+           aif_port_set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+           aif_port_set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
+           aif_port_set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
            zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &max, sizeof max) == 0;
 }
 
@@ -121,41 +117,35 @@ set_keys(aif_dealer *d, const char *uri, aif_error *e)
      ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |          \
      ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
-static bool
-watch(aif_dealer *d)
+static aif_err
+make_sockets(aif_dealer *d, aif_error *e)
 {
-    char name[32];
+    aif_err err = AIF_OK;
 
-    (void)snprintf(name, sizeof name, "inproc://monitor-%u", d->connects++);
-    d->monitor = zmq_socket(d->ctx, ZMQ_PAIR);
-    return d->monitor != NULL && set(d->monitor, ZMQ_LINGER, 0) &&
-           set(d->monitor, ZMQ_RCVHWM, 0) && /* zmq's thread never waits */
-           zmq_socket_monitor(d->socket, name, NEWS) == 0 &&
-           zmq_connect(d->monitor, name) == 0;
-}
-
-static bool
-make_sockets(aif_dealer *d)
-{
     if (d->ctx == NULL) {
-        d->ctx = zmq_ctx_new();
+        err = aif_port_get(&d->ctx, e);
     }
-    if (d->ctx != NULL) {
-        d->socket = zmq_socket(d->ctx, ZMQ_DEALER);
+    if (err == AIF_OK) {
+        err = aif_port_room(AIF_PORT_CLIENT, e);
     }
-    return d->socket != NULL && configure(d->socket) && watch(d);
+    if (err != AIF_OK) {
+        return err;
+    }
+    d->socket = zmq_socket(d->ctx, ZMQ_DEALER);
+    if (d->socket != NULL && configure(d->socket)) {
+        d->monitor = aif_port_monitor(d->ctx, d->socket, NEWS);
+    }
+    return d->monitor == NULL ? aif_port_failed("a DEALER socket", e) : err;
 }
 
 static aif_err
 connect_at(aif_dealer *d, const char *uri, aif_error *e)
 {
-    aif_err err = AIF_OK;
+    aif_err err;
 
     aif_dealer_disconnect(d);
-    if (!make_sockets(d)) {
-        err = aif_fail(e, AIF_ENOMEM, "a DEALER socket: %s",
-                       zmq_strerror(zmq_errno()));
-    } else {
+    err = make_sockets(d, e);
+    if (err == AIF_OK) {
         aif_endpoint_family(d->socket, uri);
         err = set_keys(d, uri, e);
     }
@@ -270,20 +260,13 @@ aif_dealer_due(const aif_dealer *d)
     return d->up && !d->failed ? INT64_MAX : d->due;
 }
 
-/* zmq_socket_monitor(3): a frame with the event's number and value, one with
- * the address. */
 bool
 aif_dealer_gone(aif_dealer *d, int64_t now)
 {
-    uint8_t news[6];
     uint16_t event;
     uint32_t value;
 
-    while (zmq_recv(d->monitor, news, sizeof news, ZMQ_DONTWAIT) ==
-           sizeof news) {
-        (void)zmq_recv(d->monitor, NULL, 0, ZMQ_DONTWAIT);
-        memcpy(&event, news, sizeof event);
-        memcpy(&value, news + sizeof event, sizeof value);
+    while (aif_port_news(d->monitor, &event, &value)) {
         hear(d, event, value, now);
     }
     return now >= aif_dealer_due(d);
