@@ -3,8 +3,8 @@
  *
  * A frame is sent once for each connection: a slow broker is not asked again,
  * which would only make it slower.  A dead one is noticed by zmq: its end of
- * the connection closes, or, where a child that it forked keeps it open, the
- * heartbeats end.  zmq's own thread answers those, however long a turn takes.
+ * the connection closes, or, where it hangs, the heartbeats end.  zmq's own
+ * thread answers those, however long a turn takes.
  *
  * Of several brokers one is talked to, at first any of them.  When it is lost,
  * refuses, or does not shake hands in time, the next one, or the same where it
@@ -47,7 +47,7 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
 {
     aif_err err;
 
-    *d = (aif_dealer){.keys = curve != NULL};
+    *d = (aif_dealer){.keys = curve != NULL, .fd = -1};
     err = aif_uris_parse(uris, &d->uris, e);
     if (err == AIF_OK) {
         d->at = any_of(d->uris.n);
@@ -63,6 +63,10 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
 void
 aif_dealer_disconnect(aif_dealer *d)
 {
+    aif_forks_stop();
+    aif_forks_remove(&d->owned);
+    aif_forks_go();
+    d->fd = -1;
     if (d->monitor != NULL) {
         (void)zmq_socket_monitor(d->socket, NULL, 0);
         (void)zmq_close(d->monitor);
@@ -113,7 +117,7 @@ set_keys(aif_dealer *d, const char *uri, aif_error *e)
 }
 
 #define NEWS                                                                  \
-    (ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CLOSED |                       \
+    (ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CLOSED | \
      ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |          \
      ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
@@ -203,6 +207,9 @@ aif_dealer_recv(aif_dealer *d, zmq_msg_t *msg, aif_frame *f, bool *got,
     if (!*got) {
         return AIF_OK;
     }
+    if (!d->up) { /* it is: the news of it came first */
+        (void)aif_dealer_gone(d, 0);
+    }
     whole = !zmq_msg_more(msg);
     while (zmq_msg_more(msg) &&
            zmq_msg_recv(msg, d->socket, ZMQ_DONTWAIT) >= 0) {
@@ -242,6 +249,10 @@ pause(unsigned n, size_t brokers)
 static void
 hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
 {
+    if (event == ZMQ_EVENT_CONNECTED) {
+        d->fd = (int)value;
+        return;
+    }
     if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
         d->up = true;
         d->tries = d->denied = 0;
@@ -268,6 +279,12 @@ aif_dealer_gone(aif_dealer *d, int64_t now)
 
     while (aif_port_news(d->monitor, &event, &value)) {
         hear(d, event, value, now);
+    }
+    if (d->fd >= 0 && d->up && !d->failed) { /* so libzmq has not closed it */
+        aif_forks_stop();
+        aif_forks_add(&d->owned, d->fd);
+        aif_forks_go();
+        d->fd = -1;
     }
     return now >= aif_dealer_due(d);
 }

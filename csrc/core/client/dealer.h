@@ -8,6 +8,7 @@
 #ifndef AIF_DEALER_H
 #define AIF_DEALER_H
 
+#include "base/forks.h"
 #include "net/curve.h"
 #include "client/uris.h"
 #include "net/wire.h"
@@ -23,6 +24,8 @@ typedef struct {
     void *ctx; /* port.h; NULL before first use */
     void *socket;
     void *monitor;
+    int fd;           /* of a connection just made; -1: none, or owned */
+    aif_owned owned;  /* the connection */
     bool up;          /* hands were shaken */
     bool failed;      /* or lost since: move on when it is time */
     int64_t due;      /* that time; or, not up, when to think it failed */
