@@ -54,15 +54,18 @@ def test_a_strangers_living_socket_is_left_alone(tmp_path, backlog):
 
 
 def test_a_dead_ones_socket_file_is_replaced(tmp_path):
+    """Also where it was put aside, for there were too many connections."""
     path = tmp_path / "b"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-        dead.listen()
+    for name in ("b", "b.full"):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(f"{tmp_path}/{name}")
+            dead.listen()
     with broker_at(f"ipc://{path}") as broker:
         broker.start()
         with EventClient(broker.uri) as client:
             assert client.publish(Event("a")) == 1
     assert not path.exists()
+    assert not (tmp_path / "b.full").exists()
 
 
 def test_a_strangers_lock_file_is_left_alone(tmp_path):

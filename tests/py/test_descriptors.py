@@ -1,6 +1,7 @@
 """File descriptors: how many a client takes, and what happens when there are no more."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -83,6 +84,46 @@ def test_near_its_limit_a_process_is_told_and_lives(broker, what):
     told = codes.count(3)
     assert (codes, out.stderr) == ([3] * told + [0] * (48 - told), "")
     assert 10 < told < 48
+
+
+def handshake():
+    """Return what a DEALER says first: its greeting, its mechanism, what it is."""
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    return b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16 + 1 + 31) + bytes([4, len(ready)]) + ready
+
+
+def test_more_connections_than_descriptors_wait_outside(tmp_path, until):
+    """500 descriptors, 272 connections over ipc: who comes then finds no broker until some have gone."""
+    path = f"{tmp_path}/b"
+    command = [sys.executable, "-m", "aiflow_ext.cli", "broker", "--bind", f"ipc://{path}", "--log", "mem:"]
+    with subprocess.Popen(["prlimit", "--nofile=500:500", *command], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline().startswith("aiflow broker: serving")
+        peers, refused = [], []
+
+        def knock():
+            peer = socket.socket(socket.AF_UNIX)
+            peer.setblocking(False)
+            try:
+                peer.connect(path)
+                peer.send(handshake())
+                peers.append(peer)
+            except OSError as e:
+                peer.close()
+                refused.append(type(e))
+            return process.poll() is not None or FileNotFoundError in refused
+
+        until(knock)
+        assert 272 <= len(peers) < 500
+        assert process.poll() is None
+        for peer in peers:
+            peer.close()
+        with EventClient(f"ipc://{path}") as client:
+            assert client.publish(Event("a"), timeout=60) == 1
+        process.terminate()
+        said = process.stderr.read()
+    assert "connections are at their bound most=272" in said
+    assert "connections are taken again" in said
+    assert os.listdir(tmp_path) == ["b.lock"]
 
 
 def test_brokers_of_one_process_let_in_whom_each_of_them_knows():

@@ -24,7 +24,6 @@
 #include <zmq.h>
 
 #define PATH_MAX_BYTES (sizeof((struct sockaddr_un *)0)->sun_path - 1)
-#define BACKLOG 128
 
 static const char *
 after(const char *uri, const char *scheme)
@@ -128,6 +127,10 @@ remove_stale(const char *path, aif_error *e)
                         "choose another path",
                         path);
     }
+    if (strlen(path) > PATH_MAX_BYTES) { /* one that was put aside */
+        (void)unlink(path);
+        return AIF_OK;
+    }
     memcpy(sa.sun_path, path, strlen(path));
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
@@ -160,7 +163,7 @@ listen_private(aif_endpoint *ep, const char *path, int *fd, aif_error *e)
         bind(*fd, (struct sockaddr *)&sa, sizeof sa) != 0 ||
         lstat(path, &ep->file) != 0 ||
         getsockname(*fd, (struct sockaddr *)&ep->at, &n) != 0 ||
-        listen(*fd, BACKLOG) != 0) {
+        listen(*fd, AIF_BACKLOG) != 0) {
         return aif_fail(e, AIF_EINVAL, "cannot serve %s: %s", path,
                         strerror(errno));
     }
@@ -180,6 +183,13 @@ serve(aif_endpoint *ep)
     aif_forks_serve(&ep->served);
 }
 
+/* Where the file is while it is hidden. */
+static void
+hidden_path(const char *path, char out[static PATH_MAX_BYTES + 6])
+{
+    (void)snprintf(out, PATH_MAX_BYTES + 6, "%s.full", path);
+}
+
 static void
 remove_ours(const aif_endpoint *ep, const char *path)
 {
@@ -195,9 +205,14 @@ static aif_err
 bind_socket(aif_endpoint *ep, void *socket, const char *uri, const char *path,
             aif_error *e)
 {
+    char aside[PATH_MAX_BYTES + 6];
     int fd = -1;
     aif_err err = remove_stale(path, e);
 
+    hidden_path(path, aside);
+    if (err == AIF_OK) {
+        err = remove_stale(aside, e); /* it was killed while it was full */
+    }
     if (err == AIF_OK) {
         err = listen_private(ep, path, &fd, e);
     }
@@ -403,14 +418,31 @@ aif_endpoint_bind(aif_endpoint *ep, void *socket, const char *uri,
                     uri);
 }
 
+bool
+aif_endpoint_hide(const aif_endpoint *ep, bool hidden)
+{
+    const char *path = after(ep->uri, "ipc://");
+    char aside[PATH_MAX_BYTES + 6];
+    struct stat st;
+
+    hidden_path(path, aside);
+    return lstat(hidden ? aside : path, &st) != 0 &&
+           rename(hidden ? path : aside, hidden ? aside : path) == 0;
+}
+
 void
 aif_endpoint_fini(aif_endpoint *ep)
 {
+    const char *path = after(ep->uri, "ipc://");
+    char aside[PATH_MAX_BYTES + 6];
+
     aif_forks_stop();
     aif_forks_unserve(&ep->served);
     aif_forks_go();
     if (ep->lock != NULL) {
-        remove_ours(ep, after(ep->uri, "ipc://"));
+        hidden_path(path, aside);
+        remove_ours(ep, path);
+        remove_ours(ep, aside);
     }
     aif_lockfile_free(ep->lock);
     *ep = (aif_endpoint){0};

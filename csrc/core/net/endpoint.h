@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #define AIF_URI_MAX 255
+#define AIF_BACKLOG 100 /* connections that the kernel holds for us */
 
 typedef struct {
     char uri[AIF_URI_MAX + 1]; /* what clients connect to */
@@ -38,6 +39,9 @@ bool aif_endpoint_is_tcp(const char *uri);
 AIF_MUST_CHECK aif_err aif_endpoint_bind(aif_endpoint *ep, void *socket,
                                          const char *uri, bool anywhere,
                                          aif_error *e);
+/* ipc: while it is hidden nobody finds the socket file, and those who are
+ * connected notice nothing.  False when that failed. */
+bool aif_endpoint_hide(const aif_endpoint *ep, bool hidden);
 /* After the zmq socket is closed: removes the socket file, then the lock. */
 void aif_endpoint_fini(aif_endpoint *ep);
 
