@@ -296,7 +296,7 @@ flags_codes_and_cursors_are_checked(void **state)
     assert_string_equal(refused(out.p, out.n, &f), "no such error code: 0");
     in.code = AIF_ERR_COUNT;
     encode(&in, &out);
-    assert_string_equal(refused(out.p, out.n, &f), "no such error code: 12");
+    assert_string_equal(refused(out.p, out.n, &f), "no such error code: 13");
     in = sample(AIF_K_EVENTS);
     in.to = in.from - 1;
     encode(&in, &out);

@@ -2,9 +2,11 @@
 
 import gc
 import os
+import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -136,6 +138,101 @@ def test_fork_while_other_threads_are_inside(broker, in_child):
         for t in threads:
             t.join()
     assert client.count("b") == 10
+
+
+@pytest.fixture
+def orphan(tmp_path):
+    """Run a program, have it fork a child that lives on, and kill it."""
+    with ExitStack() as stack:
+
+        def run(program, before_the_fork=lambda: None):
+            program = f"""if True:
+                import os, sys
+                from aiflow_ext import EventClient, _core
+                def wait():
+                    os.read(0, 1)
+                {program}
+                wait()
+                if os.fork() == 0:
+                    os.write(1, b"forked\\n")
+                    wait()
+                    wait()
+                    os._exit(0)
+                os.waitpid(-1, 0)
+            """
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            said = process.stdout.readline()
+            before_the_fork()
+            process.stdin.write(b"x")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"forked\n"
+            process.kill()
+            process.wait()
+            return said
+
+        yield run
+
+
+@pytest.mark.parametrize("uri", ["ipc://{}/b", "tcp://127.0.0.1:0", "tcp://*:0", "tcp://[::1]:0"])
+def test_a_child_of_a_killed_broker_holds_neither_address_nor_connections(tmp_path, orphan, uri):
+    """The next broker serves at once, and who was connected is told at once."""
+    where = tmp_path / "uri"
+    peer = socket.socket(socket.AF_UNIX if "ipc" in uri else socket.AF_INET6 if "[" in uri else socket.AF_INET)
+    peer.settimeout(60)
+
+    def connect():
+        bound = where.read_text()
+        port = bound.rpartition(":")[2]
+        peer.connect(bound[6:] if "ipc" in uri else ("::1" if "[" in uri else "127.0.0.1", int(port)))
+        assert peer.recv(1) == b"\xff"  # of libzmq's greeting: it was accepted
+
+    orphan(
+        f"""
+                broker = _core.Broker({uri.format(tmp_path)!r}, "mem:", insecure=True)
+                broker.start()
+                open({str(where)!r}, "w").write(broker.uri)
+                print("up", flush=True)""",
+        connect,
+    )
+    while peer.recv(1000):
+        pass
+    peer.close()
+    with _core.Broker(where.read_text().replace("0.0.0.0", "*"), "mem:", insecure=True) as broker:
+        broker.start()
+
+
+def test_a_child_of_a_killed_client_does_not_hold_its_connection(tmp_path, broker, orphan):
+    """Somebody between the two sees that the connection ends."""
+    with socket.socket(socket.AF_UNIX) as between, socket.socket(socket.AF_UNIX) as up:
+        between.bind(f"{tmp_path}/between")
+        between.listen()
+        up.connect(broker.uri.removeprefix("ipc://"))
+        answers = threading.Thread(target=lambda: forward(up, client), daemon=True)
+
+        def serve():
+            nonlocal client
+            client = between.accept()[0]
+            answers.start()
+            forward(client, up)
+
+        client = None
+        questions = threading.Thread(target=serve, daemon=True)
+        questions.start()
+        orphan(f"""
+                client = _core.Client("ipc://{tmp_path}/between")
+                print(client.head(60_000), flush=True)""")
+        questions.join(60)
+        assert not questions.is_alive()
+        up.shutdown(socket.SHUT_RDWR)
+        answers.join()
+        client.close()
+
+
+def forward(one, other):
+    while some := one.recv(65536):
+        other.sendall(some)
 
 
 def test_a_child_that_exits_normally_leaves_the_parent_alone(tmp_path):

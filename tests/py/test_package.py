@@ -102,7 +102,7 @@ def test_events_and_errors_are_pickled():
 
 def test_errors_have_one_base():
     named = [v for v in vars(errors).values() if isinstance(v, type)]
-    assert len(named) == 9
+    assert len(named) == 10
     assert all(issubclass(v, errors.Error) for v in named)
 
 

@@ -18,7 +18,8 @@
     X(ECLOSED, "handle is closed")                                            \
     X(EFORKED, "handle was opened in another process")                        \
     X(ERETENTION, "events were let go")                                       \
-    X(EDENIED, "access denied")
+    X(EDENIED, "access denied")                                               \
+    X(EMFILE, "no file descriptors left")
 
 typedef enum {
     AIF_OK = 0,

@@ -1,13 +1,19 @@
-/* The list is the one thing of ours that is global, because fork(2) is. */
+/* The lists are global, because fork(2) is. */
 #include "base/forks.h"
 
+#include <dirent.h>
+#include <netinet/in.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static aif_owned *owned;
+static aif_served *served;
 
 static void
 before_fork(void)
@@ -19,6 +25,68 @@ static void
 after_fork(void)
 {
     (void)pthread_mutex_unlock(&mutex);
+}
+
+/* Who serves all addresses of this machine has accepted at one of them. */
+static bool
+has_address(const aif_served *s, const struct sockaddr_storage *at)
+{
+    const struct sockaddr_in *in = (const struct sockaddr_in *)s->at;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)s->at;
+
+    if (memcmp(s->at, at, sizeof *at) == 0) {
+        return true;
+    }
+    if (s->at->ss_family != at->ss_family) {
+        return false;
+    }
+    if (at->ss_family == AF_INET) {
+        return in->sin_addr.s_addr == INADDR_ANY &&
+               in->sin_port == ((const struct sockaddr_in *)at)->sin_port;
+    }
+    return at->ss_family == AF_INET6 &&
+           IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr) &&
+           in6->sin6_port == ((const struct sockaddr_in6 *)at)->sin6_port;
+}
+
+static bool
+is_served(int fd)
+{
+    struct sockaddr_storage at = {0};
+    socklen_t n = sizeof at;
+    int type = 0;
+    socklen_t size = sizeof type;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 ||
+        type != SOCK_STREAM ||
+        getsockname(fd, (struct sockaddr *)&at, &n) != 0) {
+        return false;
+    }
+    for (const aif_served *s = served; s != NULL; s = s->next) {
+        if (has_address(s, &at)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A directory of /proc lists what is open when it is read. */
+static void
+close_served(void)
+{
+    DIR *all = opendir("/proc/self/fd");
+
+    if (all == NULL) {
+        return;
+    }
+    for (struct dirent *d = readdir(all); d != NULL; d = readdir(all)) {
+        int fd = atoi(d->d_name);
+
+        if (d->d_name[0] != '.' && is_served(fd)) {
+            (void)close(fd);
+        }
+    }
+    (void)closedir(all);
 }
 
 static void
@@ -33,6 +101,10 @@ in_child(void)
         }
     }
     owned = NULL;
+    if (served != NULL) {
+        close_served();
+        served = NULL;
+    }
     (void)pthread_mutex_unlock(&mutex);
 }
 
@@ -71,6 +143,24 @@ aif_forks_remove(aif_owned *o)
     for (aif_owned **at = &owned; *at != NULL; at = &(*at)->next) {
         if (*at == o) {
             *at = o->next;
+            return;
+        }
+    }
+}
+
+void
+aif_forks_serve(aif_served *s)
+{
+    s->next = served;
+    served = s;
+}
+
+void
+aif_forks_unserve(aif_served *s)
+{
+    for (aif_served **at = &served; *at != NULL; at = &(*at)->next) {
+        if (*at == s) {
+            *at = s->next;
             return;
         }
     }

@@ -2,7 +2,9 @@
  *
  * A child has copies of all: what it inherits of a lock or of a database's
  * connection would hold that when we are killed, for as long as it lives.  So
- * fork(2) closes them there.  Any thread.
+ * fork(2) closes them there.  libzmq accepts connections in a thread of its
+ * own and says so later; those are found in the child, by the address that
+ * they were accepted at.  Any thread.
  */
 #ifndef AIF_FORKS_H
 #define AIF_FORKS_H
@@ -16,11 +18,22 @@ typedef struct aif_owned {
     struct stat what; /* fd may have been closed, and be another's */
 } aif_owned;
 
+/* An address that this process serves.  A zeroed one is none. */
+typedef struct aif_served {
+    struct aif_served *next;
+    const struct sockaddr_storage *at; /* of getsockname(2); the rest 0 */
+} aif_served;
+
 /* No fork between the two; the others are called there. */
 void aif_forks_stop(void);
 void aif_forks_go(void);
 void aif_forks_add(aif_owned *o, int fd);
 /* Before fd is closed.  One that was not added is no error. */
 void aif_forks_remove(aif_owned *o);
+/* s->at is set: a child keeps no stream socket that has this address,
+ * neither the listener nor what it accepted. */
+void aif_forks_serve(aif_served *s);
+/* After they are closed.  One that was not served is no error. */
+void aif_forks_unserve(aif_served *s);
 
 #endif

@@ -59,10 +59,7 @@ aif_gate_open(aif_broker *b, const char *bind, const char *secret,
     if (g->wake < 0) {
         return aif_fail(e, AIF_ENOMEM, "an eventfd: %s", strerror(errno));
     }
-    if (!aif_endpoint_is_tcp(bind)) {
-        return AIF_OK;
-    }
-    if (secret != NULL) {
+    if (secret != NULL && aif_endpoint_is_tcp(bind)) {
         err = open_curve(b, secret, e);
     }
     aif_parts_open(b);

@@ -135,7 +135,7 @@ typedef struct {
 
 /* broker/door.c's own. */
 typedef struct {
-    void *monitor;        /* NULL: not tcp */
+    void *monitor;
     aif_door_peer *peers; /* by descriptor */
     size_t cap_peers;
     size_t n_peers; /* open */
@@ -343,7 +343,7 @@ size_t aif_gate_items(const aif_broker *b,
 /* Let in, count, take a new table. */
 void aif_gate_tend(aif_broker *b);
 
-/* broker/door.c.  Before the router is bound, to tcp. */
+/* broker/door.c.  Before the router is bound. */
 AIF_MUST_CHECK aif_err aif_door_open(aif_broker *b, aif_error *e);
 void aif_door_close(aif_broker *b);
 void aif_door_tend(aif_broker *b);

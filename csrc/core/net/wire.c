@@ -26,7 +26,7 @@ _Static_assert(AIF_ENOMEM == 1 && AIF_EINVAL == 2 && AIF_ESTORE == 3 &&
                    AIF_ECONFLICT == 4 && AIF_ECORRUPT == 5 &&
                    AIF_EPROTO == 6 && AIF_ETIMEOUT == 7 && AIF_ECLOSED == 8 &&
                    AIF_EFORKED == 9 && AIF_ERETENTION == 10 &&
-                   AIF_EDENIED == 11,
+                   AIF_EDENIED == 11 && AIF_EMFILE == 12,
                "docs/protocol.md lists these");
 
 /* The row of a kind; -1: there is none. */
