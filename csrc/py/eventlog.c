@@ -149,13 +149,13 @@ EventLog_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *a[5];
     PyObject *list;
     size_t max = 1000;
-    int kept = 0;
+    bool kept;
     query in;
 
     if (bind_args("read", names, 1, &(call_args){args, nargs, kwnames}, a) <
             0 ||
         (a[1] != NULL && to_size(a[1], "max", &max) < 0) ||
-        (a[4] != NULL && (kept = PyObject_IsTrue(a[4])) < 0) ||
+        to_bool(a[4], "kept", &kept) < 0 ||
         to_query(a[2], a[0], a[3], &in) < 0) {
         return NULL;
     }

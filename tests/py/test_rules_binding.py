@@ -87,6 +87,23 @@ def test_match_finds_the_same_when_a_destructor_asks_it_meanwhile():
         gc.enable()
 
 
+@pytest.mark.parametrize("flag", [1, 0, "yes"])
+def test_a_flag_is_true_or_false(tmp_path, flag):
+    """1 was once taken for False in some places, and for True in others."""
+    rules = _core.Rules([("start", [on()])])
+    for named, call in (
+        ("repeated", lambda: _core.Rules([("start", [on(repeated=flag)])])),
+        ("own_run", lambda: _core.Rules([("start", [on(own_run=flag)])])),
+        ("own_run", lambda: rules.feed(rules.start(0, 0), at(1), flag)),
+        ("kept", lambda: _core.EventLog("mem:").read(0, kept=flag)),
+        ("kept", lambda: _core.Client(f"ipc://{tmp_path}/nobody").list(0, 1, None, 0, kept=flag)),
+        ("argument 2", lambda: _core.Subscription(f"ipc://{tmp_path}/nobody", flag)),
+        ("argument 4", lambda: _core.Broker(f"ipc://{tmp_path}/b", "mem:", insecure=flag)),
+    ):
+        with pytest.raises(TypeError, match=f"{named} must be bool, not {type(flag).__name__}"):
+            call()
+
+
 def test_rules_feed_and_fire():
     rules = _core.Rules([("start", [on("go")]), ("stop", [("any", 2), on("end"), on("k", "stop")])])
     assert len(rules) == 2
