@@ -185,7 +185,8 @@ class Waker:
             self._broker.stop()
             self._broker = None
         try:
-            Path(self._config.broker.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._config.broker.startswith("ipc://"):
+                Path(self._config.broker.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._broker = _core.Broker(self._config.broker, self._config.log)
             self._broker.start()
             self._figures = BrokerFigures()
