@@ -1,7 +1,7 @@
 PYTHON ?= python3# 3.11 or newer; makes the virtual environment
 VENV ?= .venv
 PY = $(VENV)/bin/python
-PG = tests/with_postgres tests/with_mysql# give a test its databases, AIF_TEST_PG and AIF_TEST_MYSQL
+PG = tests/with_postgres tests/with_pgbouncer tests/with_mysql# give a test its databases, AIF_TEST_PG, AIF_TEST_POOLER, AIF_TEST_MYSQL
 HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
 

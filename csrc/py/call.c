@@ -1,7 +1,7 @@
 #include "call.h"
 
 PyObject *
-call_number(PyObject *self, number_call *f, const void *about, int timeout_ms)
+call_number(PyObject *self, number_call *f, const void *about)
 {
     void *core = handle_enter(self);
     uint64_t n;
@@ -12,7 +12,7 @@ call_number(PyObject *self, number_call *f, const void *about, int timeout_ms)
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    err = f(core, about, &n, timeout_ms, &e);
+    err = f(core, about, &n, &e);
     Py_END_ALLOW_THREADS
     handle_leave(self);
     return err == AIF_OK ? PyLong_FromUnsignedLongLong(n)
@@ -20,9 +20,9 @@ call_number(PyObject *self, number_call *f, const void *about, int timeout_ms)
 }
 
 PyObject *
-call_append(PyObject *self, append_call *f, const events *in, int timeout_ms)
+call_append(PyObject *self, append_call *f, const void *in, size_t n)
 {
-    uint64_t *offsets = PyMem_New(uint64_t, in->n);
+    uint64_t *offsets = PyMem_New(uint64_t, n);
     PyObject *list = NULL;
     void *core;
     aif_error e;
@@ -36,10 +36,10 @@ call_append(PyObject *self, append_call *f, const events *in, int timeout_ms)
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS
-    err = f(core, in, offsets, timeout_ms, &e);
+    err = f(core, in, offsets, &e);
     Py_END_ALLOW_THREADS
     handle_leave(self);
-    list = err == AIF_OK ? from_offsets(offsets, in->n)
+    list = err == AIF_OK ? from_offsets(offsets, n)
                          : raise_error(state_of(self), &e);
 done:
     PyMem_Free(offsets);

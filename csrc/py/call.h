@@ -4,16 +4,15 @@
 
 #include "convert.h"
 
-/* What is asked about: a query, a time, a name, nothing. */
+/* What is asked about, and for how long: f knows its type. */
 typedef aif_err number_call(void *core, const void *about, uint64_t *n,
-                            int timeout_ms, aif_error *e);
-PyObject *call_number(PyObject *self, number_call *f, const void *about,
-                      int timeout_ms);
+                            aif_error *e);
+PyObject *call_number(PyObject *self, number_call *f, const void *about);
 
-/* Make events durable. */
-typedef aif_err append_call(void *core, const events *in, uint64_t *offsets,
-                            int timeout_ms, aif_error *e);
-PyObject *call_append(PyObject *self, append_call *f, const events *in,
-                      int timeout_ms);
+/* Make n events durable; f knows what they are in. */
+typedef aif_err append_call(void *core, const void *in, uint64_t *offsets,
+                            aif_error *e);
+PyObject *call_append(PyObject *self, append_call *f, const void *in,
+                      size_t n);
 
 #endif

@@ -96,17 +96,14 @@ put_all(arrays *a, const aif_event *events, size_t n, aif_error *e)
 static PGresult *
 execute(aif_pg *s, aif_pg_stmt which, const arrays *a, size_t skip)
 {
-    const char *values[ARRAYS];
-    int lengths[ARRAYS];
-    int formats[ARRAYS];
+    aif_pg_params p = {.n = 0};
 
-    for (int i = 0; i < ARRAYS; i++) {
-        values[i] = (const char *)a->bytes[i].p + skip;
-        lengths[i] = (int)(a->bytes[i].n - skip); /* bounded by BATCH_BYTES */
-        formats[i] = 1;
+    for (int i = 0; i < ARRAYS; i++) { /* each bounded by BATCH_BYTES */
+        const aif_buf *b = &a->bytes[i];
+
+        aif_pg_add_text(&p, (aif_str){(const char *)b->p + skip, b->n - skip});
     }
-    return PQexecPrepared(s->conn, aif_pg_name(which), ARRAYS, values, lengths,
-                          formats, 1);
+    return aif_pg_execute(s, which, &p);
 }
 
 /* unique_violation: of the identity another was first; of the offset, the

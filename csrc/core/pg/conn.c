@@ -1,5 +1,14 @@
 /* pg/conn.c - connect, set the session up, make or check the schema, prepare.
  *
+ * Behind a pooler that lends its sessions for one transaction (PgBouncer) we
+ * have no session: what we set would hold for others, and what we prepared
+ * would be gone.  There each statement is a transaction that begins with our
+ * settings, and is prepared by nobody: three round trips instead of one, and
+ * the server plans each statement.  An append of one event takes twice as
+ * long (one of 1,000 no longer), a page of 100 events four times, the head
+ * twelve times.  Elsewhere statements are kept, for planning alone makes an
+ * append 0.37 ms instead of 0.27, and the head 0.09 instead of 0.04 (pgbench).
+ *
  * A connection that is lost fails the call that notices with ESTORE; the next
  * call connects again.  No text of ours or of libpq's carries the password.
  */
@@ -21,19 +30,20 @@
  * told what we know: every query of ours goes by the primary key or by the
  * identity, also while the table is so small that it would rather scan it, as
  * the plan is kept.  The time limits end a call that waits for nothing. */
+#define SETTINGS(set, local)                                                  \
+    set " lock_timeout = '5s';" set " statement_timeout = '30s';" set         \
+        " plan_cache_mode = force_generic_plan;" set                          \
+        " enable_seqscan = off;" set " enable_bitmapscan = off;" set          \
+        " enable_hashjoin = off;" set " enable_mergejoin = off;" set          \
+        " max_parallel_workers_per_gather = 0;" set " jit = off;"             \
+        "SELECT set_config('synchronous_commit', 'on', " local ")"            \
+        " WHERE current_setting('synchronous_commit') = 'off'"
+
 static const char SESSION[] =
-    "SET default_transaction_isolation = 'read committed';"
-    "SET lock_timeout = '5s';"
-    "SET statement_timeout = '30s';"
-    "SET plan_cache_mode = force_generic_plan;"
-    "SET enable_seqscan = off;"
-    "SET enable_bitmapscan = off;"
-    "SET enable_hashjoin = off;"
-    "SET enable_mergejoin = off;"
-    "SET max_parallel_workers_per_gather = 0;"
-    "SET jit = off;"
-    "SELECT set_config('synchronous_commit', 'on', false)"
-    " WHERE current_setting('synchronous_commit') = 'off'";
+    "SET default_transaction_isolation = 'read committed';" SETTINGS("SET",
+                                                                     "false");
+static const char TRANSACTION[] =
+    "BEGIN ISOLATION LEVEL READ COMMITTED;" SETTINGS("SET LOCAL", "true");
 
 #define PURGED_TABLE                                                          \
     "CREATE TABLE IF NOT EXISTS aiflow_log_purged ("                          \
@@ -45,8 +55,8 @@ static const char SESSION[] =
 /* No index on (key, "offset"), as in SQLite: 67,000 events/s at batch 1000
  * with it, 144,000 without (a server whose disk does not count).
  *
- * One transaction (libpq sends it as one query).  The lock, because IF NOT
- * EXISTS does not keep two from making the same table. */
+ * Within a transaction.  The lock, because IF NOT EXISTS does not keep two
+ * from making the same table. */
 static const char SCHEMA[] =
     "SELECT pg_advisory_xact_lock(7092165482341005153);"
     "CREATE TABLE IF NOT EXISTS aiflow_event ("
@@ -184,42 +194,91 @@ aif_pg_number(aif_pg *s, PGresult *res, const char *what, uint64_t *out,
     return AIF_OK;
 }
 
+static bool
+worked(const PGresult *res)
+{
+    const ExecStatusType status = PQresultStatus(res);
+
+    return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK;
+}
+
 aif_err
 aif_pg_run(aif_pg *s, const char *sql, const char *what, aif_error *e)
 {
     PGresult *res = PQexec(s->conn, sql);
-    ExecStatusType status = PQresultStatus(res);
 
-    if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK) {
+    if (!worked(res)) {
         return aif_pg_fail(s, res, what, e);
     }
     PQclear(res);
     return AIF_OK;
 }
 
+aif_err
+aif_pg_begin(aif_pg *s, const char *what, aif_error *e)
+{
+    return aif_pg_run(s, s->pooled ? TRANSACTION : "BEGIN", what, e);
+}
+
+/* What is to be said of the transaction whose one statement gave res. */
+static PGresult *
+end_transaction(aif_pg *s, PGresult *res)
+{
+    PGresult *end;
+
+    if (PQstatus(s->conn) != CONNECTION_OK) {
+        return res; /* the connection has the text of its error */
+    }
+    end = PQexec(s->conn, worked(res) ? "COMMIT" : "ROLLBACK");
+    if (worked(res) && !worked(end)) {
+        PQclear(res);
+        return end;
+    }
+    PQclear(end);
+    return res;
+}
+
+PGresult *
+aif_pg_ask(aif_pg *s, const char *sql, const aif_pg_params *p)
+{
+    const bool alone =
+        s->pooled && PQtransactionStatus(s->conn) == PQTRANS_IDLE;
+    PGresult *res;
+
+    if (alone) {
+        res = PQexec(s->conn, TRANSACTION);
+        if (!worked(res)) {
+            return res;
+        }
+        PQclear(res);
+    }
+    res = PQexecParams(s->conn, sql, p->n, NULL, p->values, p->lengths,
+                       p->formats, 1);
+    return alone ? end_transaction(s, res) : res;
+}
+
 static aif_err
 read_version(aif_pg *s, uint64_t *version, aif_error *e)
 {
-    return aif_pg_number(
-        s, PQexecParams(s->conn, VERSION, 0, NULL, NULL, NULL, NULL, 1),
-        "opening the log", version, e);
+    const aif_pg_params none = {.n = 0};
+
+    return aif_pg_number(s, aif_pg_ask(s, VERSION, &none), "opening the log",
+                         version, e);
 }
 
+/* Run sql, all of it or nothing, and read the version again. */
 static aif_err
-make_schema(aif_pg *s, uint64_t *version, aif_error *e)
+change_schema(aif_pg *s, const char *sql, uint64_t *version, aif_error *e)
 {
-    aif_err err = aif_pg_run(s, SCHEMA, "opening the log", e);
+    aif_err err = aif_pg_begin(s, "opening the log", e);
 
-    return err != AIF_OK ? err : read_version(s, version, e);
-}
-
-static aif_err
-convert(aif_pg *s, uint64_t *version, aif_error *e)
-{
-    aif_err err;
-
-    AIF_POINT("convert.before_commit"); /* the server does both at once */
-    err = aif_pg_run(s, CONVERT, "opening the log", e);
+    if (err == AIF_OK) {
+        err = aif_pg_run(s, sql, "opening the log", e);
+    }
+    AIF_POINT("convert.before_commit");
+    if (err == AIF_OK) {
+        err = aif_pg_run(s, "COMMIT", "opening the log", e);
+    }
     AIF_POINT("convert.after_commit");
     return err != AIF_OK ? err : read_version(s, version, e);
 }
@@ -232,10 +291,10 @@ check_schema(aif_pg *s, aif_error *e)
     aif_err err = read_version(s, &version, e);
 
     if (err == AIF_ECORRUPT && strcmp(e->sqlstate, "42P01") == 0) {
-        err = make_schema(s, &version, e);
+        err = change_schema(s, SCHEMA, &version, e);
     }
     if (err == AIF_OK && version == 1) {
-        err = convert(s, &version, e);
+        err = change_schema(s, CONVERT, &version, e);
     }
     if (err == AIF_OK && version != AIF_STORE_VERSION) {
         err = aif_fail(e, AIF_ECORRUPT,
@@ -307,6 +366,22 @@ dial(aif_pg *s, aif_error *e)
     return AIF_OK;
 }
 
+/* A pooler tells each client a process of its own invention, to be named when
+ * a query is cancelled: the server, asked, says another. */
+static aif_err
+find_pooler(aif_pg *s, aif_error *e)
+{
+    uint64_t pid = 0;
+    aif_err err =
+        aif_pg_number(s,
+                      PQexecParams(s->conn, "SELECT pg_backend_pid()::int8", 0,
+                                   NULL, NULL, NULL, NULL, 1),
+                      "connecting", &pid, e);
+
+    s->pooled = pid != (uint64_t)PQbackendPID(s->conn);
+    return err;
+}
+
 static aif_err
 connect_db(aif_pg *s, aif_error *e)
 {
@@ -316,6 +391,9 @@ connect_db(aif_pg *s, aif_error *e)
         err = check_encoding(s, e);
     }
     if (err == AIF_OK) {
+        err = find_pooler(s, e);
+    }
+    if (err == AIF_OK && !s->pooled) {
         err = aif_pg_run(s, SESSION, "opening the log", e);
     }
     if (err == AIF_OK) {

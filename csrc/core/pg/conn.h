@@ -32,6 +32,7 @@ typedef enum {
 
 typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
+    bool pooled;  /* there is a pooler between the server and us */
     aif_owned owned;
     aif_away away;
     char uri[];
@@ -51,6 +52,8 @@ AIF_MUST_CHECK aif_err aif_pg_ready(aif_pg *s, aif_error *e);
 aif_err aif_pg_fail(aif_pg *s, PGresult *res, const char *what, aif_error *e);
 /* The next aif_pg_ready connects again: what a transaction left undone. */
 void aif_pg_drop(aif_pg *s);
+/* Begin a transaction that has our settings. */
+AIF_MUST_CHECK aif_err aif_pg_begin(aif_pg *s, const char *what, aif_error *e);
 /* SQL without parameters, whose rows do not matter. */
 AIF_MUST_CHECK aif_err aif_pg_run(aif_pg *s, const char *sql, const char *what,
                                   aif_error *e);
@@ -63,9 +66,9 @@ uint64_t aif_pg_int8(const PGresult *res, int row, int column);
 aif_head aif_pg_head(const PGresult *res, int row, int column);
 aif_str aif_pg_text(const PGresult *res, int row, int column);
 
+/* Have the server keep it; through a pooler, only see that it is possible. */
 AIF_MUST_CHECK aif_err aif_pg_prepare(aif_pg *s, aif_pg_stmt which,
                                       aif_error *e);
-const char *aif_pg_name(aif_pg_stmt which);
 
 /* The parameters of a statement: numbers and texts, then patterns. */
 #define AIF_PG_NUMBERS 4
@@ -84,8 +87,12 @@ void aif_pg_add_number(aif_pg_params *p, uint64_t v);
 void aif_pg_add_text(aif_pg_params *p, aif_str s);
 /* As SQL writes it. */
 void aif_pg_add_written(aif_pg_params *p, const char *text);
+/* SQL with parameters.  Through a pooler it is a transaction of its own, which
+ * has our settings, where it is not a part of one. */
+PGresult *aif_pg_ask(aif_pg *s, const char *sql, const aif_pg_params *p);
+/* A statement, which the server keeps where there is no pooler. */
 PGresult *aif_pg_execute(aif_pg *s, aif_pg_stmt which, const aif_pg_params *p);
-/* The kept statement, or one with q's patterns; NULL: no memory. */
+/* The statement, or one with q's patterns; NULL: no memory. */
 PGresult *aif_pg_query(aif_pg *s, aif_pg_stmt which, const aif_query *q,
                        aif_pg_params *p);
 

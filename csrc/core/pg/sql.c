@@ -1,5 +1,5 @@
-/* pg/sql.c - the statements of a log in PostgreSQL, kept by the server, and
- * how they are asked.
+/* pg/sql.c - the statements of a log in PostgreSQL, kept by the server where
+ * it is ours alone, and how they are asked.
  */
 #include "pg/conn.h"
 
@@ -174,26 +174,31 @@ static const struct {
     [AIF_PG_PURGE] = {"aiflow_purge", PURGE, ""},
 };
 
+#define SQL_MAX 4096
+
+/* Without patterns. */
+static const char *
+write_sql(aif_pg_stmt which, char sql[static SQL_MAX])
+{
+    (void)snprintf(sql, SQL_MAX, "%s%s", STATEMENTS[which].from,
+                   STATEMENTS[which].to);
+    return sql;
+}
+
 aif_err
 aif_pg_prepare(aif_pg *s, aif_pg_stmt which, aif_error *e)
 {
-    char sql[4096];
+    char sql[SQL_MAX];
     PGresult *res;
 
-    (void)snprintf(sql, sizeof sql, "%s%s", STATEMENTS[which].from,
-                   STATEMENTS[which].to);
-    res = PQprepare(s->conn, STATEMENTS[which].name, sql, 0, NULL);
+    (void)write_sql(which, sql);
+    res = PQprepare(s->conn, s->pooled ? "" : STATEMENTS[which].name, sql, 0,
+                    NULL);
     if (PQresultStatus(res) != PGRES_COMMAND_OK) {
         return aif_pg_fail(s, res, "opening the log", e);
     }
     PQclear(res);
     return AIF_OK;
-}
-
-const char *
-aif_pg_name(aif_pg_stmt which)
-{
-    return STATEMENTS[which].name;
 }
 
 void
@@ -227,6 +232,11 @@ aif_pg_add_written(aif_pg_params *p, const char *text)
 PGresult *
 aif_pg_execute(aif_pg *s, aif_pg_stmt which, const aif_pg_params *p)
 {
+    char sql[SQL_MAX];
+
+    if (s->pooled) {
+        return aif_pg_ask(s, write_sql(which, sql), p);
+    }
     return PQexecPrepared(s->conn, STATEMENTS[which].name, p->n, p->values,
                           p->lengths, p->formats, 1);
 }
@@ -252,8 +262,7 @@ aif_pg_query(aif_pg *s, aif_pg_stmt which, const aif_query *q,
     for (size_t i = 0; i < w.n; i++) {
         aif_pg_add_text(p, w.params[i]);
     }
-    res = PQexecParams(s->conn, aif_where_sql(&w), p->n, NULL, p->values,
-                       p->lengths, p->formats, 1);
+    res = aif_pg_ask(s, aif_where_sql(&w), p);
     aif_where_fini(&w);
     return res;
 }

@@ -310,7 +310,7 @@ static aif_err
 purge_found(aif_pg *s, aif_str ns, const char *offsets, uint64_t *gone,
             aif_error *e)
 {
-    aif_err err = aif_pg_run(s, "BEGIN", "purging", e);
+    aif_err err = aif_pg_begin(s, "purging", e);
 
     if (err == AIF_OK) {
         err = purge_locked(s, ns, offsets, gone, e);
