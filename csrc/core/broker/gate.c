@@ -62,7 +62,9 @@ aif_gate_open(aif_broker *b, const char *bind, const char *secret,
     if (secret != NULL && aif_endpoint_is_tcp(bind)) {
         err = open_curve(b, secret, e);
     }
-    aif_parts_open(b);
+    if (aif_endpoint_is_tcp(bind)) {
+        aif_parts_open(b);
+    }
     return err == AIF_OK ? aif_door_open(b, e) : err;
 }
 
