@@ -173,6 +173,7 @@ aif_sqlite_shut(aif_sqlite *s)
     }
     (void)sqlite3_close(s->db);
     s->db = NULL;
+    aif_forks_release(&s->file);
 }
 
 aif_err
@@ -382,29 +383,23 @@ aif_sqlite_done(aif_sqlite *s, aif_sqlite_stmt which, sqlite3_stmt *q)
     }
 }
 
-/* The WAL file is kept on close: a child of fork() that has opened the log
- * anew may be using it, and SQLite there trusts locks that fork() dropped. */
-static void
-keep_wal(aif_sqlite *s)
-{
-    int on = 1;
-
-    (void)sqlite3_file_control(s->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &on);
-}
-
 /* Needs the file to be there. On failure s->db is NULL. */
 static aif_err
 open_db(aif_sqlite *s, aif_error *e)
 {
     const int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    int rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
-    aif_err err =
-        rc == SQLITE_OK ? AIF_OK : aif_sqlite_fail(s, rc, "opening", e);
+    aif_err err = aif_forks_claim(&s->file, s->path, e);
+    int rc;
 
+    if (err != AIF_OK) {
+        return err;
+    }
+    aif_sqlite_fork_safely();
+    rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
+    err = rc == SQLITE_OK ? AIF_OK : aif_sqlite_fail(s, rc, "opening", e);
     if (err == AIF_OK) {
         (void)sqlite3_busy_timeout(s->db, BUSY_MS);
-        keep_wal(s);
         err = enter_wal(s, e);
     }
     if (err == AIF_OK) {
