@@ -140,6 +140,9 @@ static const char *const STATEMENTS[AIF_SQL_STMTS][2] = {
 static const aif_dialect DIALECT = {
     .exact = "%s = CAST(?%d AS TEXT)",
     .prefix = "substr(CAST(%1$s AS BLOB), 1, length(?%2$d)) = ?%2$d",
+    .in = {" AND key IN ("},
+    .in_end = ")",
+    .one_of = "CAST(?%d AS TEXT)",
     .first = 4,
 };
 
