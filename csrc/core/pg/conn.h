@@ -9,6 +9,7 @@
 #include "log/store.h"
 
 #include <libpq-fe.h>
+#include <stdbool.h>
 
 /* The statements that are kept: pg/sql.c has them. */
 typedef enum {
@@ -34,6 +35,7 @@ typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
     aif_owned owned;
     aif_away away;
+    bool hurry;
     char uri[];
 } aif_pg;
 
@@ -41,6 +43,7 @@ typedef struct {
 AIF_MUST_CHECK aif_err aif_pg_open(const char *uri, void **store,
                                    aif_error *e);
 void aif_pg_close(void *store);
+AIF_MUST_CHECK aif_err aif_pg_hurry(void *store, aif_error *e);
 AIF_MUST_CHECK aif_err aif_pg_append(void *store, const aif_event *events,
                                      size_t n, uint64_t *offsets,
                                      aif_head *before, aif_error *e);

@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <sys/stat.h>
 
-#define BUSY_MS 5000
 #define RETRY_MS 20
 #define NUMBER(n) TEXT(n)
 #define TEXT(n) #n
@@ -163,8 +162,10 @@ aif_sqlite_fail(aif_sqlite *s, int rc, const char *what, aif_error *e)
     default:
         break;
     }
-    return aif_fail(e, code, "%s %s: %s (%d)", what, s->path,
-                    sqlite3_errstr(rc), rc);
+    (void)aif_fail(e, code, "%s %s: %s (%d)", what, s->path,
+                   sqlite3_errstr(rc), rc);
+    e->busy = s->hurry && (rc & 0xff) == SQLITE_BUSY;
+    return code;
 }
 
 void
@@ -239,13 +240,19 @@ exec(aif_sqlite *s, const char *sql, aif_error *e)
     return rc == SQLITE_OK ? AIF_OK : aif_sqlite_fail(s, rc, "opening", e);
 }
 
+static int
+lock_ms(const aif_sqlite *s)
+{
+    return s->hurry ? AIF_LOCK_SLICE_MS : AIF_LOCK_WAIT_MS;
+}
+
 /* Going over to WAL does not wait for another that does so now. */
 static aif_err
 enter_wal(aif_sqlite *s, aif_error *e)
 {
     int rc;
 
-    for (int waited = 0; waited <= BUSY_MS; waited += RETRY_MS) {
+    for (int waited = 0; waited <= lock_ms(s); waited += RETRY_MS) {
         rc =
             sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
         if ((rc & 0xff) != SQLITE_BUSY) {
@@ -402,7 +409,7 @@ open_db(aif_sqlite *s, aif_error *e)
     rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
     err = rc == SQLITE_OK ? AIF_OK : aif_sqlite_fail(s, rc, "opening", e);
     if (err == AIF_OK) {
-        (void)sqlite3_busy_timeout(s->db, BUSY_MS);
+        (void)sqlite3_busy_timeout(s->db, lock_ms(s));
         err = enter_wal(s, e);
     }
     if (err == AIF_OK) {

@@ -48,6 +48,7 @@ typedef enum {
 typedef struct {
     sqlite3 *db; /* NULL: lost, to be opened again */
     aif_owned file;
+    bool hurry;
     sqlite3_stmt *stmts[AIF_SQL_STMTS];
     char path[];
 } aif_sqlite;
