@@ -46,9 +46,13 @@ text_of(const aif_error *e)
 PyObject *
 raise_error(module_state *st, const aif_error *e)
 {
-    PyObject *text = text_of(e);
+    PyObject *text;
     PyObject *exc;
 
+    if (PyErr_Occurred()) { /* a signal's handler has raised */
+        return NULL;
+    }
+    text = text_of(e);
     if (text == NULL) {
         return NULL;
     }

@@ -28,6 +28,12 @@ EventLog_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     Py_BEGIN_ALLOW_THREADS
     err = aif_log_open(uri, &log, &e);
+    if (err == AIF_OK) {
+        err = aif_log_hurry(log, &e);
+        if (err != AIF_OK) {
+            aif_log_free(log);
+        }
+    }
     Py_END_ALLOW_THREADS
     if (err != AIF_OK) {
         return raise_error(PyType_GetModuleState(type), &e);
@@ -122,6 +128,7 @@ read_page(PyObject *self, const aif_query *q, size_t max)
 {
     aif_log *log = handle_enter(self);
     aif_batch batch = {0};
+    int64_t until = 0;
     PyObject *list;
     aif_error e;
     aif_err err;
@@ -129,9 +136,11 @@ read_page(PyObject *self, const aif_query *q, size_t max)
     if (log == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_log_read(log, q, max, &batch, &e);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        err = aif_log_read(log, q, max, &batch, &e);
+        Py_END_ALLOW_THREADS
+    } while (call_again(err, &e, &until));
     handle_leave(self);
     list = err == AIF_OK ? from_batch(state_of(self), &batch)
                          : raise_error(state_of(self), &e);
@@ -241,6 +250,7 @@ call_bytes(PyObject *self,
 {
     aif_log *log = handle_enter(self);
     aif_buf out = {0};
+    int64_t until = 0;
     PyObject *made;
     aif_error e;
     aif_err err;
@@ -248,9 +258,11 @@ call_bytes(PyObject *self,
     if (log == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    err = f(log, q, &out, &e);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        err = f(log, q, &out, &e);
+        Py_END_ALLOW_THREADS
+    } while (call_again(err, &e, &until));
     handle_leave(self);
     made = err == AIF_OK ? make(&out) : raise_error(state_of(self), &e);
     aif_buf_fini(&out);

@@ -570,9 +570,12 @@ a_child_is_refused(void **state)
     pid_t pid = fork();
 
     if (pid == 0) {
+        aif_watch *own;
+
         alarm(120);
         aif_watch_free(t->w);
-        _exit(aif_watch_poll(t->w, &yes, payload, 1, &e) != AIF_EFORKED ||
+        _exit(aif_watch_open(t->uri, "", &own, &e) != AIF_EFORKED ||
+              aif_watch_poll(t->w, &yes, payload, 1, &e) != AIF_EFORKED ||
               aif_watch_peek(t->w, &yes, &e) != AIF_EFORKED ||
               aif_watch_fd(t->w) != -1);
     }

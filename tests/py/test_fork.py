@@ -1,8 +1,11 @@
 """Inherited handles say so; dropping them harms nobody; a child opens its own."""
 
+import contextlib
 import gc
 import os
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -254,6 +257,90 @@ def test_a_child_that_exits_normally_leaves_the_parent_alone(tmp_path):
     """
     out = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True)
     assert (out.stdout, out.stderr) == ("b None\n", "")
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A log in a file, which three threads append to for as long as the test goes on."""
+    end = threading.Event()
+
+    def append(log, producer):
+        i = 1
+        while not end.is_set():
+            log.append([Event("a", "v" * 2000)] * 20, producer, i)
+            i += 20
+
+    uri = f"sqlite:{tmp_path}/log.db"
+    with EventLog(uri) as log:
+        threads = [threading.Thread(target=append, args=(log, f"p{k}")) for k in range(3)]
+        for t in threads:
+            t.start()
+        try:
+            yield uri
+        finally:
+            end.set()
+            for t in threads:
+                t.join()
+
+
+def test_a_file_that_was_open_at_the_fork_is_refused(written, tmp_path, in_child):
+    """SQLite would act on locks that are not the child's: it is said, and nothing of it is waited for."""
+
+    def child(k):
+        signal.alarm(120)
+        for opened in (EventLog, lambda uri: _core.Watch(uri, ""), lambda uri: _core.Broker("tcp://127.0.0.1:0", uri)):
+            with pytest.raises(ForkError, match=r"open it in a program of its own \(exec\), or use an EventClient: /"):
+                opened(written)
+        with EventLog(f"sqlite:{tmp_path}/own{k}.db") as own:
+            assert own.append([Event("b")], "c", 1) == [1]
+        with contextlib.closing(sqlite3.connect(tmp_path / f"theirs{k}.db")) as theirs:
+            theirs.execute("CREATE TABLE t (x)")
+        return True
+
+    assert [in_child(lambda k=k: child(k)) for k in range(40)] == [0] * 40
+
+
+def test_a_program_of_its_own_may_open_the_file(written):
+    program = f"""if True:
+        from aiflow_ext import Event, EventLog
+        with EventLog({written!r}) as own:
+            for i in range(1, 6):
+                own.append([Event("b")], "c", i)
+            print(own.sequence("c"), own.count(patterns=("default", "b", "*", "*")))
+    """
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (out.stdout, out.stderr) == ("5 5\n", "")
+
+
+def test_a_child_from_before_may_open_the_file(tmp_path):
+    """So may one from after it was closed."""
+    uri = f"sqlite:{tmp_path}/log.db"
+    go_on = os.pipe()
+
+    def fork():
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.alarm(120)
+                os.read(go_on[0], 1)
+                with EventLog(uri) as own:
+                    code = int(len(own.append([Event("b")] * 5, "c", 1)) != 5)
+            finally:
+                os._exit(code)
+        return pid
+
+    before = fork()
+    with EventLog(uri) as log:
+        log.append([Event("a")], "p", 1)
+        os.write(go_on[1], b"x")
+        assert os.waitpid(before, 0)[1] == 0
+        assert (log.append([Event("a")], "p", 2), log.count()) == ([7], 7)
+    after = fork()
+    os.write(go_on[1], b"x")
+    assert os.waitpid(after, 0)[1] == 0
+    for fd in go_on:
+        os.close(fd)
 
 
 def test_exit_without_closing_anything(tmp_path):

@@ -7,6 +7,8 @@
 #ifndef AIF_ERR_H
 #define AIF_ERR_H
 
+#include <stdbool.h>
+
 #define AIF_ERRORS(X)                                                         \
     X(ENOMEM, "out of memory")                                                \
     X(EINVAL, "invalid argument")                                             \
@@ -31,6 +33,9 @@ typedef enum {
 
 typedef struct {
     aif_err code;
+    bool busy;        /* a wait for others was given up, and nothing done, so
+                         that the caller can look after its signals: ask again
+                         (aif_log_hurry) */
     char sqlstate[6]; /* ESTORE from PostgreSQL or MySQL: five letters */
     char text[240];
 } aif_error;

@@ -1,20 +1,27 @@
-/* forks.h - descriptors that a forked child must not keep.
+/* forks.h - what a forked child must not keep, and what it must not open.
  *
- * A child has copies of all: what it inherits of a lock or of a database's
- * connection would hold that when we are killed, for as long as it lives.  So
- * fork(2) closes them there.  libzmq accepts connections in a thread of its
- * own and says so later; those are found in the child, by the address that
- * they were accepted at.  Any thread.
+ * A child has copies of all descriptors: what it inherits of a lock or of a
+ * database's connection would hold that when we are killed, for as long as it
+ * lives.  So fork(2) closes them there.  libzmq accepts connections in a
+ * thread of its own and says so later; those are found in the child, by the
+ * address that they were accepted at.
+ *
+ * A child also has a copy of what SQLite keeps in memory about the files that
+ * are open here: which locks this process has.  Those locks are not the
+ * child's, but SQLite would act in it as if they were, on any new connection
+ * to the same file.  So such a file is refused there.  Any thread.
  */
 #ifndef AIF_FORKS_H
 #define AIF_FORKS_H
+
+#include "base/err.h"
 
 #include <sys/stat.h>
 
 /* One of them.  A zeroed one is none. */
 typedef struct aif_owned {
     struct aif_owned *next;
-    int fd;
+    int fd;           /* -1: a file of SQLite's */
     struct stat what; /* fd may have been closed, and be another's */
 } aif_owned;
 
@@ -35,5 +42,13 @@ void aif_forks_remove(aif_owned *o);
 void aif_forks_serve(aif_served *s);
 /* After they are closed.  One that was not served is no error. */
 void aif_forks_unserve(aif_served *s);
+
+/* Before SQLite opens path.  EFORKED: a process that this one was forked from
+ * had it open then, and says what to do instead.  A path where no file is, is
+ * left to SQLite. */
+AIF_MUST_CHECK aif_err aif_forks_claim(aif_owned *o, const char *path,
+                                       aif_error *e);
+/* After SQLite has closed it.  One that was not claimed is no error. */
+void aif_forks_release(aif_owned *o);
 
 #endif

@@ -19,6 +19,9 @@ bool aif_guard_forked(const aif_guard *g);
 
 /* Wait for our turn; AIF_EFORKED in any process but the owner. */
 AIF_MUST_CHECK aif_err aif_guard_enter(aif_guard *g, aif_error *e);
+/* The same, for ms at most: then ETIMEOUT, which is busy. */
+AIF_MUST_CHECK aif_err aif_guard_enter_within(aif_guard *g, int ms,
+                                              aif_error *e);
 void aif_guard_leave(aif_guard *g);
 
 #endif

@@ -18,6 +18,7 @@ struct aif_log {
     aif_guard guard;
     const aif_store_ops *ops;
     void *store;
+    bool hurry;
 };
 
 aif_err
@@ -60,6 +61,21 @@ aif_log_free(aif_log *log)
     log->ops->close(log->store);
     pthread_mutex_destroy(&log->guard.lock);
     aif_free(log);
+}
+
+aif_err
+aif_log_hurry(aif_log *log, aif_error *e)
+{
+    log->hurry = true;
+    return log->ops->hurry == NULL ? AIF_OK : log->ops->hurry(log->store, e);
+}
+
+static aif_err
+take_turn(aif_log *log, aif_error *e)
+{
+    return log->hurry
+               ? aif_guard_enter_within(&log->guard, AIF_LOCK_SLICE_MS, e)
+               : aif_guard_enter(&log->guard, e);
 }
 
 static aif_err
@@ -119,7 +135,7 @@ aif_log_append(aif_log *log, const aif_event *events, size_t n,
     aif_err err = check_all(events, n, e);
 
     if (err == AIF_OK) {
-        err = aif_guard_enter(&log->guard, e);
+        err = take_turn(log, e);
     }
     if (err != AIF_OK) {
         return err;
@@ -143,7 +159,7 @@ aif_err
 aif_log_conflict(aif_log *log, const aif_event *ev, aif_error *e)
 {
     uint64_t offset = 0;
-    aif_err err = aif_guard_enter(&log->guard, e);
+    aif_err err = take_turn(log, e);
 
     if (err == AIF_OK) {
         err = leave(log, log->ops->find(log->store, ev->producer, ev->sequence,
@@ -229,7 +245,7 @@ enter(aif_log *log, const aif_query *q, aif_error *e)
 {
     aif_err err = aif_query_check(q, e);
 
-    return err != AIF_OK ? err : aif_guard_enter(&log->guard, e);
+    return err != AIF_OK ? err : take_turn(log, e);
 }
 
 static aif_err
@@ -319,7 +335,7 @@ aif_log_head(aif_log *log, aif_head *out, aif_error *e)
     aif_err err;
 
     *out = (aif_head){0};
-    err = aif_guard_enter(&log->guard, e);
+    err = take_turn(log, e);
     return err != AIF_OK ? err
                          : leave(log, log->ops->head(log->store, out, e));
 }
@@ -385,7 +401,7 @@ aif_log_sequence(aif_log *log, aif_str producer, uint64_t *sequence,
 
     *sequence = 0;
     if (err == AIF_OK) {
-        err = aif_guard_enter(&log->guard, e);
+        err = take_turn(log, e);
     }
     return err != AIF_OK ? err
                          : leave(log, log->ops->sequence(log->store, producer,
@@ -416,10 +432,9 @@ aif_log_at(aif_log *log, int64_t ms, uint64_t *offset, aif_error *e)
 {
     aif_head head;
     uint64_t low = 0;
-    aif_err err;
+    aif_err err = take_turn(log, e);
 
     *offset = 0;
-    err = aif_guard_enter(&log->guard, e);
     if (err != AIF_OK) {
         return err;
     }
@@ -439,7 +454,7 @@ enter_ns(aif_log *log, aif_str ns, aif_error *e)
     const aif_pattern p = {ns, any, any, any, any};
     aif_err err = aif_pattern_check(&p, e);
 
-    return err != AIF_OK ? err : aif_guard_enter(&log->guard, e);
+    return err != AIF_OK ? err : take_turn(log, e);
 }
 
 aif_err
@@ -461,7 +476,7 @@ aif_err
 aif_log_purged(aif_log *log, aif_buf *out, aif_error *e)
 {
     const size_t n = out->n;
-    aif_err err = aif_guard_enter(&log->guard, e);
+    aif_err err = take_turn(log, e);
 
     if (err == AIF_OK) {
         err = leave(log, log->ops->purged(log->store, out, e));

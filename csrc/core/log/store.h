@@ -13,6 +13,8 @@
 
 #define AIF_STORE_VERSION 2
 #define AIF_READ_BYTES (8u << 20) /* a read stops after this many */
+#define AIF_LOCK_WAIT_MS 5000     /* for somebody else's lock */
+#define AIF_LOCK_SLICE_MS 500     /* the same, in a hurry; MySQL takes 1 s */
 #define AIF_SENDERS_MAX 10000     /* that a query may count apart */
 
 typedef struct {
@@ -26,6 +28,10 @@ typedef struct {
     const char *scheme;
     aif_err (*open)(const char *uri, void **store, aif_error *e);
     void (*close)(void *store);
+    /* From now on, also after it was lost and opened again, wait no longer for
+     * somebody else's lock than AIF_LOCK_SLICE_MS, or what is nearest: then
+     * ESTORE, which is busy.  NULL: there is nobody else. */
+    aif_err (*hurry)(void *store, aif_error *e);
     /* All of them durable, or none.  offsets[i] is that of events[i]: a new
      * one without gaps, or, where (producer, sequence) is known already, the
      * one it has.  No two of events have the same identity, and none is

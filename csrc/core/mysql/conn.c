@@ -102,6 +102,7 @@ fail(aif_mysql *s, unsigned number, const char *state, const char *why,
     (void)aif_fail(e, code_of(number), "%s: %.*s", what,
                    (int)strcspn(why, "\n"), why);
     (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
+    e->busy = s->hurry && number == ER_LOCK_WAIT_TIMEOUT;
     aif_mysql_shut(s);
     return e->code;
 }
@@ -333,6 +334,23 @@ dial(aif_mysql *s, aif_error *e)
 }
 
 static aif_err
+set_hurry(aif_mysql *s, aif_error *e)
+{
+    return aif_mysql_run(
+        s, "SET innodb_lock_wait_timeout = 1, lock_wait_timeout = 1",
+        "opening the log", e);
+}
+
+aif_err
+aif_mysql_hurry(void *store, aif_error *e)
+{
+    aif_mysql *s = store;
+
+    s->hurry = true;
+    return set_hurry(s, e);
+}
+
+static aif_err
 set_session(aif_mysql *s, aif_error *e)
 {
     aif_err err = AIF_OK;
@@ -341,7 +359,7 @@ set_session(aif_mysql *s, aif_error *e)
          i++) {
         err = aif_mysql_run(s, SESSION[i], "opening the log", e);
     }
-    return err;
+    return err == AIF_OK && s->hurry ? set_hurry(s, e) : err;
 }
 
 static aif_err

@@ -38,6 +38,7 @@ typedef struct {
     MYSQL *conn; /* NULL: lost, to be opened again */
     aif_owned owned;
     aif_away away;
+    bool hurry;
     MYSQL_STMT *take; /* the head, if it is what we think */
     MYSQL_STMT *inserts[AIF_MYSQL_INSERTS];
     uint64_t packet; /* bytes of the longest statement */
@@ -53,6 +54,7 @@ extern const size_t aif_mysql_insert_rows[AIF_MYSQL_INSERTS];
 AIF_MUST_CHECK aif_err aif_mysql_open(const char *uri, void **store,
                                       aif_error *e);
 void aif_mysql_close(void *store);
+AIF_MUST_CHECK aif_err aif_mysql_hurry(void *store, aif_error *e);
 /* Every call begins with it: connects again when the connection was lost. */
 AIF_MUST_CHECK aif_err aif_mysql_ready(aif_mysql *s, aif_error *e);
 /* Drop the connection: the server rolls back what is not committed. */

@@ -10,6 +10,9 @@
 static const aif_dialect DIALECT = {
     .exact = "LENGTH(`%1$s`) = # AND `%1$s` = ?",
     .prefix = "LEFT(CAST(`%1$s` AS BINARY), #) = ?",
+    .in = {" AND `key` IN (", " AND CAST(`key` AS BINARY) IN ("},
+    .in_end = ")",
+    .one_of = "?",
 };
 
 static void

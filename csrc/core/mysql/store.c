@@ -302,6 +302,7 @@ const aif_store_ops aif_store_mysql = {
     .scheme = "mysql",
     .open = aif_mysql_open,
     .close = aif_mysql_close,
+    .hurry = aif_mysql_hurry,
     .append = aif_mysql_append,
     .read = mysql_read,
     .count = mysql_count,

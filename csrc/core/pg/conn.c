@@ -149,6 +149,7 @@ aif_pg_fail(aif_pg *s, PGresult *res, const char *what, aif_error *e)
     (void)aif_fail(e, is_corrupt(state) ? AIF_ECORRUPT : AIF_ESTORE,
                    "%s: %.*s", what, (int)strcspn(why, "\n"), why);
     (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
+    e->busy = s->hurry && strcmp(state, "55P03") == 0; /* lock_timeout */
     PQclear(res);
     if (PQstatus(s->conn) != CONNECTION_OK ||
         PQtransactionStatus(s->conn) != PQTRANS_IDLE) {
@@ -383,6 +384,22 @@ find_pooler(aif_pg *s, aif_error *e)
 }
 
 static aif_err
+set_hurry(aif_pg *s, aif_error *e)
+{
+    return aif_pg_run(s, "SET lock_timeout = " NUMBER(AIF_LOCK_SLICE_MS),
+                      "opening the log", e);
+}
+
+aif_err
+aif_pg_hurry(void *store, aif_error *e)
+{
+    aif_pg *s = store;
+
+    s->hurry = true;
+    return set_hurry(s, e);
+}
+
+static aif_err
 connect_db(aif_pg *s, aif_error *e)
 {
     aif_err err = dial(s, e);
@@ -395,6 +412,9 @@ connect_db(aif_pg *s, aif_error *e)
     }
     if (err == AIF_OK && !s->pooled) {
         err = aif_pg_run(s, SESSION, "opening the log", e);
+    }
+    if (err == AIF_OK && s->hurry) {
+        err = set_hurry(s, e);
     }
     if (err == AIF_OK) {
         err = check_schema(s, e);

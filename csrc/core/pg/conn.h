@@ -9,6 +9,7 @@
 #include "log/store.h"
 
 #include <libpq-fe.h>
+#include <stdbool.h>
 
 /* The statements that are kept: pg/sql.c has them. */
 typedef enum {
@@ -35,6 +36,7 @@ typedef struct {
     bool pooled;  /* there is a pooler between the server and us */
     aif_owned owned;
     aif_away away;
+    bool hurry;
     char uri[];
 } aif_pg;
 
@@ -42,6 +44,7 @@ typedef struct {
 AIF_MUST_CHECK aif_err aif_pg_open(const char *uri, void **store,
                                    aif_error *e);
 void aif_pg_close(void *store);
+AIF_MUST_CHECK aif_err aif_pg_hurry(void *store, aif_error *e);
 AIF_MUST_CHECK aif_err aif_pg_append(void *store, const aif_event *events,
                                      size_t n, uint64_t *offsets,
                                      aif_head *before, aif_error *e);

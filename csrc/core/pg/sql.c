@@ -241,12 +241,18 @@ aif_pg_execute(aif_pg *s, aif_pg_stmt which, const aif_pg_params *p)
                           p->lengths, p->formats, 1);
 }
 
+/* VALUES, and IS TRUE, so that the server makes a hash table of the keys: it
+ * compares a list of parameters one by one, and would make a join of VALUES
+ * alone, which it does one by one as well. */
 PGresult *
 aif_pg_query(aif_pg *s, aif_pg_stmt which, const aif_query *q,
              aif_pg_params *p)
 {
     const aif_dialect dialect = {.exact = "%s = $%d::text",
                                  .prefix = "starts_with(%s, $%d::text)",
+                                 .in = {" AND (key IN (VALUES "},
+                                 .in_end = ")) IS TRUE",
+                                 .one_of = "($%d::text)",
                                  .first = p->n + 1};
     aif_where w;
     PGresult *res;

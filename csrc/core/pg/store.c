@@ -372,6 +372,7 @@ const aif_store_ops aif_store_pg = {
     .scheme = "postgres",
     .open = aif_pg_open,
     .close = aif_pg_close,
+    .hurry = aif_pg_hurry,
     .append = aif_pg_append,
     .read = pg_read,
     .count = pg_count,

@@ -14,7 +14,6 @@
 #include <errno.h>
 #include <sys/stat.h>
 
-#define BUSY_MS 5000
 #define RETRY_MS 20
 #define NUMBER(n) TEXT(n)
 #define TEXT(n) #n
@@ -140,6 +139,9 @@ static const char *const STATEMENTS[AIF_SQL_STMTS][2] = {
 static const aif_dialect DIALECT = {
     .exact = "%s = CAST(?%d AS TEXT)",
     .prefix = "substr(CAST(%1$s AS BLOB), 1, length(?%2$d)) = ?%2$d",
+    .in = {" AND key IN ("},
+    .in_end = ")",
+    .one_of = "CAST(?%d AS TEXT)",
     .first = 4,
 };
 
@@ -160,8 +162,10 @@ aif_sqlite_fail(aif_sqlite *s, int rc, const char *what, aif_error *e)
     default:
         break;
     }
-    return aif_fail(e, code, "%s %s: %s (%d)", what, s->path,
-                    sqlite3_errstr(rc), rc);
+    (void)aif_fail(e, code, "%s %s: %s (%d)", what, s->path,
+                   sqlite3_errstr(rc), rc);
+    e->busy = s->hurry && (rc & 0xff) == SQLITE_BUSY;
+    return code;
 }
 
 void
@@ -173,6 +177,7 @@ aif_sqlite_shut(aif_sqlite *s)
     }
     (void)sqlite3_close(s->db);
     s->db = NULL;
+    aif_forks_release(&s->file);
 }
 
 aif_err
@@ -235,13 +240,19 @@ exec(aif_sqlite *s, const char *sql, aif_error *e)
     return rc == SQLITE_OK ? AIF_OK : aif_sqlite_fail(s, rc, "opening", e);
 }
 
+static int
+lock_ms(const aif_sqlite *s)
+{
+    return s->hurry ? AIF_LOCK_SLICE_MS : AIF_LOCK_WAIT_MS;
+}
+
 /* Going over to WAL does not wait for another that does so now. */
 static aif_err
 enter_wal(aif_sqlite *s, aif_error *e)
 {
     int rc;
 
-    for (int waited = 0; waited <= BUSY_MS; waited += RETRY_MS) {
+    for (int waited = 0; waited <= lock_ms(s); waited += RETRY_MS) {
         rc =
             sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
         if ((rc & 0xff) != SQLITE_BUSY) {
@@ -382,29 +393,23 @@ aif_sqlite_done(aif_sqlite *s, aif_sqlite_stmt which, sqlite3_stmt *q)
     }
 }
 
-/* The WAL file is kept on close: a child of fork() that has opened the log
- * anew may be using it, and SQLite there trusts locks that fork() dropped. */
-static void
-keep_wal(aif_sqlite *s)
-{
-    int on = 1;
-
-    (void)sqlite3_file_control(s->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &on);
-}
-
 /* Needs the file to be there. On failure s->db is NULL. */
 static aif_err
 open_db(aif_sqlite *s, aif_error *e)
 {
     const int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    int rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
-    aif_err err =
-        rc == SQLITE_OK ? AIF_OK : aif_sqlite_fail(s, rc, "opening", e);
+    aif_err err = aif_forks_claim(&s->file, s->path, e);
+    int rc;
 
+    if (err != AIF_OK) {
+        return err;
+    }
+    aif_sqlite_fork_safely();
+    rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
+    err = rc == SQLITE_OK ? AIF_OK : aif_sqlite_fail(s, rc, "opening", e);
     if (err == AIF_OK) {
-        (void)sqlite3_busy_timeout(s->db, BUSY_MS);
-        keep_wal(s);
+        (void)sqlite3_busy_timeout(s->db, lock_ms(s));
         err = enter_wal(s, e);
     }
     if (err == AIF_OK) {

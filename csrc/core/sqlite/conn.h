@@ -4,6 +4,7 @@
 #ifndef AIF_SQLITE_CONN_H
 #define AIF_SQLITE_CONN_H
 
+#include "base/forks.h"
 #include "log/store.h"
 
 #include <sqlite3.h>
@@ -46,6 +47,8 @@ typedef enum {
 
 typedef struct {
     sqlite3 *db; /* NULL: lost, to be opened again */
+    aif_owned file;
+    bool hurry;
     sqlite3_stmt *stmts[AIF_SQL_STMTS];
     char path[];
 } aif_sqlite;
@@ -56,6 +59,9 @@ AIF_MUST_CHECK aif_err aif_sqlite_open(const char *uri, void **store,
 void aif_sqlite_close(void *store);
 /* Every call begins with it: opens again what was lost. */
 AIF_MUST_CHECK aif_err aif_sqlite_ready(aif_sqlite *s, aif_error *e);
+/* From now on no fork(2) of this process happens while a thread of it has one
+ * of the locks that SQLite has for the whole process (sqlite/fork.c). */
+void aif_sqlite_fork_safely(void);
 /* Close the file; the next ready opens it. */
 void aif_sqlite_shut(aif_sqlite *s);
 

@@ -134,6 +134,17 @@ aif_sqlite_undo(aif_sqlite *s)
 }
 
 static aif_err
+sqlite_hurry(void *store, aif_error *e)
+{
+    aif_sqlite *s = store;
+
+    (void)e;
+    s->hurry = true;
+    (void)sqlite3_busy_timeout(s->db, AIF_LOCK_SLICE_MS);
+    return AIF_OK;
+}
+
+static aif_err
 sqlite_append(void *store, const aif_event *events, size_t n,
               uint64_t *offsets, aif_head *before, aif_error *e)
 {
@@ -373,6 +384,7 @@ const aif_store_ops aif_store_sqlite = {
     .scheme = AIF_SQLITE_SCHEME,
     .open = aif_sqlite_open,
     .close = aif_sqlite_close,
+    .hurry = sqlite_hurry,
     .append = sqlite_append,
     .read = sqlite_read,
     .count = sqlite_count,
