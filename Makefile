@@ -1,7 +1,7 @@
 PYTHON ?= python3# 3.11 or newer; makes the virtual environment
 VENV ?= .venv
 PY = $(VENV)/bin/python
-PG = tests/with_postgres tests/with_mysql# give a test its databases, AIF_TEST_PG and AIF_TEST_MYSQL
+PG = tests/with_postgres tests/with_pgbouncer tests/with_mysql# give a test its databases, AIF_TEST_PG, AIF_TEST_POOLER, AIF_TEST_MYSQL
 HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
 
@@ -41,7 +41,7 @@ test-py: build ## Python tests, no Airflow
 test-py-asan: build ## The same, with a sanitized extension
 	@AIF_SANITIZE=address,undefined $(PY) setup.py -q build --build-lib build/asan-py
 	@$(PG) env LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 2400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep'
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 2400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep and not test_install'
 test-airflow: build ## Tests with a real Airflow
 	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/airflow
 test-crash: build ## kill -9 at every labelled point, then count

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import ClosedError as ClosedError
     from .errors import ConflictError as ConflictError
     from .errors import CorruptError as CorruptError
+    from .errors import DescriptorError as DescriptorError
     from .errors import Error as Error
     from .errors import ForkError as ForkError
     from .errors import ProtocolError as ProtocolError
@@ -44,6 +45,7 @@ _MODULES = {
         "ClosedError",
         "ConflictError",
         "CorruptError",
+        "DescriptorError",
         "Error",
         "ForkError",
         "ProtocolError",

@@ -114,6 +114,7 @@ class EventCondition(Condition):
         if self.value is not None:
             _check_text("value", self.value, VALUE_MAX)
         _check_count(self.count)
+        _check_repeated(self.is_repeated)
         if self.within is not None:
             _check_seconds("within", self.within)
             if self.count == 1:
@@ -157,6 +158,7 @@ class StatusCondition(Condition):
                 f"status({self.task!r}, {self.state!r}): no such state{_close_state(self.state)}; "
                 f"the states are {', '.join(STATES)}"
             )
+        _check_repeated(self.is_repeated)
 
     def repeated(self) -> StatusCondition:
         return replace(self, is_repeated=True)
@@ -449,6 +451,11 @@ def _check_count(count: Any) -> None:
         raise TypeError(f"count is {count!r}, must be a whole number")
     if not 1 <= count <= COUNT_MAX:
         raise ValueError(f"count is {count}, must be 1 to {COUNT_MAX}")
+
+
+def _check_repeated(repeated: Any) -> None:
+    if not isinstance(repeated, bool):
+        raise TypeError(f"repeated is {repeated!r}, must be True or False")
 
 
 def _check_seconds(what: str, seconds: Any) -> None:

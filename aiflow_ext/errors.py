@@ -3,6 +3,8 @@
 Bad arguments are ``ValueError`` or ``TypeError``; no answer in time is ``TimeoutError``.
 """
 
+import errno
+
 
 class Error(Exception):
     """Base of them all."""
@@ -36,6 +38,12 @@ class RetentionError(Error):
 
 class AccessError(Error, PermissionError):
     """The broker's access file does not allow it to this key; or others may read a file with a secret."""
+
+
+class DescriptorError(Error, OSError):
+    """This process has too few file descriptors left; the text says how many are needed, and what to do."""
+
+    errno = errno.EMFILE
 
 
 class ProtocolError(Error):

@@ -7,19 +7,16 @@ SUB = @$(MAKE) -s --no-print-directory -j$(JOBS)
 NOASLR := $(shell setarch -R true 2>/dev/null && echo setarch -R)# sanitizers need their addresses free
 RUN ?= $(NOASLR)
 PYINC = $(shell $(PY) -c 'import sysconfig; print("-isystem", sysconfig.get_path("include"))')
-MYSQL := $(shell pkg-config --exists libmariadb && echo libmariadb)# without it, store_mysql_none.c
-LIBRARIES := libpq libzmq sqlite3 $(MYSQL)
-NEEDS_MYSQL := csrc/core/db/mysql.c csrc/core/db/mysql_uri.c csrc/core/log/append_mysql.c tests/c/test_store_mysql.c tests/c/fault_mysql.c
-LEFT_OUT := $(if $(MYSQL),csrc/core/log/store_mysql_none.c,$(NEEDS_MYSQL))
-INCS := $(patsubst -I%,-isystem %,$(filter -I%,$(shell pkg-config --cflags $(LIBRARIES) 2>/dev/null)))
-LIBS := $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
+LIBRARIES := libpq libzmq sqlite3
+INCS := $(patsubst -I%,-isystem %,$(filter -I%,$(shell pkg-config --cflags $(LIBRARIES) libmariadb 2>/dev/null)))
+LIBS := $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread -ldl# libmariadb is loaded: csrc/core/db/mysql_load.h
 CFLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L -g -fvisibility=hidden -Wall -Wextra -Wconversion -Wshadow \
 	-Wstrict-prototypes -Wmissing-prototypes -Werror -Icsrc/core -Itests/c $(INCS)
 
-CORE := $(filter-out $(LEFT_OUT),$(wildcard csrc/core/*/*.c))
-PROGS := $(filter-out $(LEFT_OUT),$(wildcard tests/c/test_*.c))
+CORE := $(wildcard csrc/core/*/*.c)
+PROGS := $(wildcard tests/c/test_*.c)
 THREADED := $(filter-out %_crash.c,$(shell grep -lE 'pthread\.h|broker_fixture\.h|broker\.h|kill_connections' $(PROGS)))# killed processes have no races to tell
-HELP := $(filter-out tests/c/test_% $(LEFT_OUT),$(wildcard tests/c/*.c))
+HELP := $(filter-out tests/c/test_%,$(wildcard tests/c/*.c))
 BENCH := $(OUT)/bench_log $(OUT)/bench_broker
 FUZZ := $(notdir $(basename $(wildcard tests/fuzz/fuzz_*.c)))
 C := $(wildcard csrc/core/*/*.[ch] csrc/py/*.[ch] tests/*/*.[ch] bench/*.[ch] bench/broker/*.[ch])
@@ -28,7 +25,7 @@ object = $(patsubst %.c,$(OUT)/%.o,$(1))
 .PHONY: c-tests c-objects c-bench fuzz-run
 c-tests: $(PROGS:tests/c/%.c=$(OUT)/%)
 	@$(PG) tests/run_c $(RUN) -- $^
-c-objects: $(call object,$(filter-out $(if $(MYSQL),,$(NEEDS_MYSQL)),$(filter %.c,$(C))))
+c-objects: $(call object,$(filter %.c,$(C)))
 c-bench: $(BENCH)
 fuzz-run: $(FUZZ:%=$(OUT)/%)
 	@tests/run_fuzz $(FUZZ_SECONDS) $^

@@ -46,13 +46,18 @@ def deploy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
         deployment.close()
 
 
+def free_tcp() -> str:
+    """An address of this host that nobody serves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+
 class Broker:
     """`aiflow broker` on a TCP port of this host."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.uri = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.uri = free_tcp()
         self.log = f"sqlite:{folder}/events.db"
         self.start()
 

@@ -74,7 +74,8 @@ def _client() -> EventClient | None:
     _handles["config"] = config
     path = config.broker.removeprefix("ipc://")
     # `airflow scheduler --event-mode` does not reach our configuration, but its socket is there to be seen.
-    if "api" not in config.wake_sources or not (os.path.exists(path) if config.embedded else event_mode()):
+    to_be_seen = config.embedded and path != config.broker
+    if "api" not in config.wake_sources or not (os.path.exists(path) if to_be_seen else event_mode()):
         return None
     if "client" not in _handles:
         _handles["client"] = config.client()

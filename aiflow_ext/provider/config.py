@@ -24,7 +24,8 @@ class Config:
     :param broker: address clients connect to, ``ipc://PATH`` or ``tcp://HOST:PORT``.
     :param embedded: the scheduler process serves that address itself.
     :param log: URI of the event log, ``sqlite:PATH``, ``postgresql://...`` or ``mysql://...``.
-    :param database: URI to watch for commits of others, as libpq or ``sqlite:`` takes it; "" for none.
+    :param database: URI to watch for commits of others, as libpq or ``sqlite:`` takes it; "" for none.  Airflow's own
+        database, which ``[aiflow] listen`` may name by another address.
     :param safety_pass_sec: seconds between two full stock passes.
     :param stop_grace_sec: seconds a stopped task has to end by itself, before SIGTERM; as long again before its row.
     :param wake_sources: which hints are listened to.
@@ -63,7 +64,7 @@ class Config:
             broker=broker_uri() if broker == "embedded" else broker,
             embedded=broker == "embedded",
             log=conf.get("aiflow", "log", fallback="").strip() or _default_log(database),
-            database=database,
+            database=_listen() or database,
             safety_pass_sec=_positive("safety_pass_sec", 2.0),
             stop_grace_sec=_positive("stop_grace_sec", 2.0),
             wake_sources=frozenset(sources),
@@ -100,6 +101,13 @@ def native_uri(sqlalchemy_uri: str) -> str:
     if scheme.split("+")[0] == "sqlite" and rest.startswith("/"):
         return f"sqlite:{rest[1:].split('?')[0]}"
     return ""
+
+
+def _listen() -> str:
+    uri = conf.get("aiflow", "listen", fallback="").strip()
+    if uri and not native_uri(uri).startswith("postgresql:"):  # it may have a password in it: do not show it
+        raise ValueError("[aiflow] listen is not postgresql://user:password@host:port/database")
+    return native_uri(uri)
 
 
 def _default_log(database: str) -> str:

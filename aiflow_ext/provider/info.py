@@ -41,6 +41,15 @@ def get_provider_info() -> dict[str, Any]:
                         "PostgreSQL database, or AIRFLOW_HOME/aiflow/events.db where Airflow is not on PostgreSQL.",
                         sensitive=True,
                     ),
+                    "listen": _option(
+                        "string",
+                        "",
+                        "Where Airflow reaches its PostgreSQL through a pooler that lends sessions for one transaction "
+                        "(PgBouncer): the server's own address, postgresql://user:password@host/database, to LISTEN "
+                        "there. Empty: where sql_alchemy_conn says. Without LISTEN the scheduler hears of changes from "
+                        "the api-server, and of the rest at each full pass.",
+                        sensitive=True,
+                    ),
                     "retention": _option(
                         "string",
                         "",

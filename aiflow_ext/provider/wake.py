@@ -50,6 +50,7 @@ class Waker:
         self._pipes = _result_pipes(executors) if "executor" in config.wake_sources else []
         self._broker: _core.Broker | None = None
         self._watch: _core.Watch | None = None
+        self._database = config.database if "database" in config.wake_sources else ""
         self._sub: _core.Subscription | None = None
         self._next_try = 0.0
         self._figures = BrokerFigures()
@@ -153,11 +154,14 @@ class Waker:
             return
         self._next_try = time.monotonic() + RETRY_SEC
         self._serve()
-        if "database" in self._config.wake_sources and self._config.database and self._watch is None:
+        if self._database and self._watch is None:
             try:
-                self._watch = _core.Watch(self._config.database, notify.CHANNEL)
+                self._watch = _core.Watch(self._database, notify.CHANNEL)
             except Error as e:
                 self._lost("database", e)
+            except ValueError as e:
+                log.error("aiflow: no wake-ups from the database; [aiflow] listen says where they come from: %s", e)
+                self._database = ""
         if self._config.wake_sources & {"broker", "api"} and self._sub is None:
             try:
                 self._sub = self._subscribe()
@@ -185,7 +189,8 @@ class Waker:
             self._broker.stop()
             self._broker = None
         try:
-            Path(self._config.broker.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._config.broker.startswith("ipc://"):
+                Path(self._config.broker.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._broker = _core.Broker(self._config.broker, self._config.log)
             self._broker.start()
             self._figures = BrokerFigures()

@@ -15,12 +15,12 @@
 #include <unistd.h>
 #include <zmq.h>
 
-enum { WINDOW = 4 << 20 };
+enum { WINDOW = 4 << 20, TELL = 128 << 10 }; /* as client/sub_stream.c */
 
 typedef struct {
     void *socket;
     uint64_t received; /* bytes of EVENTS */
-    uint64_t granted;
+    uint64_t told;     /* of them, to the broker */
     uint64_t cursor;
     long n;
     bool live;
@@ -52,8 +52,10 @@ say(const subscriber *s, const aif_frame *f, const aif_pattern *p)
 static void
 credit(subscriber *s)
 {
-    s->granted = s->received + WINDOW;
-    say(s, &(aif_frame){.kind = AIF_K_CREDIT, .id = 1, .to = s->granted},
+    s->told = s->received;
+    say(s,
+        &(aif_frame){
+            .kind = AIF_K_CREDIT, .id = 1, .from = s->told, .max = WINDOW},
         NULL);
 }
 
@@ -80,7 +82,6 @@ subscribe(subscriber *s, long i)
     if (zmq_connect(s->socket, uris[opt.second ? 1 : 0]) != 0) {
         die("cannot connect");
     }
-    s->granted = WINDOW;
     say(s,
         &(aif_frame){.kind = AIF_K_SUBSCRIBE,
                      .id = 1,
@@ -118,7 +119,7 @@ take(subscriber *s, const aif_frame *f, size_t bytes)
     s->n += n;
     delivered += n;
     s->received += bytes;
-    if (s->granted - s->received < WINDOW / 2) {
+    if (s->received - s->told >= TELL) {
         credit(s);
     }
 }

@@ -66,16 +66,18 @@ Client_list(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *page;
     query in;
     size_t max;
+    bool kept;
     int timeout;
 
     if (bind_args("list", names, 4, &(call_args){args, nargs, kwnames}, a) <
             0 ||
         to_size(a[1], "max", &max) < 0 ||
         to_ms(a[3], "timeout_ms", &timeout) < 0 ||
+        to_bool(a[5], "kept", &kept) < 0 ||
         to_query(a[2], a[0], a[4], &in) < 0) {
         return NULL;
     }
-    in.q.kept = a[5] == Py_True;
+    in.q.kept = kept;
     page = list_page(self, &in.q, max, timeout);
     query_fini(&in);
     return page;

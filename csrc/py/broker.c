@@ -36,17 +36,18 @@ Broker_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"bind", "log", "secret", "insecure", NULL};
     aif_broker_options o = {0};
-    int insecure = 0;
+    PyObject *insecure = Py_False;
     aif_broker *broker;
     Broker *self;
     aif_error e;
     aif_err err;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zp:Broker", names,
-                                     &o.bind, &o.log, &o.secret, &insecure)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zO!:Broker", names,
+                                     &o.bind, &o.log, &o.secret, &PyBool_Type,
+                                     &insecure)) {
         return NULL;
     }
-    o.insecure = insecure != 0;
+    o.insecure = insecure == Py_True;
     Py_BEGIN_ALLOW_THREADS
     err = aif_broker_open(&o, &broker, &e);
     Py_END_ALLOW_THREADS

@@ -42,12 +42,18 @@ Client_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return handle_new(type, client, client_drop);
 }
 
+typedef struct {
+    events in;
+    int timeout_ms;
+} publishing;
+
 static aif_err
-publish_all(void *client, const events *in, uint64_t *offsets, int timeout_ms,
-            aif_error *e)
+publish_all(void *client, const void *what, uint64_t *offsets, aif_error *e)
 {
-    return aif_client_publish(client, in->events, in->n, offsets, timeout_ms,
-                              e);
+    const publishing *p = what;
+
+    return aif_client_publish(client, p->in.events, p->in.n, offsets,
+                              p->timeout_ms, e);
 }
 
 PyDoc_STRVAR(
@@ -70,42 +76,51 @@ Client_publish(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *a[6];
     PyObject *list = NULL;
     event_defaults defaults;
-    events in;
-    int timeout;
+    publishing p;
 
     if (bind_args("publish", names, 4, &(call_args){args, nargs, kwnames}, a) <
             0 ||
-        to_ms(a[3], "timeout_ms", &timeout) < 0 ||
+        to_ms(a[3], "timeout_ms", &p.timeout_ms) < 0 ||
         to_defaults(a[4], a[5], &defaults) < 0 ||
-        to_events(a[0], &defaults, &in) < 0) {
+        to_events(a[0], &defaults, &p.in) < 0) {
         return NULL;
     }
-    if (identify(&in, a[1], a[2]) == 0) {
-        list = call_append(self, publish_all, &in, timeout);
+    if (identify(&p.in, a[1], a[2]) == 0) {
+        list = call_append(self, publish_all, &p, p.in.n);
     }
-    events_fini(&in);
+    events_fini(&p.in);
     return list;
 }
 
+/* What a question of Client that has a number as its answer is about. */
+typedef struct {
+    uint64_t ms;
+    aif_str producer;
+    int timeout_ms;
+} asking;
+
 static aif_err
-head_of(void *c, const void *none, uint64_t *n, int timeout_ms, aif_error *e)
+head_of(void *c, const void *about, uint64_t *n, aif_error *e)
 {
-    (void)none;
-    return aif_client_head(c, n, timeout_ms, e);
+    const asking *a = about;
+
+    return aif_client_head(c, n, a->timeout_ms, e);
 }
 
 static aif_err
-offset_at(void *c, const void *ms, uint64_t *n, int timeout_ms, aif_error *e)
+offset_at(void *c, const void *about, uint64_t *n, aif_error *e)
 {
-    return aif_client_at(c, *(const uint64_t *)ms, n, timeout_ms, e);
+    const asking *a = about;
+
+    return aif_client_at(c, a->ms, n, a->timeout_ms, e);
 }
 
 static aif_err
-sequence_of(void *c, const void *producer, uint64_t *n, int timeout_ms,
-            aif_error *e)
+sequence_of(void *c, const void *about, uint64_t *n, aif_error *e)
 {
-    return aif_client_sequence(c, *(const aif_str *)producer, n, timeout_ms,
-                               e);
+    const asking *a = about;
+
+    return aif_client_sequence(c, a->producer, n, a->timeout_ms, e);
 }
 
 static int
@@ -126,13 +141,13 @@ static PyObject *
 Client_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
 {
-    int timeout;
+    asking about = {0};
 
-    if (bind_timeout("head", &(call_args){args, nargs, kwnames}, &timeout) <
-        0) {
+    if (bind_timeout("head", &(call_args){args, nargs, kwnames},
+                     &about.timeout_ms) < 0) {
         return NULL;
     }
-    return call_number(self, head_of, NULL, timeout);
+    return call_number(self, head_of, &about);
 }
 
 PyDoc_STRVAR(at__doc__,
@@ -146,15 +161,14 @@ Client_at(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 {
     static const char *const names[] = {"ms", "timeout_ms", NULL};
     PyObject *a[2];
-    uint64_t ms;
-    int timeout;
+    asking about = {0};
 
     if (bind_args("at", names, 2, &(call_args){args, nargs, kwnames}, a) < 0 ||
-        to_u64(a[0], "ms", &ms) < 0 ||
-        to_ms(a[1], "timeout_ms", &timeout) < 0) {
+        to_u64(a[0], "ms", &about.ms) < 0 ||
+        to_ms(a[1], "timeout_ms", &about.timeout_ms) < 0) {
         return NULL;
     }
-    return call_number(self, offset_at, &ms, timeout);
+    return call_number(self, offset_at, &about);
 }
 
 PyDoc_STRVAR(sequence__doc__,
@@ -167,16 +181,15 @@ Client_sequence(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 {
     static const char *const names[] = {"producer", "timeout_ms", NULL};
     PyObject *a[2];
-    aif_str producer;
-    int timeout;
+    asking about = {0};
 
     if (bind_args("sequence", names, 2, &(call_args){args, nargs, kwnames},
                   a) < 0 ||
-        to_str(a[0], "producer", &producer) < 0 ||
-        to_ms(a[1], "timeout_ms", &timeout) < 0) {
+        to_str(a[0], "producer", &about.producer) < 0 ||
+        to_ms(a[1], "timeout_ms", &about.timeout_ms) < 0) {
         return NULL;
     }
-    return call_number(self, sequence_of, &producer, timeout);
+    return call_number(self, sequence_of, &about);
 }
 
 PyDoc_STRVAR(status__doc__, "status($self, /, timeout_ms)\n--\n\n"

@@ -110,6 +110,18 @@ to_ms(PyObject *o, const char *what, int *out)
     return 0;
 }
 
+int
+to_bool(PyObject *o, const char *what, bool *out)
+{
+    if (o != NULL && !PyBool_Check(o)) {
+        PyErr_Format(PyExc_TypeError, "%s must be bool, not %.100s", what,
+                     Py_TYPE(o)->tp_name);
+        return -1;
+    }
+    *out = o == Py_True;
+    return 0;
+}
+
 static int
 is_tuple_of(PyObject *o, Py_ssize_t n)
 {

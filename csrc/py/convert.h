@@ -31,6 +31,8 @@ int to_u32(PyObject *o, const char *what, uint32_t *out);
 int to_i64(PyObject *o, const char *what, int64_t *out);
 int to_size(PyObject *o, const char *what, size_t *out);
 int to_ms(PyObject *o, const char *what, int *out); /* 0 .. INT_MAX */
+/* True or False, and nothing that is only as good; NULL is *out = false. */
+int to_bool(PyObject *o, const char *what, bool *out);
 /* A (namespace, key, type, sender[, context]) tuple; NULL and None are *out = NULL. */
 int to_pattern(PyObject *o, aif_pattern *buf, const aif_pattern **out);
 

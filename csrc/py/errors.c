@@ -6,6 +6,7 @@ static const char *const names[AIF_ERR_COUNT] = {
     [AIF_ECORRUPT] = "CorruptError",     [AIF_EPROTO] = "ProtocolError",
     [AIF_ECLOSED] = "ClosedError",       [AIF_EFORKED] = "ForkError",
     [AIF_ERETENTION] = "RetentionError", [AIF_EDENIED] = "AccessError",
+    [AIF_EMFILE] = "DescriptorError",
 };
 
 int
@@ -45,9 +46,13 @@ text_of(const aif_error *e)
 PyObject *
 raise_error(module_state *st, const aif_error *e)
 {
-    PyObject *text = text_of(e);
+    PyObject *text;
     PyObject *exc;
 
+    if (PyErr_Occurred()) { /* a signal's handler has raised */
+        return NULL;
+    }
+    text = text_of(e);
     if (text == NULL) {
         return NULL;
     }

@@ -28,6 +28,12 @@ EventLog_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     Py_BEGIN_ALLOW_THREADS
     err = aif_log_open(uri, &log, &e);
+    if (err == AIF_OK) {
+        err = aif_log_hurry(log, &e);
+        if (err != AIF_OK) {
+            aif_log_free(log);
+        }
+    }
     Py_END_ALLOW_THREADS
     if (err != AIF_OK) {
         return raise_error(PyType_GetModuleState(type), &e);
@@ -61,12 +67,11 @@ set_create_time(events *in, PyObject *create_time)
 
 /* A second event by an identity that is taken is refused, and said. */
 static aif_err
-append_all(void *log, const events *in, uint64_t *offsets, int timeout_ms,
-           aif_error *e)
+append_all(void *log, const void *what, uint64_t *offsets, aif_error *e)
 {
+    const events *in = what;
     aif_err err = aif_log_append(log, in->events, in->n, offsets, NULL, e);
 
-    (void)timeout_ms; /* the stores have their own */
     for (size_t i = 0; err == AIF_OK && i < in->n; i++) {
         if (offsets[i] == 0) {
             err = aif_log_conflict(log, &in->events[i], e);
@@ -101,7 +106,7 @@ EventLog_append(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (identify(&in, a[1], a[2]) == 0 && set_create_time(&in, a[3]) == 0) {
-        list = call_append(self, append_all, &in, 0);
+        list = call_append(self, append_all, &in, in.n);
     }
     events_fini(&in);
     return list;
@@ -123,6 +128,7 @@ read_page(PyObject *self, const aif_query *q, size_t max)
 {
     aif_log *log = handle_enter(self);
     aif_batch batch = {0};
+    int64_t until = 0;
     PyObject *list;
     aif_error e;
     aif_err err;
@@ -130,9 +136,11 @@ read_page(PyObject *self, const aif_query *q, size_t max)
     if (log == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_log_read(log, q, max, &batch, &e);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        err = aif_log_read(log, q, max, &batch, &e);
+        Py_END_ALLOW_THREADS
+    } while (call_again(err, &e, &until));
     handle_leave(self);
     list = err == AIF_OK ? from_batch(state_of(self), &batch)
                          : raise_error(state_of(self), &e);
@@ -149,13 +157,13 @@ EventLog_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *a[5];
     PyObject *list;
     size_t max = 1000;
-    int kept = 0;
+    bool kept;
     query in;
 
     if (bind_args("read", names, 1, &(call_args){args, nargs, kwnames}, a) <
             0 ||
         (a[1] != NULL && to_size(a[1], "max", &max) < 0) ||
-        (a[4] != NULL && (kept = PyObject_IsTrue(a[4])) < 0) ||
+        to_bool(a[4], "kept", &kept) < 0 ||
         to_query(a[2], a[0], a[3], &in) < 0) {
         return NULL;
     }
@@ -187,15 +195,14 @@ query_number(PyObject *self, const char *function, number_call *f,
     if (bind_query(function, call, &in) < 0) {
         return NULL;
     }
-    n = call_number(self, f, &in.q, 0);
+    n = call_number(self, f, &in.q);
     query_fini(&in);
     return n;
 }
 
 static aif_err
-count_of(void *log, const void *q, uint64_t *n, int timeout_ms, aif_error *e)
+count_of(void *log, const void *q, uint64_t *n, aif_error *e)
 {
-    (void)timeout_ms;
     return aif_log_count(log, q, n, e);
 }
 
@@ -213,9 +220,8 @@ EventLog_count(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 }
 
 static aif_err
-last_of(void *log, const void *q, uint64_t *n, int timeout_ms, aif_error *e)
+last_of(void *log, const void *q, uint64_t *n, aif_error *e)
 {
-    (void)timeout_ms;
     return aif_log_last(log, q, n, e);
 }
 
@@ -244,6 +250,7 @@ call_bytes(PyObject *self,
 {
     aif_log *log = handle_enter(self);
     aif_buf out = {0};
+    int64_t until = 0;
     PyObject *made;
     aif_error e;
     aif_err err;
@@ -251,9 +258,11 @@ call_bytes(PyObject *self,
     if (log == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    err = f(log, q, &out, &e);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        err = f(log, q, &out, &e);
+        Py_END_ALLOW_THREADS
+    } while (call_again(err, &e, &until));
     handle_leave(self);
     made = err == AIF_OK ? make(&out) : raise_error(state_of(self), &e);
     aif_buf_fini(&out);
@@ -276,10 +285,8 @@ EventLog_senders(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 }
 
 static aif_err
-sequence_of(void *log, const void *producer, uint64_t *n, int timeout_ms,
-            aif_error *e)
+sequence_of(void *log, const void *producer, uint64_t *n, aif_error *e)
 {
-    (void)timeout_ms;
     return aif_log_sequence(log, *(const aif_str *)producer, n, e);
 }
 
@@ -294,17 +301,16 @@ EventLog_sequence(PyObject *self, PyObject *producer)
 
     return to_str(producer, "producer", &s) < 0
                ? NULL
-               : call_number(self, sequence_of, &s, 0);
+               : call_number(self, sequence_of, &s);
 }
 
 static aif_err
-head_of(void *log, const void *none, uint64_t *n, int timeout_ms, aif_error *e)
+head_of(void *log, const void *none, uint64_t *n, aif_error *e)
 {
     aif_head head;
     aif_err err = aif_log_head(log, &head, e);
 
     (void)none;
-    (void)timeout_ms;
     *n = head.offset;
     return err;
 }
@@ -315,13 +321,12 @@ PyDoc_STRVAR(head__doc__, "head($self, /)\n--\n\n"
 static PyObject *
 EventLog_head(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return call_number(self, head_of, NULL, 0);
+    return call_number(self, head_of, NULL);
 }
 
 static aif_err
-offset_at(void *log, const void *ms, uint64_t *n, int timeout_ms, aif_error *e)
+offset_at(void *log, const void *ms, uint64_t *n, aif_error *e)
 {
-    (void)timeout_ms;
     return aif_log_at(log, *(const int64_t *)ms, n, e);
 }
 
@@ -336,7 +341,7 @@ EventLog_at(PyObject *self, PyObject *time)
     int64_t ms;
 
     return to_i64(time, "ms", &ms) < 0 ? NULL
-                                       : call_number(self, offset_at, &ms, 0);
+                                       : call_number(self, offset_at, &ms);
 }
 
 /* Of purge and keep. */
@@ -347,12 +352,10 @@ typedef struct {
 } part;
 
 static aif_err
-purge(void *log, const void *what, uint64_t *gone, int timeout_ms,
-      aif_error *e)
+purge(void *log, const void *what, uint64_t *gone, aif_error *e)
 {
     const part *p = what;
 
-    (void)timeout_ms;
     return aif_log_purge(log, p->ns, p->n, p->max, gone, e);
 }
 
@@ -379,15 +382,14 @@ EventLog_purge(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         (a[2] != NULL && to_size(a[2], "max", &p.max) < 0)) {
         return NULL;
     }
-    return call_number(self, purge, &p, 0);
+    return call_number(self, purge, &p);
 }
 
 static aif_err
-keep(void *log, const void *what, uint64_t *upto, int timeout_ms, aif_error *e)
+keep(void *log, const void *what, uint64_t *upto, aif_error *e)
 {
     const part *p = what;
 
-    (void)timeout_ms;
     return aif_log_keep(log, p->ns, p->n, upto, e);
 }
 
@@ -408,7 +410,7 @@ EventLog_keep(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         to_str(a[0], "namespace", &p.ns) < 0 || to_u64(a[1], "n", &p.n) < 0) {
         return NULL;
     }
-    return call_number(self, keep, &p, 0);
+    return call_number(self, keep, &p);
 }
 
 static aif_err

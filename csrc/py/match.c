@@ -94,17 +94,30 @@ static PyObject *
 Match_find(PyObject *op, PyObject *arg)
 {
     aif_event ev;
-    const uint64_t *ids;
+    const uint64_t *found;
+    uint64_t *ids;
+    PyObject *list;
     size_t n;
     aif_error e;
 
     if (to_event(arg, &no_defaults, &ev) < 0) {
         return NULL;
     }
-    if (aif_match_find(((Match *)op)->match, &ev, &ids, &n, &e) != AIF_OK) {
+    if (aif_match_find(((Match *)op)->match, &ev, &found, &n, &e) != AIF_OK) {
         return raise_error(state_of(op), &e);
     }
-    return from_offsets(ids, n);
+    /* The next find() overwrites what was found, and to make a list may run
+     * the garbage collector, a __del__, and in that one another find(). */
+    ids = PyMem_New(uint64_t, n);
+    if (ids == NULL) {
+        return PyErr_NoMemory();
+    }
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = found[i];
+    }
+    list = from_offsets(ids, n);
+    PyMem_Free(ids);
+    return list;
 }
 
 static PyMethodDef Match_methods[] = {

@@ -61,10 +61,10 @@ event_cond(PyObject *o, aif_cond *out)
     if (out->equals && to_str(f[5], "value", &out->value) < 0) {
         return -1;
     }
-    out->repeated = f[6] == Py_True;
-    out->own_run = f[9] == Py_True;
-    return to_u32(f[7], "count", &out->count) < 0 ||
-                   to_i64(f[8], "within_ms", &out->within_ms) < 0
+    return to_bool(f[6], "repeated", &out->repeated) < 0 ||
+                   to_u32(f[7], "count", &out->count) < 0 ||
+                   to_i64(f[8], "within_ms", &out->within_ms) < 0 ||
+                   to_bool(f[9], "own_run", &out->own_run) < 0
                ? -1
                : 0;
 }
@@ -356,19 +356,21 @@ Rules_feed(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     aif_firings fired = {0};
     aif_rules_state *s;
     aif_event ev;
+    bool own_run;
     aif_error e;
 
     if (bind_args("feed", names, 2, &(call_args){args, nargs, kwnames}, a) <
             0 ||
-        to_event(a[1], &no_defaults, &ev) < 0) {
+        to_event(a[1], &no_defaults, &ev) < 0 ||
+        to_bool(a[2], "own_run", &own_run) < 0) {
         return NULL;
     }
     s = to_state(op, a[0]);
     if (s == NULL) {
         return NULL;
     }
-    if (aif_rules_feed(((Rules *)op)->rules, s, &ev, a[2] == Py_True, &fired,
-                       &e) == AIF_OK) {
+    if (aif_rules_feed(((Rules *)op)->rules, s, &ev, own_run, &fired, &e) ==
+        AIF_OK) {
         out = from_turn(st, s, a[0], &fired);
     } else {
         out = raise_error(st, &e);

@@ -16,7 +16,7 @@ Subscription_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"uri", "hints", "curve", NULL};
     const char *uri;
-    int hints = 0;
+    PyObject *hints = Py_False;
     PyObject *keys = NULL;
     aif_curve buf;
     const aif_curve *curve;
@@ -24,13 +24,13 @@ Subscription_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     aif_error e;
     aif_err err;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|pO:Subscription", names,
-                                     &uri, &hints, &keys) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|O!O:Subscription", names,
+                                     &uri, &PyBool_Type, &hints, &keys) ||
         to_curve(keys, &buf, &curve) < 0) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    err = aif_sub_open(uri, curve, hints != 0, &sub, &e);
+    err = aif_sub_open(uri, curve, hints == Py_True, &sub, &e);
     Py_END_ALLOW_THREADS
     if (err != AIF_OK) {
         return raise_error(PyType_GetModuleState(type), &e);

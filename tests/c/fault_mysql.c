@@ -1,14 +1,19 @@
-/* As in fault_store.c: our definitions come before those of libmariadb. */
+/* Ours are put in the place of the functions that were loaded. */
 #define _GNU_SOURCE
 #include "fault_store.h"
+#include "db/mysql_load.h"
 
-#include <dlfcn.h>
-#include <mysql.h>
 #include <stddef.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define EXPORT __attribute__((visibility("default")))
+/* What libmariadb has. */
+#define REAL(name) static __typeof__(aif_lib_##name) real_##name
+REAL(mysql_real_query);
+REAL(mysql_stmt_prepare);
+REAL(mysql_stmt_execute);
+REAL(mysql_fetch_row);
+REAL(mysql_real_connect);
 
 static void
 cut(MYSQL *c)
@@ -17,55 +22,43 @@ cut(MYSQL *c)
 }
 
 /* Lost: the server has done it, then the line breaks, then we notice. */
-EXPORT int
-mysql_real_query(MYSQL *c, const char *sql, unsigned long n)
+static int
+fail_query(MYSQL *c, const char *sql, unsigned long n)
 {
-    static int (*real)(MYSQL *, const char *, unsigned long);
     bool lost;
 
-    if (real == NULL) {
-        *(void **)&real = dlsym(RTLD_NEXT, "mysql_real_query");
-    }
     if (fault_mysql_comes(&lost)) {
-        if (lost && real(c, sql, n) == 0) {
+        if (lost && real_mysql_real_query(c, sql, n) == 0) {
             mysql_free_result(mysql_store_result(c));
         }
         cut(c);
     }
-    return real(c, sql, n);
+    return real_mysql_real_query(c, sql, n);
 }
 
-EXPORT int
-mysql_stmt_prepare(MYSQL_STMT *stmt, const char *sql, unsigned long n)
+static int
+fail_prepare(MYSQL_STMT *stmt, const char *sql, unsigned long n)
 {
-    static int (*real)(MYSQL_STMT *, const char *, unsigned long);
     bool lost;
 
-    if (real == NULL) {
-        *(void **)&real = dlsym(RTLD_NEXT, "mysql_stmt_prepare");
-    }
     if (fault_mysql_comes(&lost)) {
         cut(stmt->mysql);
     }
-    return real(stmt, sql, n);
+    return real_mysql_stmt_prepare(stmt, sql, n);
 }
 
-EXPORT int
-mysql_stmt_execute(MYSQL_STMT *stmt)
+static int
+fail_execute(MYSQL_STMT *stmt)
 {
-    static int (*real)(MYSQL_STMT *);
     bool lost;
 
-    if (real == NULL) {
-        *(void **)&real = dlsym(RTLD_NEXT, "mysql_stmt_execute");
-    }
     if (fault_mysql_comes(&lost)) {
         if (lost) {
-            (void)real(stmt);
+            (void)real_mysql_stmt_execute(stmt);
         }
         cut(stmt->mysql);
     }
-    return real(stmt);
+    return real_mysql_stmt_execute(stmt);
 }
 
 /* What the kernel has of an answer already is lost, too. */
@@ -79,36 +72,43 @@ lose(MYSQL *c)
 }
 
 /* Counts once an answer that comes row by row. */
-EXPORT MYSQL_ROW
-mysql_fetch_row(MYSQL_RES *res)
+static MYSQL_ROW
+fail_fetch(MYSQL_RES *res)
 {
-    static MYSQL_ROW (*real)(MYSQL_RES *);
     bool lost;
 
-    if (real == NULL) {
-        *(void **)&real = dlsym(RTLD_NEXT, "mysql_fetch_row");
-    }
     if (res->handle != NULL && res->row_count == 0 &&
         fault_mysql_comes(&lost)) {
         lose(res->handle);
     }
-    return real(res);
+    return real_mysql_fetch_row(res);
 }
 
-EXPORT MYSQL *
-mysql_real_connect(MYSQL *c, const char *host, const char *user,
-                   const char *password, const char *database, unsigned port,
-                   const char *unix_socket, unsigned long flags)
+static MYSQL *
+fail_connect(MYSQL *c, const char *host, const char *user,
+             const char *password, const char *database, unsigned port,
+             const char *unix_socket, unsigned long flags)
 {
-    static MYSQL *(*real)(MYSQL *, const char *, const char *, const char *,
-                          const char *, unsigned, const char *, unsigned long);
     bool lost;
 
-    if (real == NULL) {
-        *(void **)&real = dlsym(RTLD_NEXT, "mysql_real_connect");
-    }
     return fault_mysql_comes(&lost)
-               ? real(c, "127.0.0.1", user, password, database, 1, NULL, flags)
-               : real(c, host, user, password, database, port, unix_socket,
-                      flags);
+               ? real_mysql_real_connect(c, "127.0.0.1", user, password,
+                                         database, 1, NULL, flags)
+               : real_mysql_real_connect(c, host, user, password, database,
+                                         port, unix_socket, flags);
+}
+
+void
+fault_mysql_init(void)
+{
+    real_mysql_real_query = mysql_real_query;
+    real_mysql_stmt_prepare = mysql_stmt_prepare;
+    real_mysql_stmt_execute = mysql_stmt_execute;
+    real_mysql_fetch_row = mysql_fetch_row;
+    real_mysql_real_connect = mysql_real_connect;
+    mysql_real_query = fail_query;
+    mysql_stmt_prepare = fail_prepare;
+    mysql_stmt_execute = fail_execute;
+    mysql_fetch_row = fail_fetch;
+    mysql_real_connect = fail_connect;
 }

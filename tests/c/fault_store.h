@@ -2,8 +2,7 @@
  *
  * SQLite: the calls are those of its files to the kernel, which fail with
  * an errno.  PostgreSQL: those of libpq that send; MySQL: those of
- * libmariadb (fault_mysql.c): the socket is shut down
- * before, or after the server has done what was asked (the answer is lost).
+ * libmariadb (fault_mysql.c): the socket is shut down before, or after the server has done what was asked (the answer is lost).
  * So all that fails, fails as it would in life.
  */
 #ifndef FAULT_STORE_H
@@ -14,6 +13,8 @@
 /* n = 0: the next one. */
 void fault_sqlite_after(int n, int error);
 void fault_pg_after(int n, bool answer_is_lost);
+/* fault_mysql_init comes first, once, when libmariadb has been loaded. */
+void fault_mysql_init(void);
 void fault_mysql_after(int n, bool answer_is_lost);
 /* Is this the n-th?  For fault_mysql.c. */
 bool fault_mysql_comes(bool *answer_is_lost);

@@ -14,6 +14,7 @@ typedef struct {
     char uri[512];
     /* Make uri the one of an empty log, never opened before. */
     void (*fresh)(void);
+    bool file; /* that a child, which inherited it open, cannot open anew */
     /* Below: NULL for a log that nobody else can reach. */
     void (*sql)(const char *sql); /* run it behind the log's back */
     void (*hold)(bool on);        /* the lock that writers need */

@@ -46,6 +46,36 @@ the_newest_of_a_query_is_found(void **state)
     assert_int_equal(last_of(*state, &q), 0);
 }
 
+/* Patterns that differ in an exact key alone go to a database as one list, in
+ * whatever order they come. */
+static void
+a_list_of_keys_is_by_bytes(void **state)
+{
+    static const aif_str keys[] = {{"a", 1},  {"a ", 2}, {"A", 1},
+                                   {"b ", 2}, {"b", 1},  {"\xc3\xa4", 2},
+                                   {"ab", 2}, {"", 0},   {"a", 1}};
+    const aif_str any = AIF_STR("*");
+    const aif_str t = AIF_STR("t2");
+    const aif_pattern asked[] = {
+        {any, {"a", 1}, any, any, any},  {any, {"a", 1}, t, any, any},
+        {any, {"x*", 2}, any, any, any}, {any, {"b ", 2}, any, any, any},
+        {any, {"A", 1}, t, any, any},    {any, {"\xc3\xa4", 2}, any, any, any},
+        {any, {"b ", 2}, any, any, any}};
+    const aif_query all = {.patterns = asked, .n = 7};
+    const aif_query first = {.patterns = asked, .n = 1};
+    aif_event events[9];
+
+    memcpy(events, events_of("p", 0, 9), sizeof events);
+    for (size_t i = 0; i < 9; i++) {
+        events[i].key = keys[i].n == 0 ? AIF_STR("xy") : keys[i];
+        events[i].type = i == 2 ? t : AIF_STR("t1");
+    }
+    append_at(*state, events, 9, 1);
+    assert_read(*state, &first, "1 9");
+    assert_read(*state, &all, "1 3 4 6 8 9");
+    assert_int_equal(last_of(*state, &all), 9);
+}
+
 static void
 assert_senders(aif_log *log, const aif_query *q, const char *want)
 {
@@ -391,6 +421,7 @@ store_contract_ask(void)
 {
     const struct CMUnitTest tests[] = {
         OPEN(the_newest_of_a_query_is_found),
+        OPEN(a_list_of_keys_is_by_bytes),
         OPEN(events_are_counted_by_sender),
         OPEN(too_many_senders_are_refused),
         OPEN(a_producer_finds_its_greatest_sequence),

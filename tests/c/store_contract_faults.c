@@ -250,10 +250,11 @@ append_and_die(aif_log *log)
 static void
 a_child_of_the_killed_holds_nothing(void **state)
 {
-    aif_log *log = open_again();
+    aif_log *log;
 
     (void)state;
     contract_orphan("append.before_commit", append_and_die);
+    log = open_again();
     append_at(log, events_of("p", 2, 3), 3, 1);
     contract_end_orphan();
     aif_log_free(log);

@@ -337,7 +337,7 @@ who_stalled_is_caught_up(void **state)
     expect_events(socket, 1, 0, 1); /* one frame may go over */
     (void)zmq_msg_init(&msg);
     say(socket,
-        &(aif_frame){.kind = AIF_K_CREDIT, .id = 1, .to = AIF_WINDOW_MAX},
+        &(aif_frame){.kind = AIF_K_CREDIT, .id = 1, .max = AIF_WINDOW_MAX},
         NULL);
     f = next(socket, &msg); /* the answer to it: where it is */
     assert_int_equal(f.kind, AIF_K_EVENTS);

@@ -176,6 +176,23 @@ messages_of_several_parts_are_refused(void **state)
     raw_close(&r);
 }
 
+/* The numbers that the host draws follow from its own seed. */
+static void
+the_host_keeps_its_random_numbers(void **state)
+{
+    served *s = *state;
+    int second;
+
+    srand(7);
+    (void)rand();
+    second = rand();
+    unserve(s);
+    srand(7);
+    (void)rand();
+    serve(s);
+    assert_int_equal(rand(), second);
+}
+
 static void
 a_long_routing_id_is_refused(void **state)
 {
@@ -352,7 +369,7 @@ static void
 who_is_not_known_is_told(void **state)
 {
     const served *s = *state;
-    const aif_frame credit = {.kind = AIF_K_CREDIT, .id = 5, .to = 1};
+    const aif_frame credit = {.kind = AIF_K_CREDIT, .id = 5, .max = 1};
     aif_frame f;
     raw r;
 
@@ -363,6 +380,73 @@ who_is_not_known_is_told(void **state)
     assert_int_equal(f.id, 5);
     assert_int_equal(f.code, AIF_ECLOSED);
     raw_close(&r);
+}
+
+/* It is another subscription that was sent so much: the client begins again,
+ * and the broker's figures stay as they are. */
+static void
+more_taken_than_sent_is_refused(void **state)
+{
+    const served *s = *state;
+    const aif_frame subscribe = {
+        .kind = AIF_K_SUBSCRIBE, .id = 5, .max = 1000};
+    aif_frame credit = {.kind = AIF_K_CREDIT, .id = 5, .from = 1, .max = 1};
+    aif_buf tail = {0};
+    aif_frame f;
+    aif_error e;
+    raw r;
+
+    raw_open(&r, s->bind);
+    assert_int_equal(aif_wire_put_pattern(&everything, &tail, &e), AIF_OK);
+    raw_frame(&r, &subscribe, &tail);
+    assert_int_equal(raw_next(&r).kind, AIF_K_SUBSCRIBED);
+    raw_frame(&r, &credit, NULL);
+    f = expect_error(&r, 5, AIF_ECLOSED);
+    assert_true(
+        aif_str_eq(f.text, AIF_STR("no subscription 5 here that was sent 1 "
+                                   "bytes: this one was sent 0")));
+    assert_int_equal(stats_of(s).flight, 0);
+    for (int i = 0; i < 2; i++) { /* nothing, and then the answer to that */
+        credit.from = i == 0 ? 0 : zmq_msg_size(&r.msg);
+        raw_frame(&r, &credit, NULL);
+        assert_int_equal(raw_next(&r).kind, AIF_K_EVENTS);
+        assert_it_lives(s); /* it has counted what it sent */
+        assert_int_equal(stats_of(s).flight, zmq_msg_size(&r.msg));
+    }
+    aif_buf_fini(&tail);
+    raw_close(&r);
+}
+
+/* Nobody has to remember what the first of two SUBSCRIBEs said. */
+static void
+the_window_said_last_counts(void **state)
+{
+    const served *s = *state;
+    aif_frame subscribe = {.kind = AIF_K_SUBSCRIBE, .id = 5, .max = 1};
+    aif_client *c = client_at(s->bind);
+    aif_buf tail = {0};
+    aif_frame f;
+    aif_error e;
+    raw r;
+
+    raw_open(&r, s->bind);
+    assert_int_equal(aif_wire_put_pattern(&everything, &tail, &e), AIF_OK);
+    raw_frame(&r, &subscribe, &tail);
+    assert_int_equal(raw_next(&r).kind, AIF_K_SUBSCRIBED);
+    (void)publish_one(c, "p", 1);
+    (void)publish_one(c, "p", 2);
+    f = raw_next(&r);
+    assert_int_equal(f.kind, AIF_K_EVENTS);
+    assert_int_equal(f.to, 1); /* one frame may go over */
+    subscribe.max = 1000;
+    raw_frame(&r, &subscribe, &tail);
+    assert_int_equal(raw_next(&r).kind, AIF_K_SUBSCRIBED);
+    f = raw_next(&r);
+    assert_int_equal(f.kind, AIF_K_EVENTS);
+    assert_int_equal(f.to, 2);
+    aif_buf_fini(&tail);
+    raw_close(&r);
+    aif_client_free(c);
 }
 
 static void
@@ -403,6 +487,7 @@ main(void)
         SERVED(a_bad_frame_is_refused_and_counted, mem),
         SERVED(a_batch_is_10000_events, mem),
         SERVED(messages_of_several_parts_are_refused, mem),
+        SERVED(the_host_keeps_its_random_numbers, mem),
         SERVED(a_long_routing_id_is_refused, mem),
         SERVED(an_oversized_frame_costs_its_sender_the_connection, mem),
         SERVED(bytes_from_anywhere_do_no_harm, mem),
@@ -410,6 +495,8 @@ main(void)
         SERVED(a_peer_that_does_not_read_delays_nobody, mem),
         SERVED(another_event_by_a_taken_identity_is_refused, mem),
         SERVED(who_is_not_known_is_told, mem),
+        SERVED(more_taken_than_sent_is_refused, mem),
+        SERVED(the_window_said_last_counts, mem),
         SERVED(subscribing_again_is_one_subscription, mem),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -51,7 +51,7 @@ add(aif_broker *b, uint64_t id, uint64_t after, aif_error *e)
 static void
 a_lease_is_10_seconds_from_what_was_heard_last(void **state)
 {
-    const aif_frame credit = {.kind = AIF_K_CREDIT, .id = 2, .to = 1};
+    const aif_frame credit = {.kind = AIF_K_CREDIT, .id = 2, .max = 1};
     aif_broker *b = *state;
     int64_t heard;
     aif_error e;
@@ -129,7 +129,7 @@ who_is_behind_is_due(void **state)
     b->full_due = now + AIF_BROKER_FULL_RETRY_MS;
     assert_int_equal(aif_subs_due(b, now), now + AIF_BROKER_FULL_RETRY_MS);
     b->subs[0]->full = false;
-    b->subs[0]->sent = b->subs[0]->granted;
+    b->subs[0]->credit.window = 0;
     assert_int_equal(aif_subs_due(b, now), now + 500);
 }
 
@@ -199,7 +199,7 @@ who_begins_with_the_oldest_misses_what_goes_later(void **state)
         aif_log_purge(b->log, AIF_STR("default"), 3, 9, &gone, &e), AIF_OK);
     assert_int_equal(add(b, 1, 0, &e), AIF_OK);
     b->subs[0]->cursor = 1; /* as if it had got 1 of another namespace */
-    b->subs[0]->granted = 0;
+    b->subs[0]->credit.window = 0;
     assert_int_equal(b->subs[0]->gone, 3);
     assert_int_equal(aif_catch_missed(b, b->subs[0], &e), AIF_OK);
     assert_int_equal(
@@ -207,7 +207,7 @@ who_begins_with_the_oldest_misses_what_goes_later(void **state)
     assert_int_equal(add(b, 2, AIF_AFTER_NOW, &e), AIF_OK); /* looks */
     assert_int_equal(b->purged, 5);
     assert_int_equal(aif_catch_missed(b, b->subs[0], &e), AIF_ERETENTION);
-    b->subs[0]->granted = 1000;
+    b->subs[0]->credit.window = 1000;
     aif_subs_catch_up(b, 1000);
     assert_int_equal(b->n_subs, 1);
     assert_int_equal(b->subs[0]->id, 2);

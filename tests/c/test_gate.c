@@ -379,23 +379,62 @@ a_broker_that_is_away_has_not_denied(void **state)
     aif_client_free(c);
 }
 
+static void
+open_named(const gated *g, raw *r, const void *id, size_t n)
+{
+    aif_error e;
+
+    r->ctx = zmq_ctx_new();
+    r->socket = zmq_socket(r->ctx, ZMQ_DEALER);
+    zmq_msg_init(&r->msg);
+    zmq_setsockopt(r->socket, ZMQ_ROUTING_ID, id, n);
+    assert_int_equal(aif_curve_client(r->socket, &g->ann, &e), AIF_OK);
+    zmq_connect(r->socket, aif_broker_uri(g->broker.broker));
+}
+
 /* Whoever takes the id of one that left is sent what was meant for it. */
 static void
 a_routing_id_of_ones_own_is_refused(void **state)
 {
-    const gated *g = *state;
     const aif_frame ping = {.kind = AIF_K_PING, .id = 1};
-    aif_error e;
-    raw r = {.ctx = zmq_ctx_new()};
+    raw r;
 
-    r.socket = zmq_socket(r.ctx, ZMQ_DEALER);
-    zmq_msg_init(&r.msg);
-    zmq_setsockopt(r.socket, ZMQ_ROUTING_ID, "me", 2);
-    assert_int_equal(aif_curve_client(r.socket, &g->ann, &e), AIF_OK);
-    zmq_connect(r.socket, aif_broker_uri(g->broker.broker));
+    open_named(*state, &r, "me", 2);
     raw_frame(&r, &ping, NULL);
     expect_denied(&r, 1, "routing id");
     raw_close(&r);
+}
+
+/* libzmq would abort the broker where a peer names the id that its counter
+ * gives next, and the counter begins at rand(). */
+static void
+nobody_guesses_the_routing_id_that_is_given_next(void **state)
+{
+    enum { GUESSES = 8 };
+    const aif_frame ping = {.kind = AIF_K_PING, .id = 1};
+    gated *g = *state;
+    raw r[2 * GUESSES];
+    uint32_t next;
+
+    unserve(&g->broker);
+    strcpy(g->broker.bind, "tcp://127.0.0.1:0");
+    srand(1); /* as nobody seeds it */
+    next = (uint32_t)rand();
+    next |= (uint32_t)rand() << 31;
+    srand(1);
+    serve(&g->broker);
+    allow(g, true);
+    for (uint32_t i = 0; i < 2 * GUESSES; i++) {
+        const uint8_t id[] = {0, (uint8_t)(next >> 24), (uint8_t)(next >> 16),
+                              (uint8_t)(next >> 8), (uint8_t)(next + i)};
+
+        open_named(g, &r[i], id, i < GUESSES ? sizeof id : 0);
+        raw_frame(&r[i], &ping, NULL);
+        expect(&r[i], 1, AIF_K_PONG);
+    }
+    for (size_t i = 0; i < 2 * GUESSES; i++) {
+        raw_close(&r[i]);
+    }
 }
 
 /* With keys the whole world may knock. */
@@ -536,6 +575,7 @@ main(void)
         GATED(a_broker_that_is_away_has_not_denied),
         GATED(who_has_but_the_public_key_is_not_let_in),
         GATED(a_routing_id_of_ones_own_is_refused),
+        GATED(nobody_guesses_the_routing_id_that_is_given_next),
         GATED(with_keys_any_address_is_served),
         GATED(ipc_needs_no_key),
         GATED(a_huge_frame_hurts_its_sender_only),

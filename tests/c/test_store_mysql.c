@@ -10,7 +10,6 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
-#include <mysql.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +21,12 @@ static char name[32]; /* of the database */
 static store_case c;
 static aif_error e;
 
+static int
+admin_query(MYSQL *conn, const char *text)
+{
+    return mysql_real_query(conn, text, strlen(text));
+}
+
 /* The first value, or "". */
 static const char *
 ask(const char *text)
@@ -30,7 +35,7 @@ ask(const char *text)
     MYSQL_RES *res;
     MYSQL_ROW row;
 
-    if (mysql_query(admin, text) != 0) {
+    if (admin_query(admin, text) != 0) {
         fail_msg("%s: %s", text, mysql_error(admin));
     }
     res = mysql_store_result(admin);
@@ -114,7 +119,7 @@ kill_connections(void)
         char kill[64];
 
         (void)snprintf(kill, sizeof kill, "KILL CONNECTION %s", id);
-        (void)mysql_query(admin, kill); /* it may be gone already */
+        (void)admin_query(admin, kill); /* it may be gone already */
         killed++;
     }
     alarm(0);
@@ -602,13 +607,18 @@ connect_admin(const char *uri)
 {
     char text[512];
     aif_mysql_uri u;
-    MYSQL *conn = mysql_init(NULL);
+    MYSQL *conn;
 
     (void)snprintf(text, sizeof text, "%s", uri);
+    if (aif_mysql_load(&e) != AIF_OK) {
+        fprintf(stderr, "%s\n", e.text);
+        exit(1);
+    }
+    conn = mysql_init(NULL);
     if (conn == NULL || aif_mysql_uri_parse(text, &u, &e) != AIF_OK ||
         mysql_real_connect(conn, u.host, u.user, u.password, u.database,
                            u.port, u.unix_socket, 0) == NULL ||
-        mysql_query(conn, "SET sql_mode = 'ANSI_QUOTES', autocommit = 1") !=
+        admin_query(conn, "SET sql_mode = 'ANSI_QUOTES', autocommit = 1") !=
             0) {
         fprintf(stderr, "AIF_TEST_MYSQL: %s\n",
                 conn == NULL ? "" : mysql_error(conn));
@@ -651,6 +661,7 @@ main(void)
         .lost = {"", "appending: "},
         .waited = {"HY000", "appending: Lock wait timeout exceeded"},
     };
+    fault_mysql_init();
     (void)snprintf(name, sizeof name, "aiflow_c_%d", (int)getpid());
     set_uri(uri);
     failed += store_contract(&c) + own_tests();

@@ -1,5 +1,6 @@
 /* Needs a database: AIF_TEST_PG, the URI of one; it makes a schema there, and
- * drops it. */
+ * drops it.  The contract is tested once more through AIF_TEST_POOLER, a
+ * PgBouncer before the same server, in a database of its own. */
 #include "cmocka_all.h"
 
 #include "fault_store.h"
@@ -17,7 +18,8 @@
 
 static const char *server; /* AIF_TEST_PG */
 static PGconn *admin;
-static char name[32]; /* of the schema, and of the application */
+static const char *pooler; /* AIF_TEST_POOLER */
+static char name[32];      /* of the schema, and of the application */
 static store_case c;
 static aif_error e;
 
@@ -308,6 +310,148 @@ say_nothing(void *arg, const char *message)
     (void)message;
 }
 
+static PGconn *
+connect_to(const char *uri)
+{
+    PGconn *conn = PQconnectdb(uri);
+
+    if (PQstatus(conn) != CONNECTION_OK) {
+        fail_msg("%s", PQerrorMessage(conn));
+    }
+    (void)PQsetNoticeProcessor(conn, say_nothing, NULL);
+    return conn;
+}
+
+/* ---- through a pooler, which lends its two sessions for a transaction ---- */
+
+static void
+tell_pooler(const char *what)
+{
+    char text[200];
+    PGconn *console;
+    PGresult *res;
+
+    (void)snprintf(text, sizeof text, "%s/pgbouncer", pooler);
+    console = connect_to(text);
+    (void)snprintf(text, sizeof text, "%s %s", what, name);
+    res = PQexec(console, text);
+    if (PQresultStatus(res) != PGRES_COMMAND_OK) {
+        fail_msg("%s: %s", text, PQerrorMessage(console));
+    }
+    PQclear(res);
+    PQfinish(console);
+}
+
+static void
+kill_pooled(void)
+{
+    tell_pooler("KILL");
+    tell_pooler("RESUME");
+}
+
+/* What another client of the pooler has, in a session that we were lent. */
+static void
+assert_untouched(PGconn *other)
+{
+    static const char text[] =
+        "SELECT (SELECT string_agg(name || '=' || setting, ' ')"
+        "  FROM pg_settings WHERE source = 'session'"
+        "  AND name NOT IN ('application_name', 'client_encoding',"
+        "    'DateStyle', 'TimeZone', 'standard_conforming_strings')),"
+        " (SELECT string_agg(name, ' ') FROM pg_prepared_statements),"
+        " (SELECT string_agg(objid::text, ' ') FROM pg_locks"
+        "  WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
+    PGresult *res = PQexec(other, text);
+
+    assert_int_equal(PQresultStatus(res), PGRES_TUPLES_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_string_equal(PQgetvalue(res, 0, i), "");
+    }
+    PQclear(res);
+}
+
+static void
+others_keep_their_settings(void **state)
+{
+    const aif_pattern pattern = {AIF_STR("*"), AIF_STR("d*"), AIF_STR("*"),
+                                 AIF_STR("*"), AIF_STR("*")};
+    PGconn *others[2];
+    aif_batch out = {0};
+
+    append_at(*state, events_of("p", 0, 3), 3, 1);
+    append_at(*state, events_of("p", 2, 2), 2, 3); /* one is known */
+    assert_int_equal(aif_log_read(*state, MATCHING(&pattern, 0), 9, &out, &e),
+                     AIF_OK);
+    assert_int_equal(out.n, 4);
+    aif_batch_fini(&out);
+    assert_int_equal(purge(*state, AIF_STR("*"), 2, 9), 2);
+    for (int i = 0; i < 2; i++) { /* both sessions at once */
+        others[i] = connect_to(c.uri);
+        PQclear(PQexec(others[i], "BEGIN"));
+        assert_untouched(others[i]);
+    }
+    PQfinish(others[0]);
+    PQfinish(others[1]);
+}
+
+static void
+a_pooled_append_has_our_settings(void **state)
+{
+    sql("CREATE TABLE seen (setting text);"
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "  INSERT INTO seen SELECT current_setting(n) FROM unnest(ARRAY["
+        "    'synchronous_commit', 'transaction_isolation', 'lock_timeout',"
+        "    'statement_timeout', 'enable_seqscan']) AS n;"
+        "  RETURN NULL; END $$;"
+        "CREATE TRIGGER see AFTER INSERT ON aiflow_event"
+        "  FOR EACH STATEMENT EXECUTE FUNCTION see()");
+    append_at(*state, events_of("p", 0, 1), 1, 1);
+    assert_string_equal(ask("SELECT string_agg(setting, ' ') FROM seen"),
+                        "on read committed 5s 30s off");
+}
+
+/* The database's own defaults are the wrong ones. */
+static int
+pooled_tests(void)
+{
+    static const char *const make[] = {
+        "CREATE DATABASE %s", "ALTER DATABASE %s SET search_path = %s",
+        "ALTER DATABASE %s SET synchronous_commit = off",
+        "ALTER DATABASE %s SET default_transaction_isolation = serializable"};
+    const struct CMUnitTest tests[] = {
+        OPEN(others_keep_their_settings),
+        OPEN(a_pooled_append_has_our_settings),
+    };
+    PGconn *first = admin;
+    char text[sizeof c.uri];
+    int failed;
+
+    pooler = getenv("AIF_TEST_POOLER");
+    if (pooler == NULL) {
+        puts("[  SKIPPED ] SKIPPED: AIF_TEST_POOLER not set: the URI of a "
+             "PgBouncer, as tests/with_pgbouncer gives one");
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof make / sizeof *make; i++) {
+        (void)snprintf(text, sizeof text, make[i], name, name);
+        sql(text);
+    }
+    (void)snprintf(text, sizeof text, "%s%cdbname=%s", server,
+                   strchr(server, '?') == NULL ? '?' : '&', name);
+    admin = connect_to(text);
+    c.kill = kill_pooled;
+    c.lost[0] = "08006";
+    c.lost[1] = "appending: ";
+    (void)snprintf(c.uri, sizeof c.uri, "%s/%s?application_name=%s", pooler,
+                   name, name);
+    failed = store_contract(&c) + cmocka_run_group_tests(tests, NULL, NULL);
+    PQfinish(admin);
+    admin = first;
+    (void)snprintf(text, sizeof text, "DROP DATABASE %s WITH (FORCE)", name);
+    sql(text);
+    return failed;
+}
+
 int
 main(void)
 {
@@ -319,12 +463,7 @@ main(void)
              "PostgreSQL database for tests");
         return 0;
     }
-    admin = PQconnectdb(server);
-    if (PQstatus(admin) != CONNECTION_OK) {
-        fprintf(stderr, "AIF_TEST_PG: %s", PQerrorMessage(admin));
-        return 1;
-    }
-    (void)PQsetNoticeProcessor(admin, say_nothing, NULL);
+    admin = connect_to(server);
     c = (store_case){
         .fresh = fresh,
         .sql = sql,
@@ -345,6 +484,7 @@ main(void)
                    name);
     failed = store_contract(&c) + own_tests();
     drop();
+    failed += pooled_tests();
     PQfinish(admin);
     return failed;
 }

@@ -417,7 +417,11 @@ main(void)
         perror(dir);
         return 1;
     }
-    c = (store_case){.fresh = fresh, .sql = sql, .hold = hold, .fault = fault};
+    c = (store_case){.file = true,
+                     .fresh = fresh,
+                     .sql = sql,
+                     .hold = hold,
+                     .fault = fault};
     failed = store_contract(&c) + own_tests();
     remove_log();
     (void)rmdir(dir);

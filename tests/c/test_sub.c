@@ -263,7 +263,7 @@ credit_bounds_what_is_under_way(void **state)
     assert_int_equal(f.to, 10);
     publish_many(c, 11, 1, 600);
     assert_int_equal(stats_of(s).pushed, 10);
-    credit.to = 100000;
+    credit.max = 100000;
     raw_frame(&r, &credit, NULL);
     f = raw_next(&r); /* the answer to CREDIT */
     assert_int_equal(f.from, 10);

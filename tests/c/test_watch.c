@@ -119,6 +119,25 @@ a_notify_is_heard_with_its_payload(void **state)
     assert_false(changed(t->w));
 }
 
+static void
+a_pooler_that_nothing_is_heard_through_is_refused(void **state)
+{
+    const char *pooler = getenv("AIF_TEST_POOLER");
+    char uri[300];
+    aif_watch *w;
+
+    (void)server(state);
+    if (pooler == NULL) {
+        print_message("AIF_TEST_POOLER is not set: NOT TESTED\n");
+        skip();
+    }
+    (void)snprintf(uri, sizeof uri, "%s/postgres", pooler);
+    assert_int_equal(aif_watch_open(uri, "aif_test_watch", &w, &e),
+                     AIF_EINVAL);
+    assert_null(w);
+    assert_non_null(strstr(e.text, "a pooler in transaction mode"));
+}
+
 /* A listener that nobody reads for would keep the server's queue of
  * notifications from ever getting shorter. */
 static void
@@ -551,9 +570,12 @@ a_child_is_refused(void **state)
     pid_t pid = fork();
 
     if (pid == 0) {
+        aif_watch *own;
+
         alarm(120);
         aif_watch_free(t->w);
-        _exit(aif_watch_poll(t->w, &yes, payload, 1, &e) != AIF_EFORKED ||
+        _exit(aif_watch_open(t->uri, "", &own, &e) != AIF_EFORKED ||
+              aif_watch_poll(t->w, &yes, payload, 1, &e) != AIF_EFORKED ||
               aif_watch_peek(t->w, &yes, &e) != AIF_EFORKED ||
               aif_watch_fd(t->w) != -1);
     }
@@ -575,6 +597,7 @@ main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         PG(nothing_happened),
         PG(a_notify_is_heard_with_its_payload),
+        PG(a_pooler_that_nothing_is_heard_through_is_refused),
         PG(a_child_does_not_listen),
         PG(what_was_rolled_back_is_not_heard),
         PG(other_channels_are_not_heard),

@@ -117,6 +117,20 @@ def interrupted():
 
 
 @pytest.fixture
+def alarm():
+    """Have a function called by a signal's handler, while this thread waits for something else."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def ring(function):
+        signal.signal(signal.SIGALRM, lambda *_: function())
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+
+    yield ring
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
 def in_child():
     """Run a function in a forked child; return its exit code, 0 when it returned True."""
 

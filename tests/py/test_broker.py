@@ -1,4 +1,6 @@
+import os
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -33,6 +35,53 @@ def test_an_address_is_served_once(broker):
         broker_at(broker.uri)
     with EventClient(broker.uri) as client:
         assert client.publish(Event("the first one serves on")) == 1
+
+
+@pytest.mark.parametrize("backlog", [8, 0])
+def test_a_strangers_living_socket_is_left_alone(tmp_path, backlog):
+    """Also one whose backlog is full: who connects to it waits, or is told to try again, but is not refused."""
+    path = tmp_path / "b"
+    with socket.socket(socket.AF_UNIX) as stranger, socket.socket(socket.AF_UNIX) as knocks:
+        stranger.bind(str(path))
+        stranger.listen(backlog)
+        if backlog == 0:
+            knocks.connect(str(path))
+        file = path.stat().st_ino
+        with pytest.raises(ConflictError, match=rf"pid {os.getpid()}|ss -xlp"):
+            broker_at(f"ipc://{path}")
+        assert path.stat().st_ino == file
+        knocks.close()
+
+
+def test_a_dead_ones_socket_file_is_replaced(tmp_path):
+    """Also where it was put aside, for there were too many connections."""
+    path = tmp_path / "b"
+    for name in ("b", "b.full"):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(f"{tmp_path}/{name}")
+            dead.listen()
+    with broker_at(f"ipc://{path}") as broker:
+        broker.start()
+        with EventClient(broker.uri) as client:
+            assert client.publish(Event("a")) == 1
+    assert not path.exists()
+    assert not (tmp_path / "b.full").exists()
+
+
+def test_a_strangers_lock_file_is_left_alone(tmp_path):
+    lock = tmp_path / "b.lock"
+    lock.write_text("4711\n/var/lib/other\n")
+    with pytest.raises(ValueError, match="is no broker's"):
+        broker_at(f"ipc://{tmp_path}/b")
+    assert lock.read_text() == "4711\n/var/lib/other\n"
+
+
+def test_what_somebody_put_in_the_place_of_its_socket_file_stays(tmp_path):
+    path = tmp_path / "b"
+    with broker_at(f"ipc://{path}"), socket.socket(socket.AF_UNIX) as stranger:
+        path.unlink()
+        stranger.bind(str(path))
+    assert path.is_socket()
 
 
 def test_the_socket_is_the_users_own(broker, tmp_path):

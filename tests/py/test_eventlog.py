@@ -259,6 +259,67 @@ def test_postgresql_says_why_not():
         assert len(log.append([Event("refused")], "test_eventlog", 2)) == 1
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def held(request, tmp_path):
+    """A log to which nobody can append until somebody calls the function that comes with it."""
+    if request.param == "sqlite":
+        with (
+            EventLog(f"sqlite:{tmp_path}/log.db") as log,
+            contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as c,
+        ):
+            c.execute("BEGIN IMMEDIATE")
+            yield log, c.rollback
+        return
+    psycopg2 = pytest.importorskip("psycopg2")
+    uri = os.environ.get("AIF_TEST_PG") or pytest.skip("no PostgreSQL: tests/with_postgres gives one")
+    with EventLog(uri) as log, contextlib.closing(psycopg2.connect(uri)) as other:
+        other.cursor().execute("SELECT 1 FROM aiflow_log_head FOR UPDATE")
+        yield log, other.rollback
+
+
+def test_a_signal_is_handled_while_a_call_waits_for_a_lock(held, alarm):
+    log, release = held
+    head = log.head()
+    alarm(release)
+    assert log.append([Event("a")], "signal", head + 1) == [head + 1]
+
+
+def test_a_signal_is_handled_while_a_call_waits_for_another_threads(held, alarm):
+    log, release = held
+    head = log.head()
+    appended = []
+    thread = threading.Thread(target=lambda: appended.extend(log.append([Event("a")], "thread", head + 1)))
+    alarm(release)
+    thread.start()
+    while thread.is_alive():
+        log.head()
+    thread.join()
+    assert appended == [head + 1]
+
+
+def test_what_a_signals_handler_raises_ends_the_wait_and_nothing_is_appended(held, alarm):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    log, release = held
+    head = log.head()
+    alarm(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        log.append([Event("a")] * 3, "raised", head + 1)
+    assert log.head() == head
+    release()
+    assert log.append([Event("b")], "raised", head + 1) == [head + 1]
+
+
+def test_a_lock_that_is_never_given_back_ends_the_wait(held):
+    log, release = held
+    head = log.head()
+    with pytest.raises(StoreError, match="lock"):
+        log.append([Event("a")], "never", head + 1)
+    release()
+    assert log.append([Event("a")], "never", head + 1) == [head + 1]
+
+
 def test_no_password_in_what_a_database_says():
     with pytest.raises(StoreError) as caught:
         EventLog("postgresql://me:secret@127.0.0.1:1/db?connect_timeout=1")

@@ -39,7 +39,7 @@ def test_status_says_what_it_is_and_counts(broker, client):
             pass
     status = json.loads(broker.status())
     assert status["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert (status["protocol"], status["uri"], status["log"]) == (2, broker.uri, "sqlite")
+    assert (status["protocol"], status["uri"], status["log"]) == (3, broker.uri, "sqlite")
     assert status["store"] == {"ok": True}
     assert (status["head"], status["counters"]["appended"]) == (10, 10)
     assert status["counters"]["bytes_in"] > 0 < status["counters"]["bytes_out"]
@@ -58,7 +58,7 @@ def test_a_refusal_is_counted_and_said_once(broker):
     assert json.loads(broker.status())["refused"]["EINVAL"] == 3
     ((level, line),) = [(level, text) for level, text in broker.trace() if not text.startswith("slow turn")]
     assert level == 30
-    assert re.match(r'frame refused peer=00\w{8} address=\S+ why="offset 5 is beyond', line)
+    assert re.match(r'frame refused peer=[0-9a-f]{8} address=\S+ why="offset 5 is beyond', line)
     assert broker.trace() == []
 
 

@@ -116,6 +116,31 @@ def test_a_server_that_is_stopped_comes_back(server):
         assert append(log, 3, 2) == [3, 4]
 
 
+@pytest.mark.parametrize("raised", [False, True])
+def test_a_signal_is_handled_while_a_call_waits_for_a_lock(server, alarm, raised):
+    command = [TOOLS["mariadb"], "--no-defaults", "--user=root", f"--socket={server.folder}/socket", "-N", "-n", "log"]
+    with (
+        EventLog(server.uri) as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+    ):
+        other.stdin.write("START TRANSACTION; SELECT 'held' FROM aiflow_log_head FOR UPDATE;\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "held\n"
+
+        def release():
+            if raised:
+                raise KeyboardInterrupt
+            other.stdin.close()
+
+        alarm(release)
+        if raised:
+            with pytest.raises(KeyboardInterrupt):
+                append(log, 1, 3)
+            other.stdin.close()
+            assert log.head() == 0
+        assert append(log, 1, 2) == [1, 2]
+
+
 def test_what_was_answered_is_there_after_kill_9(server):
     with EventLog(server.uri) as log:
         for i in range(50):

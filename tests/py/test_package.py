@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import aiflow_ext
-from aiflow_ext import Event, _core, address, errors
+from aiflow_ext import Event, EventLog, _core, address, errors
 
 
 def run(program, **env):
@@ -42,6 +42,39 @@ def test_events_need_no_airflow():
     assert run(program) == "[]"
 
 
+def empty_library(path):
+    env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}  # a sanitizer is not for the compiler
+    subprocess.run(["cc", "-shared", "-x", "c", os.devnull, "-o", path], check=True, env=env)
+
+
+@pytest.mark.parametrize(("make", "why"), [(Path.touch, "file too short"), (empty_library, "undefined symbol")])
+def test_only_a_log_in_mysql_needs_its_library(make, why, tmp_path):
+    make(tmp_path / "libmariadb.so.3")  # the loader looks here first, and no further
+    program = """if True:
+        from aiflow_ext import EventLog
+        EventLog("mem:").close()
+        for uri in ("mysql://me:secret@127.0.0.1:1/db", "mariadb://me:secret@127.0.0.1:1/db"):
+            try:
+                EventLog(uri)
+            except ValueError as error:
+                print(error)
+    """
+    said = run(program, LD_LIBRARY_PATH=str(tmp_path)).splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith(
+            "a log in MySQL needs the library libmariadb; "
+            "on Debian: apt-get install libmariadb3, then start this process again ("
+        )
+        assert why in line
+        assert "secret" not in line
+
+
+def test_a_log_in_mysql_has_its_library():
+    with pytest.raises(errors.StoreError, match="connecting: Can't connect"):
+        EventLog("mysql://root@127.0.0.1:1/db")
+
+
 def test_the_lazy_names_are_the_typed_ones():
     tree = ast.parse(Path(aiflow_ext.__file__).read_text())
     (typed,) = (node for node in tree.body if isinstance(node, ast.If))
@@ -69,7 +102,7 @@ def test_events_and_errors_are_pickled():
 
 def test_errors_have_one_base():
     named = [v for v in vars(errors).values() if isinstance(v, type)]
-    assert len(named) == 9
+    assert len(named) == 10
     assert all(issubclass(v, errors.Error) for v in named)
 
 

@@ -122,6 +122,44 @@ def test_a_rare_key_in_a_long_log(tmp_path):
             assert client.latest("nothing") == 0
 
 
+def test_many_patterns_look_at_less_at_a_time(tmp_path):
+    """The more there is to compare, the fewer offsets are looked at in one answer; the whole answer is the same."""
+    prefixes = [("d*", "a*", "t*", "*", f"c{i}*") for i in range(64)]
+    keys = [("default", f"key {i}", "*", "*", "*") for i in range(64)]
+    apart = [(f"n{i}", f"key {i}", "*", "*", "*") for i in range(64)]
+    with EventLog(f"sqlite:{tmp_path}/events.db") as log:
+        log.append([Event(f"a{i}", type="t", context=f"c{i}" if i % 997 == 0 else "x") for i in range(2_000)], "p", 1)
+        log.append([Event("key 63", sender="s")], "q", 1)
+        log.append([Event("b", type="t", context="c1") for i in range(3_000)], "p", 2_001)
+        want = [e.offset for e in log.read(0, 100, prefixes)]
+        assert len(want) == 3
+    with _core.Broker(f"ipc://{tmp_path}/broker", f"sqlite:{tmp_path}/events.db") as broker:
+        broker.start()
+        client = _core.Client(broker.uri)
+
+        def parts(ask, **end):
+            """All parts of an answer, and where each of them ended."""
+            found, ends = [], [end.get("upto", 0)]
+            while ends[-1] is not None:
+                part, at = ask(ends[-1])
+                found.append(part)
+                ends.append(at)
+            return found, ends[1:]
+
+        counts, ends = parts(lambda at: client.count(at, prefixes, 60_000))
+        assert (sum(counts), ends) == (3, [*range(518, 5_001, 518), None])
+        pages, ends = parts(lambda at: client.list(at, 100, prefixes, 60_000))
+        assert ([e.offset for page in pages for e in page], len(ends)) == (want, 10)
+        senders, ends = parts(lambda at: client.senders(at, prefixes, 60_000))
+        assert (sum(n for part in senders for n in part.values()), len(ends)) == (3, 10)
+        last, ends = parts(lambda at: client.last(0, prefixes, 60_000, at), upto=5_001)
+        assert (last, ends) == ([0] * 5 + [want[-1]], [5_001 - 518 * i for i in range(1, 6)] + [None])
+        # exact keys are looked up together; not so where their namespaces differ
+        assert client.count(0, keys, 60_000) == (1, None)
+        assert client.count(0, apart, 60_000) == (0, 3_030)
+        client.close()
+
+
 def test_a_client_id_survives_a_restart(broker):
     for i in range(3):
         with EventClient(broker.uri, client_id="me") as client:

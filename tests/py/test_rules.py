@@ -205,6 +205,11 @@ def test_describe_is_one_line():
         (lambda: event("a", count=0), "count is 0, must be 1 to 1000"),
         (lambda: event("a", count=1001), "count is 1001"),
         (lambda: event("a", count=1.5), "count is 1.5, must be a whole number"),
+        (lambda: from_json({"event": {"key": "a", "repeated": 1}}), "repeated is 1, must be True or False"),
+        (
+            lambda: from_json({"status": {"task": "a", "is": "running", "repeated": "yes"}}),
+            "repeated is 'yes', must be True or False",
+        ),
         (lambda: event("a", count=2, within=0), "within is 0 seconds, must be positive"),
         (lambda: event("a", count=2, within=timedelta(seconds=-1)), "within is -1 seconds, must be positive"),
         (lambda: event("a", count=2, within="5s"), "within is '5s', must be a number of seconds"),

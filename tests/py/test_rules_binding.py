@@ -1,5 +1,7 @@
 """Match and Rules as Python objects; what they decide is tested in C and in test_rules.py."""
 
+import gc
+
 import pytest
 
 from aiflow_ext import Event, _core
@@ -46,6 +48,60 @@ def test_match_finds_ids_once_and_ascending():
 def test_match_refuses(call, error, text):
     with pytest.raises(error, match=text):
         call(_core.Match())
+
+
+def test_match_finds_the_same_when_a_destructor_asks_it_meanwhile():
+    """To make the list of ids may run the garbage collector (up to Python 3.11), and so any __del__."""
+
+    def fresh():
+        match = _core.Match()
+        for i in range(10):
+            match.add(("default", "few", "*", "*"), 1000 + i)
+        for i in range(500):  # more than the first answer had room for
+            match.add(("default", "many", "*", "*"), 2000 + i)
+        return match
+
+    class Asks:
+        def __init__(self):
+            self.itself = self  # only the collector can free it
+
+        def __del__(self):
+            match.find(many)
+
+    few, many = Event("few"), Event("many")
+    before = gc.get_threshold()
+    gc.disable()
+    try:
+        for _ in range(30):
+            match = fresh()
+            kept = [[] for _ in range(200)]  # Python reuses lists, and collects only when it makes a new one
+            Asks()
+            gc.set_threshold(1)
+            gc.enable()
+            found = match.find(few)
+            gc.disable()
+            assert found == list(range(1000, 1010))
+            assert len(kept) == 200
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+
+
+@pytest.mark.parametrize("flag", [1, 0, "yes"])
+def test_a_flag_is_true_or_false(tmp_path, flag):
+    """1 was once taken for False in some places, and for True in others."""
+    rules = _core.Rules([("start", [on()])])
+    for named, call in (
+        ("repeated", lambda: _core.Rules([("start", [on(repeated=flag)])])),
+        ("own_run", lambda: _core.Rules([("start", [on(own_run=flag)])])),
+        ("own_run", lambda: rules.feed(rules.start(0, 0), at(1), flag)),
+        ("kept", lambda: _core.EventLog("mem:").read(0, kept=flag)),
+        ("kept", lambda: _core.Client(f"ipc://{tmp_path}/nobody").list(0, 1, None, 0, kept=flag)),
+        ("argument 2", lambda: _core.Subscription(f"ipc://{tmp_path}/nobody", flag)),
+        ("argument 4", lambda: _core.Broker(f"ipc://{tmp_path}/b", "mem:", insecure=flag)),
+    ):
+        with pytest.raises(TypeError, match=f"{named} must be bool, not {type(flag).__name__}"):
+            call()
 
 
 def test_rules_feed_and_fire():

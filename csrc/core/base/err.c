@@ -37,6 +37,7 @@ aif_fail(aif_error *e, aif_err code, const char *fmt, ...)
     int n;
 
     e->code = code;
+    e->busy = false;
     e->sqlstate[0] = '\0';
     va_start(ap, fmt);
     n = vsnprintf(e->text, sizeof e->text, fmt, ap);

@@ -7,6 +7,8 @@
 #ifndef AIF_ERR_H
 #define AIF_ERR_H
 
+#include <stdbool.h>
+
 #define AIF_ERRORS(X)                                                         \
     X(ENOMEM, "out of memory")                                                \
     X(EINVAL, "invalid argument")                                             \
@@ -18,7 +20,8 @@
     X(ECLOSED, "handle is closed")                                            \
     X(EFORKED, "handle was opened in another process")                        \
     X(ERETENTION, "events were let go")                                       \
-    X(EDENIED, "access denied")
+    X(EDENIED, "access denied")                                               \
+    X(EMFILE, "no file descriptors left")
 
 typedef enum {
     AIF_OK = 0,
@@ -30,6 +33,9 @@ typedef enum {
 
 typedef struct {
     aif_err code;
+    bool busy;        /* a wait for others was given up, and nothing done, so
+                         that the caller can look after its signals: ask again
+                         (aif_log_hurry) */
     char sqlstate[6]; /* ESTORE from PostgreSQL or MySQL: five letters */
     char text[240];
 } aif_error;

@@ -1,13 +1,20 @@
-/* The list is the one thing of ours that is global, because fork(2) is. */
+/* The lists are global, because fork(2) is. */
 #include "base/forks.h"
 
+#include <dirent.h>
+#include <netinet/in.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static aif_owned *owned;
+static aif_served *served;
+static aif_owned *inherited; /* files of SQLite's, which stay open here */
 
 static void
 before_fork(void)
@@ -21,18 +28,93 @@ after_fork(void)
     (void)pthread_mutex_unlock(&mutex);
 }
 
+/* Who serves all addresses of this machine has accepted at one of them. */
+static bool
+has_address(const aif_served *s, const struct sockaddr_storage *at)
+{
+    const struct sockaddr_in *in = (const struct sockaddr_in *)s->at;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)s->at;
+
+    if (memcmp(s->at, at, sizeof *at) == 0) {
+        return true;
+    }
+    if (s->at->ss_family != at->ss_family) {
+        return false;
+    }
+    if (at->ss_family == AF_INET) {
+        return in->sin_addr.s_addr == INADDR_ANY &&
+               in->sin_port == ((const struct sockaddr_in *)at)->sin_port;
+    }
+    return at->ss_family == AF_INET6 &&
+           IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr) &&
+           in6->sin6_port == ((const struct sockaddr_in6 *)at)->sin6_port;
+}
+
+static bool
+is_served(int fd)
+{
+    struct sockaddr_storage at = {0};
+    socklen_t n = sizeof at;
+    int type = 0;
+    socklen_t size = sizeof type;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 ||
+        type != SOCK_STREAM ||
+        getsockname(fd, (struct sockaddr *)&at, &n) != 0) {
+        return false;
+    }
+    for (const aif_served *s = served; s != NULL; s = s->next) {
+        if (has_address(s, &at)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A directory of /proc lists what is open when it is read. */
+static void
+close_served(void)
+{
+    DIR *all = opendir("/proc/self/fd");
+
+    if (all == NULL) {
+        return;
+    }
+    for (struct dirent *d = readdir(all); d != NULL; d = readdir(all)) {
+        int fd = atoi(d->d_name);
+
+        if (d->d_name[0] != '.' && is_served(fd)) {
+            (void)close(fd);
+        }
+    }
+    (void)closedir(all);
+}
+
+static bool
+same(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
 static void
 in_child(void)
 {
     struct stat now;
 
-    for (const aif_owned *o = owned; o != NULL; o = o->next) {
-        if (fstat(o->fd, &now) == 0 && now.st_dev == o->what.st_dev &&
-            now.st_ino == o->what.st_ino) {
+    for (aif_owned *next, *o = owned; o != NULL; o = next) {
+        next = o->next;
+        if (o->fd < 0) { /* its handle is never freed here */
+            o->next = inherited;
+            inherited = o;
+        } else if (fstat(o->fd, &now) == 0 && same(&now, &o->what)) {
             (void)close(o->fd);
         }
     }
     owned = NULL;
+    if (served != NULL) {
+        close_served();
+        served = NULL;
+    }
     (void)pthread_mutex_unlock(&mutex);
 }
 
@@ -74,4 +156,58 @@ aif_forks_remove(aif_owned *o)
             return;
         }
     }
+}
+
+void
+aif_forks_serve(aif_served *s)
+{
+    s->next = served;
+    served = s;
+}
+
+void
+aif_forks_unserve(aif_served *s)
+{
+    for (aif_served **at = &served; *at != NULL; at = &(*at)->next) {
+        if (*at == s) {
+            *at = s->next;
+            return;
+        }
+    }
+}
+
+aif_err
+aif_forks_claim(aif_owned *o, const char *path, aif_error *e)
+{
+    const aif_owned *has = NULL;
+
+    if (stat(path, &o->what) != 0) {
+        return AIF_OK;
+    }
+    aif_forks_stop();
+    for (has = inherited; has != NULL && !same(&has->what, &o->what);
+         has = has->next) {
+    }
+    if (has == NULL) {
+        o->fd = -1;
+        o->next = owned;
+        owned = o;
+    }
+    aif_forks_go();
+    return has == NULL
+               ? AIF_OK
+               : aif_fail(e, AIF_EFORKED,
+                          "this process was forked from one that had the file "
+                          "open, and SQLite's locks do not cross a fork: open "
+                          "it in a program of its own (exec), or use an "
+                          "EventClient: %s",
+                          path);
+}
+
+void
+aif_forks_release(aif_owned *o)
+{
+    aif_forks_stop();
+    aif_forks_remove(o);
+    aif_forks_go();
 }

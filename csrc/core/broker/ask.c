@@ -2,8 +2,9 @@
  *
  * The happy path: take the patterns, bound what is looked at, look, answer.
  * However much is asked, one frame looks at AIF_SCAN_EVENTS offsets at most,
- * so that a rare key in a huge log holds nobody up; the answer says how far
- * that was, and the client asks for the rest.
+ * and at fewer where there are many patterns to compare them with, so that a
+ * rare key in a huge log holds nobody up; the answer says how far that was,
+ * and the client asks for the rest.
  *
  * It fails where the store does, and where the question makes no sense.
  */
@@ -16,7 +17,8 @@
 /* A question: q is the part of it that this answer looks at. */
 typedef struct {
     aif_query q;
-    uint64_t end; /* the last offset it means, that there is */
+    uint64_t end;  /* the last offset it means, that there is */
+    uint64_t span; /* offsets that one answer looks at */
     aif_pattern room[AIF_PATTERNS_MAX];
 } question;
 
@@ -75,15 +77,22 @@ take_question(aif_broker *b, const aif_frame *f, question *k, aif_error *e)
     return err;
 }
 
-/* The first of it. */
+/* The first of it.  A full span takes a database about as long, whatever the
+ * patterns are, and costs the same here. */
 static void
 bound(question *k, size_t *cost)
 {
+    const size_t weight = aif_query_weight(&k->q);
     uint64_t after = k->q.after;
     uint64_t all = k->end > after ? k->end - after : 0;
 
-    k->q.upto = after + min(all, AIF_SCAN_EVENTS);
-    *cost = AIF_READ_COST + (size_t)min(all, AIF_SCAN_EVENTS) / 5;
+    k->span = weight <= AIF_SCAN_WEIGHT
+                  ? AIF_SCAN_EVENTS
+                  : 2 * AIF_SCAN_EVENTS * AIF_SCAN_WEIGHT /
+                        (AIF_SCAN_WEIGHT + weight);
+    k->q.upto = after + min(all, k->span);
+    *cost = AIF_READ_COST +
+            (size_t)(min(all, k->span) * AIF_SCAN_EVENTS / k->span / 5);
 }
 
 static bool
@@ -186,7 +195,7 @@ last(aif_broker *b, const aif_route *to, const aif_frame *f, question *k,
 
     if (!nothing(k)) {
         k->q.upto = k->end;
-        k->q.after = k->end - min(k->end - f->from, AIF_SCAN_EVENTS);
+        k->q.after = k->end - min(k->end - f->from, k->span);
         err = aif_log_last(b->log, &k->q, &answer.to, e);
         answer.from = k->q.after;
         answer.flag = answer.to == 0 && k->q.after > f->from;

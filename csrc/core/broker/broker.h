@@ -28,6 +28,8 @@ typedef struct {
     uint64_t denied;    /* frames and subscriptions that access forbids */
     uint64_t strangers; /* tcp connections that ended before their first
                            frame */
+    uint64_t flight;    /* bytes sent to subscribers, and not said to be
+                           taken */
 } aif_broker_stats;
 
 /* bind: "ipc://PATH" (socket 0600, its lock file PATH.lock held: ECONFLICT

@@ -59,7 +59,7 @@ refuse_who_missed(aif_broker *b, size_t i, const aif_error *why)
     aif_seen_say(b, AIF_WARNING,
                  "events were let go peer=%s stream=%llu cursor=%llu "
                  "why=\"%s\"",
-                 aif_route_text(&s->to).text, (unsigned long long)s->id,
+                 aif_route_text(b, &s->to).text, (unsigned long long)s->id,
                  (unsigned long long)s->cursor, why->text);
     aif_broker_refuse(b, &s->to, s->id, why);
     aif_subs_drop(b, i);

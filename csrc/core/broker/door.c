@@ -1,4 +1,4 @@
-/* broker/door.c - the connections of a broker that is reached over tcp.
+/* broker/door.c - the connections of a broker.
  *
  * The happy path: libzmq's monitor tells of each that came and went, so their
  * number is known.  Who never gets as far as a frame (no ZMTP, no key, the
@@ -12,6 +12,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "net/port.h"
 
 #include <asm/socket.h>
 #include <linux/filter.h>
@@ -21,34 +22,27 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 
-#define MONITOR "inproc://aiflow.monitor"
 #define EVENTS                                                                \
     (ZMQ_EVENT_LISTENING | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |      \
      ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |                                   \
      ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL)
 #define LOOKS 1000  /* events taken in one turn */
-#define BACKLOG 100 /* connections the kernel may hold beyond the bound */
 #define RESERVE 128 /* descriptors for the store and the host */
-
-static bool
-set(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
 
 /* As many connections as there may be descriptors, less what we need. */
 static size_t
 most_connections(void)
 {
-    const size_t kept = RESERVE + BACKLOG;
+    const size_t kept = RESERVE + AIF_BACKLOG;
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 ||
         limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > 1u << 20) {
         return 1u << 20;
     }
-    return limit.rlim_cur > 2 * kept ? (size_t)limit.rlim_cur - kept
-                                     : (size_t)limit.rlim_cur / 2;
+    return limit.rlim_cur > kept + limit.rlim_cur / 4
+               ? (size_t)limit.rlim_cur - kept
+               : (size_t)limit.rlim_cur / 4;
 }
 
 aif_err
@@ -58,15 +52,12 @@ aif_door_open(aif_broker *b, aif_error *e)
 
     d->most = most_connections();
     d->listener = -1;
-    d->monitor = zmq_socket(b->ctx, ZMQ_PAIR);
-    if (d->monitor != NULL && set(d->monitor, ZMQ_LINGER, 0) &&
-        set(d->monitor, ZMQ_RCVHWM, 0) && /* a slow turn stops no I/O */
-        zmq_socket_monitor(b->router, MONITOR, EVENTS) == 0 &&
-        zmq_connect(d->monitor, MONITOR) == 0 &&
-        set(b->router, ZMQ_BACKLOG, BACKLOG)) {
+    d->monitor = aif_port_monitor(b->ctx, b->router, EVENTS);
+    if (d->monitor != NULL &&
+        aif_port_set(b->router, ZMQ_BACKLOG, AIF_BACKLOG)) {
         return AIF_OK;
     }
-    return aif_fail(e, AIF_ENOMEM, "a monitor: %s", zmq_strerror(zmq_errno()));
+    return aif_port_failed("a monitor", e);
 }
 
 /* For people, once for each address and reason. */
@@ -103,30 +94,36 @@ aif_door_unknown(aif_broker *b, const char *address, const char *key)
 }
 
 void
-aif_door_spoke(aif_broker *b, zmq_msg_t *frame)
+aif_door_took(aif_broker *b, zmq_msg_t *last, bool ours)
 {
     aif_door *d = &b->door;
-    int fd = d->monitor == NULL ? -1 : zmq_msg_get(frame, ZMQ_SRCFD);
+    int fd = d->monitor == NULL ? -1 : zmq_msg_get(last, ZMQ_SRCFD);
 
+    b->parts.drained++;
     if (fd >= 0 && (size_t)fd < d->cap_peers) {
-        d->peers[fd].spoke = true;
+        d->peers[fd].spoke |= ours;
+        d->peers[fd].took = true;
     }
 }
 
 /* While there are too many connections, packets for the listener are dropped
  * by the kernel: who knocks waits and tries again, as with a full backlog.
- * Those that are open have sockets of their own and notice nothing. */
-static void
-shield(aif_door *d, bool on)
+ * Those that are open have sockets of their own and notice nothing.  Over ipc
+ * there are no packets to drop, so the socket's file is put aside. */
+static bool
+shield(aif_broker *b, bool on)
 {
     struct sock_filter drop = {.code = BPF_RET | BPF_K, .k = 0};
     struct sock_fprog all = {.len = 1, .filter = &drop};
+    aif_door *d = &b->door;
+    bool done = aif_endpoint_is_tcp(b->endpoint.uri)
+                    ? setsockopt(d->listener, SOL_SOCKET,
+                                 on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
+                                 &all, sizeof all) == 0
+                    : aif_endpoint_hide(&b->endpoint, on);
 
-    if (setsockopt(d->listener, SOL_SOCKET,
-                   on ? SO_ATTACH_FILTER : SO_DETACH_FILTER, &all,
-                   sizeof all) == 0) {
-        d->shielded = on;
-    }
+    d->shielded = done ? on : d->shielded;
+    return done;
 }
 
 static void
@@ -137,13 +134,12 @@ bound_connections(aif_broker *b)
     if (d->listener < 0) {
         return;
     }
-    if (!d->shielded && d->n_peers >= d->most) {
-        shield(d, true);
+    if (!d->shielded && d->n_peers >= d->most && shield(b, true)) {
         aif_seen_say(b, AIF_WARNING,
                      "connections are at their bound most=%zu (new ones wait)",
                      d->most);
-    } else if (d->shielded && d->n_peers < d->most - d->most / 8) {
-        shield(d, false);
+    } else if (d->shielded && d->n_peers < d->most - d->most / 8 &&
+               shield(b, false)) {
         aif_seen_say(b, AIF_INFO, "connections are taken again");
     }
 }
@@ -172,8 +168,9 @@ peer_at(aif_door *d, uint32_t fd)
 
 /* It may be closed again, and fd another's: this is for people to read. */
 static void
-on_accepted(aif_door *d, uint32_t fd)
+on_accepted(aif_broker *b, uint32_t fd)
 {
+    aif_door *d = &b->door;
     struct sockaddr_storage sa;
     socklen_t n = sizeof sa;
     aif_door_peer *peer = peer_at(d, fd);
@@ -183,6 +180,11 @@ on_accepted(aif_door *d, uint32_t fd)
     }
     d->n_peers += !peer->open;
     *peer = (aif_door_peer){.open = true};
+    if (!aif_endpoint_is_tcp(b->endpoint.uri)) {
+        peer->spoke = true; /* who may open our file is no stranger */
+        return;
+    }
+    aif_parts_accepted(peer, (int)fd);
     if (getpeername((int)fd, (struct sockaddr *)&sa, &n) != 0 ||
         getnameinfo((struct sockaddr *)&sa, n, peer->address,
                     sizeof peer->address, NULL, 0, NI_NUMERICHOST) != 0) {
@@ -239,7 +241,7 @@ on_event(aif_broker *b, uint16_t event, uint32_t value)
         d->listener = (int)value;
         break;
     case ZMQ_EVENT_ACCEPTED:
-        on_accepted(d, value);
+        on_accepted(b, value);
         break;
     case ZMQ_EVENT_DISCONNECTED:
         on_disconnected(b, value);
@@ -255,24 +257,14 @@ on_event(aif_broker *b, uint16_t event, uint32_t value)
     }
 }
 
-/* zmq_socket_monitor(3): a frame with the event's number and its value, one
- * with our address. */
 void
 aif_door_tend(aif_broker *b)
 {
-    uint8_t news[6];
     uint16_t event;
     uint32_t value;
 
-    if (b->door.monitor == NULL) {
-        return;
-    }
-    for (int i = 0; i < LOOKS && zmq_recv(b->door.monitor, news, sizeof news,
-                                          ZMQ_DONTWAIT) == sizeof news;
-         i++) {
-        (void)zmq_recv(b->door.monitor, NULL, 0, ZMQ_DONTWAIT);
-        memcpy(&event, news, sizeof event);
-        memcpy(&value, news + sizeof event, sizeof value);
+    for (int i = 0;
+         i < LOOKS && aif_port_news(b->door.monitor, &event, &value); i++) {
         on_event(b, event, value);
     }
     bound_connections(b);

@@ -59,11 +59,11 @@ aif_gate_open(aif_broker *b, const char *bind, const char *secret,
     if (g->wake < 0) {
         return aif_fail(e, AIF_ENOMEM, "an eventfd: %s", strerror(errno));
     }
-    if (!aif_endpoint_is_tcp(bind)) {
-        return AIF_OK;
-    }
-    if (secret != NULL) {
+    if (secret != NULL && aif_endpoint_is_tcp(bind)) {
         err = open_curve(b, secret, e);
+    }
+    if (aif_endpoint_is_tcp(bind)) {
+        aif_parts_open(b);
     }
     return err == AIF_OK ? aif_door_open(b, e) : err;
 }
@@ -83,6 +83,7 @@ aif_gate_close(aif_broker *b)
     aif_access_free(g->next);
     aif_access_free(g->now);
     aif_door_close(b);
+    aif_parts_close(b);
 }
 
 void

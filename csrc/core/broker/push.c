@@ -83,8 +83,7 @@ send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
 {
     switch (aif_broker_send(b, &s->to)) {
     case AIF_SENT:
-        s->sent += b->out.n;
-        b->flight += b->out.n;
+        aif_credit_sent(&s->credit, &b->stats.flight, b->out.n);
         s->cursor = s->told = to;
         aif_count(&b->stats.pushed, n);
         return true;
@@ -97,33 +96,17 @@ send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
     return false;
 }
 
-/* How many bytes it may have under way, beside what it granted. */
-static uint64_t
-share(const aif_broker *b, const aif_subscriber *s)
-{
-    bool taker = s->took > 0 && b->now - s->took < AIF_TAKER_MS;
-
-    if (b->flight < AIF_FLIGHT_BYTES) {
-        return UINT64_MAX;
-    }
-    if (b->flight < 2 * AIF_FLIGHT_BYTES) {
-        return taker ? UINT64_MAX : AIF_SHARE_BYTES;
-    }
-    return taker ? AIF_SHARE_TAKER_BYTES : 0;
-}
-
 bool
 aif_push_may(const aif_broker *b, const aif_subscriber *s)
 {
-    return !s->full && s->sent < s->granted &&
-           s->sent - s->taken < share(b, s);
+    return !s->full && aif_credit_may(&s->credit, b->stats.flight, b->now);
 }
 
 /* A frame, unless one event alone is larger. */
 static size_t
 piece_bytes(const aif_broker *b, const aif_subscriber *s)
 {
-    uint64_t most = share(b, s);
+    uint64_t most = aif_credit_share(&s->credit, b->stats.flight, b->now);
 
     return most < AIF_PIECE_BYTES ? (size_t)most : AIF_PIECE_BYTES;
 }

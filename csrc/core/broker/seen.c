@@ -39,17 +39,6 @@ aif_seen_fini(aif_broker *b)
     pthread_mutex_destroy(&b->stats.lock);
 }
 
-aif_peer
-aif_route_text(const aif_route *r)
-{
-    aif_peer peer = {{0}};
-
-    for (size_t i = 0; i < r->n; i++) {
-        (void)snprintf(peer.text + 2 * i, 3, "%02x", r->p[i]);
-    }
-    return peer;
-}
-
 static bool
 may_say(aif_seen *s, int64_t now)
 {
@@ -132,7 +121,7 @@ aif_seen_refused(aif_broker *b, const aif_route *from, zmq_msg_t *frame,
         aif_seen_say(b, AIF_WARNING,
                      "frame refused peer=%s address=%s why=\"%s\" (once; "
                      "further ones are counted)",
-                     aif_route_text(from).text,
+                     aif_route_text(b, from).text,
                      address == NULL || *address == '\0' ? "-" : address,
                      why->text);
     }
@@ -160,7 +149,7 @@ seen_of(const aif_broker *b, const aif_subscriber *s)
         .id = s->id,
         .cursor = s->cursor,
         .lag = b->head > s->cursor ? b->head - s->cursor : 0,
-        .credit = s->granted > s->sent ? s->granted - s->sent : 0,
+        .credit = aif_credit_left(&s->credit),
         .heard = s->heard,
     };
 }
@@ -266,7 +255,7 @@ put_counters(json *j, aif_seen *s)
         {"lost", &s->lost},         {"expired", &s->expired},
         {"gone", &s->gone},         {"retention", &s->retention},
         {"denied", &s->denied},     {"strangers", &s->strangers},
-        {"hushed", &s->hushed},
+        {"endless", &s->endless},   {"hushed", &s->hushed},
     };
 
     put(j, ", \"counters\": {");
@@ -348,15 +337,16 @@ put_store(json *j, const aif_seen *s, int64_t now)
 }
 
 static void
-put_subs(json *j, aif_seen *s, int64_t now)
+put_subs(json *j, const aif_broker *b, aif_seen *s, int64_t now)
 {
-    put(j, ", \"subscribers\": %llu, \"behind\": [",
-        (unsigned long long)get(&s->subscribers));
+    put(j, ", \"subscribers\": %llu, \"flight\": %llu, \"behind\": [",
+        (unsigned long long)get(&s->subscribers),
+        (unsigned long long)get(&s->flight));
     for (size_t i = 0; i < s->n_subs; i++) {
         const aif_seen_sub *one = &s->subs[i];
 
         put(j, "%s{\"peer\": \"%s\", \"stream\": %llu", i == 0 ? "" : ", ",
-            aif_route_text(&one->to).text, (unsigned long long)one->id);
+            aif_route_text(b, &one->to).text, (unsigned long long)one->id);
         put(j, ", \"cursor\": %llu, \"lag\": %llu, \"credit\": %llu",
             (unsigned long long)one->cursor, (unsigned long long)one->lag,
             (unsigned long long)one->credit);
@@ -397,7 +387,7 @@ aif_broker_status(aif_broker *b, aif_buf *out, aif_error *e)
     put_hists(&j, s);
     pthread_mutex_lock(&s->lock);
     put_store(&j, s, now);
-    put_subs(&j, s, now);
+    put_subs(&j, b, s, now);
     pthread_mutex_unlock(&s->lock);
     put(&j, "}");
     return j.err;
@@ -421,5 +411,6 @@ aif_broker_get_stats(aif_broker *b, aif_broker_stats *out)
         .subscribers = get(&b->stats.subscribers),
         .denied = get(&b->stats.denied),
         .strangers = get(&b->stats.strangers),
+        .flight = get(&b->stats.flight),
     };
 }

@@ -3,7 +3,8 @@
  * The happy path: SUBSCRIBE makes one, with a cursor and a credit of bytes;
  * each turn's new events are pushed to those whose cursor is at the head;
  * who is behind is caught up from the log, one bounded read a turn, whoever
- * is at the same place sharing it; CREDIT keeps the lease and grants bytes.
+ * is at the same place sharing it; CREDIT keeps the lease and says how many
+ * bytes were taken.
  *
  * A subscriber without credit, or whose pipe is full, just falls behind.  One
  * that is gone (zmq says so, or its lease ended) is dropped; when it comes
@@ -86,7 +87,7 @@ remember(aif_broker *b, aif_subscriber *s, aif_error *e)
 void
 aif_subs_drop(aif_broker *b, size_t i)
 {
-    b->flight -= b->subs[i]->sent - b->subs[i]->taken;
+    aif_credit_end(&b->subs[i]->credit, &b->stats.flight);
     forget(b, b->subs[i]);
     sub_free(b->subs[i]);
     b->subs[i] = b->subs[--b->n_subs];
@@ -190,7 +191,6 @@ make(aif_broker *b, const aif_route *from, const aif_frame *f,
     (*out)->to = *from;
     (*out)->id = f->id;
     (*out)->start = (*out)->cursor = (*out)->told = cursor;
-    (*out)->granted = (*out)->window = f->max;
     (*out)->hints = f->flag;
     memcpy((*out)->key, b->gate.key, sizeof b->gate.key);
     err = aif_catch_missed(b, *out, e);
@@ -219,6 +219,7 @@ aif_subs_add(aif_broker *b, const aif_route *from, const aif_frame *f,
     if (err != AIF_OK) {
         return err;
     }
+    s->credit.window = f->max;
     s->heard = aif_now_ms();
     aif_broker_answer(
         b, from,
@@ -226,37 +227,29 @@ aif_subs_add(aif_broker *b, const aif_route *from, const aif_frame *f,
     return AIF_OK;
 }
 
-/* Who grants a window beyond what it took has taken the rest. */
-static void
-note_taken(aif_broker *b, aif_subscriber *s, uint64_t granted)
-{
-    uint64_t taken = granted > s->window ? granted - s->window : 0;
-
-    taken = taken < s->sent ? taken : s->sent;
-    if (taken > s->taken) {
-        b->flight -= taken - s->taken;
-        s->taken = taken;
-        s->took = aif_now_ms();
-    }
-}
-
-/* Grant, renew the lease, and say how far everything was looked at: a client
- * that wants few events can then begin again from there. */
+/* Note what was taken and what may be under way, renew the lease, and say how
+ * far everything was looked at: a client that wants few events can then begin
+ * again from there. */
 aif_err
 aif_subs_credit(aif_broker *b, const aif_route *from, const aif_frame *f,
                 aif_error *e)
 {
     aif_subscriber *s = find(b, from, f->id);
-    uint64_t most;
+    int64_t now = aif_now_ms();
 
     if (s == NULL) {
         return aif_fail(e, AIF_ECLOSED, "no subscription %llu here",
                         (unsigned long long)f->id);
     }
-    most = s->sent + AIF_WINDOW_MAX;
-    s->granted = f->to < most ? f->to : most;
-    note_taken(b, s, f->to);
-    s->heard = aif_now_ms();
+    if (!aif_credit_take(&s->credit, &b->stats.flight, f->from, now)) {
+        return aif_fail(e, AIF_ECLOSED,
+                        "no subscription %llu here that was sent %llu bytes: "
+                        "this one was sent %llu",
+                        (unsigned long long)f->id, (unsigned long long)f->from,
+                        (unsigned long long)s->credit.sent);
+    }
+    s->credit.window = f->max;
+    s->heard = now;
     if (!aif_push_cursor(b, s)) {
         aif_subs_remove(b, from, f->id);
     }
@@ -291,7 +284,7 @@ aif_subs_expire(aif_broker *b, int64_t now)
                 b, AIF_WARNING,
                 "subscriber expired peer=%s stream=%llu cursor=%llu "
                 "silent_ms=%lld",
-                aif_route_text(&s->to).text, (unsigned long long)s->id,
+                aif_route_text(b, &s->to).text, (unsigned long long)s->id,
                 (unsigned long long)s->cursor, (long long)(now - s->heard));
             aif_subs_drop(b, i);
         }

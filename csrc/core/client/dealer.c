@@ -3,8 +3,8 @@
  *
  * A frame is sent once for each connection: a slow broker is not asked again,
  * which would only make it slower.  A dead one is noticed by zmq: its end of
- * the connection closes, or, where a child that it forked keeps it open, the
- * heartbeats end.  zmq's own thread answers those, however long a turn takes.
+ * the connection closes, or, where it hangs, the heartbeats end.  zmq's own
+ * thread answers those, however long a turn takes.
  *
  * Of several brokers one is talked to, at first any of them.  When it is lost,
  * refuses, or does not shake hands in time, the next one, or the same where it
@@ -15,6 +15,7 @@
 #include "client/dealer.h"
 
 #include "base/clock.h"
+#include "net/port.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -46,7 +47,7 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
 {
     aif_err err;
 
-    *d = (aif_dealer){.keys = curve != NULL};
+    *d = (aif_dealer){.keys = curve != NULL, .fd = -1};
     err = aif_uris_parse(uris, &d->uris, e);
     if (err == AIF_OK) {
         d->at = any_of(d->uris.n);
@@ -57,17 +58,15 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
     return err;
 }
 
-static bool
-set(void *socket, int option, int value)
-{
-    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
-}
-
 /* First end the monitor: zmq's thread waits, for ever, to tell its news to
  * one that has no reader. */
 void
 aif_dealer_disconnect(aif_dealer *d)
 {
+    aif_forks_stop();
+    aif_forks_remove(&d->owned);
+    aif_forks_go();
+    d->fd = -1;
     if (d->monitor != NULL) {
         (void)zmq_socket_monitor(d->socket, NULL, 0);
         (void)zmq_close(d->monitor);
@@ -85,11 +84,11 @@ void
 aif_dealer_fini(aif_dealer *d, int linger_ms)
 {
     if (d->socket != NULL) {
-        (void)set(d->socket, ZMQ_LINGER, linger_ms);
+        (void)aif_port_set(d->socket, ZMQ_LINGER, linger_ms);
     }
     aif_dealer_disconnect(d);
     if (d->ctx != NULL) {
-        (void)zmq_ctx_term(d->ctx);
+        aif_port_put(d->ctx);
         d->ctx = NULL;
     }
 }
@@ -99,11 +98,12 @@ configure(void *s)
 {
     const int64_t max = AIF_FRAME_MAX;
 
-    return set(s, ZMQ_LINGER, 0) && set(s, ZMQ_SNDHWM, SEND_HWM) &&
-           set(s, ZMQ_RECONNECT_IVL, -1) &&
-           set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
-           set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
-           set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
+    return aif_port_set(s, ZMQ_LINGER, 0) &&
+           aif_port_set(s, ZMQ_SNDHWM, SEND_HWM) &&
+           aif_port_set(s, ZMQ_RECONNECT_IVL, -1) &&
+           aif_port_set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+           aif_port_set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
+           aif_port_set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
            zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &max, sizeof max) == 0;
 }
 
@@ -117,45 +117,39 @@ set_keys(aif_dealer *d, const char *uri, aif_error *e)
 }
 
 #define NEWS                                                                  \
-    (ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CLOSED |                       \
+    (ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CLOSED | \
      ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |          \
      ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
-static bool
-watch(aif_dealer *d)
+static aif_err
+make_sockets(aif_dealer *d, aif_error *e)
 {
-    char name[32];
+    aif_err err = AIF_OK;
 
-    (void)snprintf(name, sizeof name, "inproc://monitor-%u", d->connects++);
-    d->monitor = zmq_socket(d->ctx, ZMQ_PAIR);
-    return d->monitor != NULL && set(d->monitor, ZMQ_LINGER, 0) &&
-           set(d->monitor, ZMQ_RCVHWM, 0) && /* zmq's thread never waits */
-           zmq_socket_monitor(d->socket, name, NEWS) == 0 &&
-           zmq_connect(d->monitor, name) == 0;
-}
-
-static bool
-make_sockets(aif_dealer *d)
-{
     if (d->ctx == NULL) {
-        d->ctx = zmq_ctx_new();
+        err = aif_port_get(&d->ctx, e);
     }
-    if (d->ctx != NULL) {
-        d->socket = zmq_socket(d->ctx, ZMQ_DEALER);
+    if (err == AIF_OK) {
+        err = aif_port_room(AIF_PORT_CLIENT, e);
     }
-    return d->socket != NULL && configure(d->socket) && watch(d);
+    if (err != AIF_OK) {
+        return err;
+    }
+    d->socket = zmq_socket(d->ctx, ZMQ_DEALER);
+    if (d->socket != NULL && configure(d->socket)) {
+        d->monitor = aif_port_monitor(d->ctx, d->socket, NEWS);
+    }
+    return d->monitor == NULL ? aif_port_failed("a DEALER socket", e) : err;
 }
 
 static aif_err
 connect_at(aif_dealer *d, const char *uri, aif_error *e)
 {
-    aif_err err = AIF_OK;
+    aif_err err;
 
     aif_dealer_disconnect(d);
-    if (!make_sockets(d)) {
-        err = aif_fail(e, AIF_ENOMEM, "a DEALER socket: %s",
-                       zmq_strerror(zmq_errno()));
-    } else {
+    err = make_sockets(d, e);
+    if (err == AIF_OK) {
         aif_endpoint_family(d->socket, uri);
         err = set_keys(d, uri, e);
     }
@@ -213,6 +207,9 @@ aif_dealer_recv(aif_dealer *d, zmq_msg_t *msg, aif_frame *f, bool *got,
     if (!*got) {
         return AIF_OK;
     }
+    if (!d->up) { /* it is: the news of it came first */
+        (void)aif_dealer_gone(d, 0);
+    }
     whole = !zmq_msg_more(msg);
     while (zmq_msg_more(msg) &&
            zmq_msg_recv(msg, d->socket, ZMQ_DONTWAIT) >= 0) {
@@ -252,6 +249,10 @@ pause(unsigned n, size_t brokers)
 static void
 hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
 {
+    if (event == ZMQ_EVENT_CONNECTED) {
+        d->fd = (int)value;
+        return;
+    }
     if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
         d->up = true;
         d->tries = d->denied = 0;
@@ -270,21 +271,20 @@ aif_dealer_due(const aif_dealer *d)
     return d->up && !d->failed ? INT64_MAX : d->due;
 }
 
-/* zmq_socket_monitor(3): a frame with the event's number and value, one with
- * the address. */
 bool
 aif_dealer_gone(aif_dealer *d, int64_t now)
 {
-    uint8_t news[6];
     uint16_t event;
     uint32_t value;
 
-    while (zmq_recv(d->monitor, news, sizeof news, ZMQ_DONTWAIT) ==
-           sizeof news) {
-        (void)zmq_recv(d->monitor, NULL, 0, ZMQ_DONTWAIT);
-        memcpy(&event, news, sizeof event);
-        memcpy(&value, news + sizeof event, sizeof value);
+    while (aif_port_news(d->monitor, &event, &value)) {
         hear(d, event, value, now);
+    }
+    if (d->fd >= 0 && d->up && !d->failed) { /* so libzmq has not closed it */
+        aif_forks_stop();
+        aif_forks_add(&d->owned, d->fd);
+        aif_forks_go();
+        d->fd = -1;
     }
     return now >= aif_dealer_due(d);
 }

@@ -1,14 +1,14 @@
-/* dealer.h - a client's connection: one zmq context, one DEALER socket to one
- * broker of several, and a monitor that tells when the connection was made,
- * refused or lost.
+/* dealer.h - a client's connection: one DEALER socket to one broker of
+ * several, and a monitor that tells when the connection was made, refused or
+ * lost.
  *
  * In:  frames to send.  Out: frames that came.  Nothing here blocks but
- * aif_dealer_wait.  Each handle has its own context, so that a fork, or a
- * free in a child, touches nobody else's.
+ * aif_dealer_wait.
  */
 #ifndef AIF_DEALER_H
 #define AIF_DEALER_H
 
+#include "base/forks.h"
 #include "net/curve.h"
 #include "client/uris.h"
 #include "net/wire.h"
@@ -21,16 +21,17 @@ typedef struct {
     size_t at; /* which of them; the first is drawn with getrandom(2) */
     bool keys; /* curve is set */
     aif_curve curve;
-    void *ctx; /* NULL before first use */
+    void *ctx; /* port.h; NULL before first use */
     void *socket;
     void *monitor;
-    unsigned connects; /* sockets made: a name for each monitor */
-    bool up;           /* hands were shaken */
-    bool failed;       /* or lost since: move on when it is time */
-    int64_t due;       /* that time; or, not up, when to think it failed */
-    unsigned tries;    /* attempts since it was up */
-    unsigned denied;   /* which brokers want other keys: a bit for each */
-    uint64_t last_id;  /* of requests */
+    int fd;           /* of a connection just made; -1: none, or owned */
+    aif_owned owned;  /* the connection */
+    bool up;          /* hands were shaken */
+    bool failed;      /* or lost since: move on when it is time */
+    int64_t due;      /* that time; or, not up, when to think it failed */
+    unsigned tries;   /* attempts since it was up */
+    unsigned denied;  /* which brokers want other keys: a bit for each */
+    uint64_t last_id; /* of requests */
 } aif_dealer;
 
 /* Checks the addresses (uris.h) and copies curve; opens nothing. */

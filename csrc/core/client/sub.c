@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "net/port.h"
 
 #include <string.h>
 
@@ -391,6 +392,9 @@ aif_sub_open(const char *uris, const aif_curve *curve, bool hints,
     s->epoll = s->timer = -1;
     s->hints = hints;
     err = aif_dealer_init(&s->dealer, uris, curve, e);
+    if (err == AIF_OK) {
+        err = aif_port_room(AIF_PORT_CLIENT + 2, e);
+    }
     if (err == AIF_OK) {
         err = aif_sub_open_fds(s, e);
     }

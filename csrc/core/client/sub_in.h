@@ -15,11 +15,12 @@ typedef struct {
     aif_buf patterns; /* as in the frame */
     _Atomic uint64_t cursor;
     uint64_t id;       /* of the SUBSCRIBE that counts */
-    uint64_t received; /* bytes of EVENTS for it */
-    uint64_t granted;
-    bool live;        /* SUBSCRIBED came */
-    int64_t due;      /* when to renew or, not live, to SUBSCRIBE (again) */
-    int64_t patience; /* before the same SUBSCRIBE is sent again */
+    uint64_t received; /* bytes of EVENTS taken since that SUBSCRIBE */
+    uint64_t told;     /* of them, as the last CREDIT said */
+    uint32_t window;   /* that may be under way, as we said last */
+    bool live;         /* SUBSCRIBED came */
+    int64_t due;       /* when to renew or, not live, to SUBSCRIBE (again) */
+    int64_t patience;  /* before the same SUBSCRIBE is sent again */
 } aif_stream;
 
 typedef struct aif_kept {

@@ -1,7 +1,7 @@
 /* sub_stream.c - the happy path: SUBSCRIBE, then take EVENTS; each says from
  * which cursor to which it leads, so a lost one is seen, and a repeated one
- * skipped.  CREDIT about once a second keeps the lease, and grants bytes as
- * events are taken.
+ * skipped.  CREDIT about once a second keeps the lease, and says how many
+ * bytes were taken; sooner, when they are many.
  *
  * What can go wrong ends in one cure, subscribing again from our own cursor:
  * a gap, a connection that was lost, a broker that does not know us (our lease
@@ -17,9 +17,12 @@
 #define WINDOW                                                                \
     (4u << 20) /* bytes on the way to us at most, and a frame each */
 #define WINDOW_LEAST (64u << 10) /* of one stream, however many there are */
-#define RENEW_MS 1000            /* the broker's lease is ten times that */
-#define AGAIN_MS 250             /* after an ERROR that may pass: at first, */
-#define AGAIN_MOST_MS 4000       /* then twice as long each time, to this */
+/* Taken bytes are told before they are more than this: half of what a broker
+ * that is short of memory lets a subscriber have under way. */
+#define TELL_BYTES (128u << 10)
+#define RENEW_MS 1000      /* the broker's lease is ten times that */
+#define AGAIN_MS 250       /* after an ERROR that may pass: at first, */
+#define AGAIN_MOST_MS 4000 /* then twice as long each time, to this */
 
 static aif_err
 put_patterns(aif_stream *st, const aif_pattern *p, size_t n, aif_error *e)
@@ -92,12 +95,22 @@ say(aif_sub *s, const aif_frame *f)
 static void
 credit(aif_sub *s, aif_stream *st, int64_t now)
 {
-    uint64_t granted = st->received + window(s);
-
-    st->granted = granted > st->granted ? granted : st->granted;
+    st->told = st->received;
+    st->window = window(s);
     st->due = now + RENEW_MS;
-    say(s,
-        &(aif_frame){.kind = AIF_K_CREDIT, .id = st->id, .to = st->granted});
+    say(s, &(aif_frame){.kind = AIF_K_CREDIT,
+                        .id = st->id,
+                        .from = st->told,
+                        .max = st->window});
+}
+
+/* Is it time to say what was taken?  Before the broker waits for it. */
+static bool
+much_taken(const aif_stream *st)
+{
+    uint64_t untold = st->received - st->told;
+
+    return untold >= TELL_BYTES || untold >= st->window / 2;
 }
 
 /* Subscribe from our cursor.  The same id asks the same again. */
@@ -110,10 +123,7 @@ subscribe(aif_sub *s, aif_stream *st, int64_t now)
                    .flag = s->hints};
     aif_error e;
 
-    if (st->granted == 0) {
-        st->granted = window(s);
-    }
-    f.max = (uint32_t)st->granted;
+    f.max = st->window = window(s);
     st->due = now + st->patience;
     st->patience =
         2 * st->patience < AGAIN_MOST_MS ? 2 * st->patience : AGAIN_MOST_MS;
@@ -136,7 +146,7 @@ aif_stream_begin(aif_sub *s, aif_stream *st)
 {
     aif_stream_end(s, st);
     st->id = ++s->dealer.last_id;
-    st->received = st->granted = 0;
+    st->received = st->told = 0;
     st->live = false;
     st->patience = AGAIN_MS;
     st->due = 0;
@@ -208,7 +218,7 @@ on_events(aif_sub *s, aif_stream *st, const aif_frame *f, size_t n,
     }
     st->received += n;
     err = take_events(st, f, t, e);
-    if (st->received + window(s) / 2 > st->granted) {
+    if (much_taken(st)) {
         credit(s, st, aif_now_ms());
     }
     return err;

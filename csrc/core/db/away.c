@@ -15,7 +15,7 @@ aif_away_check(const aif_away *a, int64_t now, aif_error *e)
 void
 aif_away_failed(aif_away *a, int64_t since, int64_t now, const aif_error *why)
 {
-    if (now - since >= AWAY_MS) {
+    if (now - since >= AWAY_MS && !why->busy) {
         a->until = now + (now - since);
         a->why = *why;
     }

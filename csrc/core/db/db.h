@@ -12,6 +12,7 @@
 #define AIF_DB_H
 
 #include "base/err.h"
+#include "base/guard.h"
 #include "base/str.h"
 
 #include <stdbool.h>
@@ -46,6 +47,17 @@ typedef struct {
     /* Every use begins with it: opens again what was lost.  *fresh: it did,
      * so that nothing is known of what is there. */
     aif_err (*ready)(void *db, bool *fresh, aif_error *e);
+    /* From now on, also after it was lost and opened again, wait no longer for
+     * somebody else's lock than AIF_LOCK_SLICE_MS: then ESTORE, which is
+     * busy. */
+    aif_err (*hurry)(void *db, aif_error *e);
+    /* A transaction, in which nobody else writes (SQLite), or which locks what
+     * it is about (the others). */
+    aif_err (*begin)(void *db, const char *what, aif_error *e);
+    aif_err (*commit)(void *db, const char *what, aif_error *e);
+    /* After a failure too: nothing remains of the transaction, if there is
+     * one. */
+    void (*undo)(void *db);
     /* Begin a statement that has rows; what: what it is for, for messages. */
     aif_err (*ask)(void *db, const aif_statement *st, const char *what,
                    aif_error *e);
@@ -61,8 +73,6 @@ typedef struct {
      * NULL): how many rows of a table it was about. */
     aif_err (*change)(void *db, const aif_statement *st, const char *what,
                       uint64_t *changed, aif_error *e);
-    /* After a failure: nothing remains of the transaction, if there was one. */
-    void (*undo)(void *db);
     /* Close what is open; the next ready opens it again. */
     void (*drop)(void *db);
 } aif_db_ops;

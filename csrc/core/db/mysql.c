@@ -45,6 +45,9 @@ static const char *const SESSION[] = {
     " wait_timeout = 2147483",
 };
 
+static const char HURRY[] =
+    "SET innodb_lock_wait_timeout = 1, lock_wait_timeout = 1";
+
 static const char SERVER[] =
     "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit,"
     " @@log_bin, @@sync_binlog";
@@ -54,6 +57,7 @@ typedef struct {
     unsigned connection;
     aif_owned owned;
     aif_away away;
+    bool hurry;
     uint64_t packet;
     aif_buf text;     /* of the statement that is sent */
     MYSQL_RES *asked; /* whose rows are being taken */
@@ -103,6 +107,7 @@ fail(mysql *s, unsigned number, const char *state, const char *why,
     (void)aif_fail(e, code_of(number), "%s: %.*s", what,
                    (int)strcspn(why, "\n"), why);
     (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
+    e->busy = s->hurry && number == ER_LOCK_WAIT_TIMEOUT;
     mysql_drop(s);
     return e->code;
 }
@@ -228,12 +233,23 @@ set_options(MYSQL *conn, const aif_mysql_uri *at)
 }
 
 static aif_err
+run(mysql *s, const char *sql, const char *what, aif_error *e)
+{
+    return mysql_real_query(s->conn, sql, strlen(sql)) == 0
+               ? AIF_OK
+               : mysql_fail(s, what, e);
+}
+
+static aif_err
 mysql_connect(mysql *s, aif_error *e)
 {
     const aif_mysql_uri *at = &s->at;
-    aif_err err = AIF_OK;
+    aif_err err = aif_mysql_load(e);
     int fd;
 
+    if (err != AIF_OK) {
+        return err;
+    }
     s->conn = mysql_init(NULL);
     if (s->conn == NULL) {
         return aif_fail(e, AIF_ENOMEM, "connecting");
@@ -252,9 +268,10 @@ mysql_connect(mysql *s, aif_error *e)
     aif_forks_go();
     for (size_t i = 0; err == AIF_OK && i < sizeof SESSION / sizeof *SESSION;
          i++) {
-        if (mysql_real_query(s->conn, SESSION[i], strlen(SESSION[i])) != 0) {
-            err = mysql_fail(s, "connecting", e);
-        }
+        err = run(s, SESSION[i], "connecting", e);
+    }
+    if (err == AIF_OK && s->hurry) {
+        err = run(s, HURRY, "connecting", e);
     }
     if (err == AIF_OK) {
         err = check_server(s, e);
@@ -479,16 +496,51 @@ mysql_change(void *db, const aif_statement *st, const char *what,
     return err;
 }
 
+static aif_err
+mysql_begin(void *db, const char *what, aif_error *e)
+{
+    return run(db, "START TRANSACTION", what, e);
+}
+
+static aif_err
+mysql_commit_it(void *db, const char *what, aif_error *e)
+{
+    return run(db, "COMMIT", what, e);
+}
+
+static void
+mysql_undo(void *db)
+{
+    mysql *s = db;
+    aif_error ignored;
+
+    if (s->conn != NULL) {
+        (void)run(s, "ROLLBACK", "rolling back", &ignored);
+    }
+}
+
+static aif_err
+mysql_hurry(void *db, aif_error *e)
+{
+    mysql *s = db;
+
+    s->hurry = true;
+    return s->conn == NULL ? AIF_OK : run(s, HURRY, "opening the log", e);
+}
+
 const aif_db_ops aif_mysql = {
     .open = mysql_db_open,
     .close = mysql_db_close,
     .ready = mysql_ready,
+    .hurry = mysql_hurry,
+    .begin = mysql_begin,
+    .commit = mysql_commit_it,
+    .undo = mysql_undo,
     .ask = mysql_ask,
     .next = mysql_next,
     .number = mysql_number,
     .text = mysql_text,
     .done = mysql_done,
     .change = mysql_change,
-    .undo = mysql_drop, /* the server rolls back what it has not committed */
     .drop = mysql_drop,
 };

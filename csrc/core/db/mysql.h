@@ -8,8 +8,7 @@
 #define AIF_MYSQL_H
 
 #include "db/db.h"
-
-#include <mysql.h>
+#include "db/mysql_load.h"
 
 extern const aif_db_ops aif_mysql;
 

@@ -15,26 +15,48 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NUMBER(n) TEXT(n)
+#define TEXT(n) #n
+
 /* Durable means durable, whatever the server's default is.  The planner is
  * told what we know: every query of ours goes by a primary key or by a unique
  * one, also while the table is so small that it would rather scan it, as the
- * plan is kept.  The time limits end a call that waits for nothing. */
+ * plan is kept.  The time limits end a call that waits for nothing.
+ *
+ * A pooler (PgBouncer in transaction mode) lends us a session of the server
+ * for one transaction, then it is somebody else's: so nothing is set or
+ * prepared for a session there, and each statement is a transaction that
+ * begins with our settings. */
+#define SETTINGS(set, local)                                                  \
+    set " lock_timeout = " NUMBER(                                            \
+        AIF_LOCK_WAIT_MS) ";" set " statement_timeout = '30s';" set           \
+                          " plan_cache_mode = force_generic_plan;" set        \
+                          " enable_seqscan = off;" set                        \
+                          " enable_bitmapscan = off;" set                     \
+                          " enable_hashjoin = off;" set                       \
+                          " enable_mergejoin = off;" set                      \
+                          " max_parallel_workers_per_gather = 0;" set         \
+                          " jit = off;"                                       \
+                          "SELECT set_config('synchronous_commit', "          \
+                          "'on', " local ")"                                  \
+                          " WHERE current_setting('synchronous_commit') = "   \
+                          "'off'"
+
 static const char SESSION[] =
-    "SET default_transaction_isolation = 'read committed';"
-    "SET lock_timeout = '5s';"
-    "SET statement_timeout = '30s';"
-    "SET plan_cache_mode = force_generic_plan;"
-    "SET enable_seqscan = off;"
-    "SET enable_bitmapscan = off;"
-    "SET enable_hashjoin = off;"
-    "SET enable_mergejoin = off;"
-    "SET max_parallel_workers_per_gather = 0;"
-    "SET jit = off;"
-    "SELECT set_config('synchronous_commit', 'on', false)"
-    " WHERE current_setting('synchronous_commit') = 'off'";
+    "SET default_transaction_isolation = 'read committed';" SETTINGS("SET",
+                                                                     "false");
+static const char TRANSACTION[] =
+    "BEGIN ISOLATION LEVEL READ COMMITTED;" SETTINGS("SET LOCAL", "true");
+static const char TRANSACTION_IN_A_HURRY[] =
+    "BEGIN ISOLATION LEVEL READ COMMITTED;" SETTINGS(
+        "SET LOCAL",
+        "true") ";SET LOCAL lock_timeout = " NUMBER(AIF_LOCK_SLICE_MS);
+static const char HURRY[] = "SET lock_timeout = " NUMBER(AIF_LOCK_SLICE_MS);
 
 typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
+    bool pooled;  /* there is a pooler between the server and us */
+    bool hurry;
     aif_owned owned;
     aif_away away;
     bool kept[AIF_DB_PLACES]; /* prepared on this connection */
@@ -92,6 +114,7 @@ aif_pg_fail(void *db, PGresult *res, const char *what, aif_error *e)
     (void)aif_fail(e, is_corrupt(state) ? AIF_ECORRUPT : AIF_ESTORE,
                    "%s: %.*s", what, (int)strcspn(why, "\n"), why);
     (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
+    e->busy = s->hurry && strcmp(state, "55P03") == 0; /* lock_timeout */
     PQclear(res);
     if (PQstatus(s->conn) != CONNECTION_OK ||
         PQtransactionStatus(s->conn) != PQTRANS_IDLE) {
@@ -123,17 +146,54 @@ check_encoding(const pg *s, aif_error *e)
                     encoding == NULL ? "unknown" : encoding);
 }
 
-static aif_err
-set_session(pg *s, aif_error *e)
+static bool
+worked(const PGresult *res)
 {
-    PGresult *res = PQexec(s->conn, SESSION);
     const ExecStatusType status = PQresultStatus(res);
 
-    if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK) {
-        return aif_pg_fail(s, res, "connecting", e);
+    return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK;
+}
+
+static aif_err
+run(pg *s, const char *sql, const char *what, aif_error *e)
+{
+    PGresult *res = PQexec(s->conn, sql);
+
+    if (!worked(res)) {
+        return aif_pg_fail(s, res, what, e);
     }
     PQclear(res);
     return AIF_OK;
+}
+
+/* A pooler tells each client a process of its own invention, to be named when
+ * a query is cancelled: the server, asked, says another. */
+static aif_err
+find_pooler(pg *s, aif_error *e)
+{
+    PGresult *res = PQexecParams(s->conn, "SELECT pg_backend_pid()", 0, NULL,
+                                 NULL, NULL, NULL, 1);
+
+    if (!worked(res)) {
+        return aif_pg_fail(s, res, "connecting", e);
+    }
+    s->pooled = aif_pg_int8(res, 0, 0) != (uint64_t)PQbackendPID(s->conn);
+    PQclear(res);
+    return AIF_OK;
+}
+
+static aif_err
+set_session(pg *s, aif_error *e)
+{
+    aif_err err = find_pooler(s, e);
+
+    if (err == AIF_OK && !s->pooled) {
+        err = run(s, SESSION, "connecting", e);
+    }
+    if (err == AIF_OK && !s->pooled && s->hurry) {
+        err = run(s, HURRY, "connecting", e);
+    }
+    return err;
 }
 
 /* What stands before dbname, the URI may say otherwise.  A server whose
@@ -257,6 +317,52 @@ pg_ready(void *db, bool *fresh, aif_error *e)
 
 /* --- statements --------------------------------------------------------- */
 
+static const char *
+transaction(const pg *s)
+{
+    return !s->pooled ? "BEGIN"
+           : s->hurry ? TRANSACTION_IN_A_HURRY
+                      : TRANSACTION;
+}
+
+/* What is to be said of the transaction whose one statement gave res. */
+static PGresult *
+end_transaction(pg *s, PGresult *res)
+{
+    PGresult *end;
+
+    if (PQstatus(s->conn) != CONNECTION_OK) {
+        return res; /* the connection has the text of its error */
+    }
+    end = PQexec(s->conn, worked(res) ? "COMMIT" : "ROLLBACK");
+    if (worked(res) && !worked(end)) {
+        PQclear(res);
+        return end;
+    }
+    PQclear(end);
+    return res;
+}
+
+/* One statement: in the transaction that there is, or in one of its own. */
+static PGresult *
+execute_pooled(pg *s, const char *sql, int n, const Oid *types,
+               const char *const *values, const int *lengths,
+               const int *formats)
+{
+    const bool alone = PQtransactionStatus(s->conn) == PQTRANS_IDLE;
+    PGresult *res;
+
+    if (alone) {
+        res = PQexec(s->conn, transaction(s));
+        if (!worked(res)) {
+            return res;
+        }
+        PQclear(res);
+    }
+    res = PQexecParams(s->conn, sql, n, types, values, lengths, formats, 1);
+    return alone ? end_transaction(s, res) : res;
+}
+
 PGresult *
 aif_pg_execute(void *db, const char *sql, int place, int n, const Oid *types,
                const char *const *values, const int *lengths)
@@ -266,6 +372,9 @@ aif_pg_execute(void *db, const char *sql, int place, int n, const Oid *types,
     pg *s = db;
     char name[32];
 
+    if (s->pooled) {
+        return execute_pooled(s, sql, n, types, values, lengths, binary);
+    }
     if (place == AIF_DB_ONCE) {
         return PQexecParams(s->conn, sql, n, types, values, lengths, binary,
                             1);
@@ -376,9 +485,8 @@ pg_change(void *db, const aif_statement *st, const char *what,
 {
     pg *s = db;
     PGresult *res = execute(s, st);
-    const ExecStatusType status = PQresultStatus(res);
 
-    if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK) {
+    if (!worked(res)) {
         return aif_pg_fail(s, res, what, e);
     }
     if (changed != NULL) {
@@ -386,6 +494,28 @@ pg_change(void *db, const aif_statement *st, const char *what,
     }
     PQclear(res);
     return AIF_OK;
+}
+
+static aif_err
+pg_begin(void *db, const char *what, aif_error *e)
+{
+    return run(db, transaction(db), what, e);
+}
+
+static aif_err
+pg_commit(void *db, const char *what, aif_error *e)
+{
+    return run(db, "COMMIT", what, e);
+}
+
+static aif_err
+pg_hurry(void *db, aif_error *e)
+{
+    pg *s = db;
+
+    s->hurry = true;
+    return s->conn == NULL || s->pooled ? AIF_OK
+                                        : run(s, HURRY, "opening the log", e);
 }
 
 /* The server rolls back what a connection that ends has not committed. */
@@ -403,12 +533,15 @@ const aif_db_ops aif_pg = {
     .open = pg_open,
     .close = pg_close,
     .ready = pg_ready,
+    .hurry = pg_hurry,
+    .begin = pg_begin,
+    .commit = pg_commit,
+    .undo = pg_undo,
     .ask = pg_ask,
     .next = pg_next,
     .number = pg_number,
     .text = pg_text,
     .done = pg_done,
     .change = pg_change,
-    .undo = pg_undo,
     .drop = pg_drop,
 };

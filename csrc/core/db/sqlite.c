@@ -7,6 +7,7 @@
 #define _XOPEN_SOURCE 700 /* mknod */
 #include "db/sqlite.h"
 
+#include "base/forks.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -15,7 +16,6 @@
 #include <sys/stat.h>
 
 #define SCHEME "sqlite:"
-#define BUSY_MS 5000
 #define RETRY_MS 20
 
 /* Measured with bench_log, 1,000 events at a time, on ext4: wal_autocheckpoint
@@ -27,6 +27,8 @@ static const char SETTINGS[] = "PRAGMA synchronous = FULL;"
 
 typedef struct {
     sqlite3 *db; /* NULL: lost, to be opened again */
+    aif_owned file;
+    bool hurry;
     sqlite3_stmt *kept[AIF_DB_PLACES];
     sqlite3_stmt *asked; /* whose rows are being taken */
     bool once;           /* asked is not kept */
@@ -52,8 +54,10 @@ sqlite_fail(const sqlite *s, int rc, const char *what, aif_error *e)
     default:
         break;
     }
-    return aif_fail(e, code, "%s %s: %s (%d)", what, s->path,
-                    sqlite3_errstr(rc), rc);
+    (void)aif_fail(e, code, "%s %s: %s (%d)", what, s->path,
+                   sqlite3_errstr(rc), rc);
+    e->busy = s->hurry && (rc & 0xff) == SQLITE_BUSY;
+    return code;
 }
 
 static void
@@ -67,9 +71,16 @@ sqlite_drop(void *db)
     }
     (void)sqlite3_close(s->db);
     s->db = NULL;
+    aif_forks_release(&s->file);
 }
 
 /* --- opening ------------------------------------------------------------ */
+
+static int
+lock_ms(const sqlite *s)
+{
+    return s->hurry ? AIF_LOCK_SLICE_MS : AIF_LOCK_WAIT_MS;
+}
 
 /* Going over to WAL does not wait for another that does so now. */
 static int
@@ -77,7 +88,7 @@ enter_wal(sqlite *s)
 {
     int rc = SQLITE_BUSY;
 
-    for (int waited = 0; waited <= BUSY_MS; waited += RETRY_MS) {
+    for (int waited = 0; waited <= lock_ms(s); waited += RETRY_MS) {
         rc =
             sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
         if ((rc & 0xff) != SQLITE_BUSY) {
@@ -88,20 +99,22 @@ enter_wal(sqlite *s)
     return rc;
 }
 
-/* Needs the file to be there.  The WAL file is kept on close: a child of
- * fork() that has opened the file anew may be using it, and SQLite there
- * trusts locks that fork() dropped. */
+/* Needs the file to be there. */
 static aif_err
 sqlite_connect(sqlite *s, aif_error *e)
 {
     const int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    int on = 1;
-    int rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
+    aif_err err = aif_forks_claim(&s->file, s->path, e);
+    int rc;
 
+    if (err != AIF_OK) {
+        return err;
+    }
+    aif_sqlite_fork_safely();
+    rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
     if (rc == SQLITE_OK) {
-        (void)sqlite3_busy_timeout(s->db, BUSY_MS);
-        (void)sqlite3_file_control(s->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &on);
+        (void)sqlite3_busy_timeout(s->db, lock_ms(s));
         rc = enter_wal(s);
     }
     if (rc == SQLITE_OK) {
@@ -299,6 +312,40 @@ sqlite_change(void *db, const aif_statement *st, const char *what,
     return err;
 }
 
+static aif_err
+sqlite_run(sqlite *s, const char *sql, const char *what, aif_error *e)
+{
+    const aif_statement st = {.sql = sql, .place = AIF_DB_ONCE};
+
+    return sqlite_change(s, &st, what, NULL, e);
+}
+
+/* With the lock that writers need. */
+static aif_err
+sqlite_begin(void *db, const char *what, aif_error *e)
+{
+    return sqlite_run(db, "BEGIN IMMEDIATE", what, e);
+}
+
+static aif_err
+sqlite_commit(void *db, const char *what, aif_error *e)
+{
+    return sqlite_run(db, "COMMIT", what, e);
+}
+
+static aif_err
+sqlite_hurry(void *db, aif_error *e)
+{
+    sqlite *s = db;
+
+    (void)e;
+    s->hurry = true;
+    if (s->db != NULL) {
+        (void)sqlite3_busy_timeout(s->db, lock_ms(s));
+    }
+    return AIF_OK;
+}
+
 /* Some errors roll back by themselves, others leave it to us. */
 static void
 sqlite_undo(void *db)
@@ -315,12 +362,15 @@ const aif_db_ops aif_sqlite = {
     .open = sqlite_open,
     .close = sqlite_close,
     .ready = sqlite_ready,
+    .hurry = sqlite_hurry,
+    .begin = sqlite_begin,
+    .commit = sqlite_commit,
+    .undo = sqlite_undo,
     .ask = sqlite_ask,
     .next = sqlite_next,
     .number = sqlite_number,
     .text = sqlite_text,
     .done = sqlite_done,
     .change = sqlite_change,
-    .undo = sqlite_undo,
     .drop = sqlite_drop,
 };

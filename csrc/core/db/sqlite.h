@@ -11,4 +11,9 @@
 
 extern const aif_db_ops aif_sqlite;
 
+/* From now on no fork(2) of this process happens while a thread of it has one
+ * of the locks that SQLite has for the whole process (sqlite_fork.c).  Before
+ * SQLite is asked to open anything. */
+void aif_sqlite_fork_safely(void);
+
 #endif

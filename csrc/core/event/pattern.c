@@ -7,6 +7,15 @@ aif_pattern_exact(aif_str field)
 }
 
 bool
+aif_pattern_alike(const aif_pattern *a, const aif_pattern *b)
+{
+    return aif_pattern_exact(a->key) && aif_pattern_exact(b->key) &&
+           aif_str_eq(a->ns, b->ns) && aif_str_eq(a->type, b->type) &&
+           aif_str_eq(a->sender, b->sender) &&
+           aif_str_eq(a->context, b->context);
+}
+
+bool
 aif_pattern_field(aif_str pattern, aif_str value)
 {
     size_t n = pattern.n;

@@ -26,6 +26,9 @@ bool aif_pattern_field(aif_str pattern, aif_str value);
 bool aif_pattern_matches(const aif_pattern *p, const aif_event *ev);
 /* True when the field has no trailing `*`: equality will do. */
 bool aif_pattern_exact(aif_str field);
+/* Do they differ in nothing but an exact key?  A database looks them up as one
+ * pattern with a list of keys. */
+bool aif_pattern_alike(const aif_pattern *a, const aif_pattern *b);
 /* Could one text match both fields? */
 bool aif_pattern_overlap(aif_str a, aif_str b);
 /* Does grant match whatever asked matches? */

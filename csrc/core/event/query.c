@@ -21,6 +21,42 @@ aif_query_upto(const aif_query *q)
     return q->upto == 0 || q->upto > INT64_MAX ? INT64_MAX : q->upto;
 }
 
+bool
+aif_query_like(const aif_query *q, size_t from, size_t to,
+               const aif_pattern *p)
+{
+    for (size_t i = from; i < to; i++) {
+        if (aif_pattern_alike(&q->patterns[i], p)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static size_t
+weight_of(aif_str field)
+{
+    return aif_pattern_exact(field) ? 1 : field.n > 1 ? 3 : 0;
+}
+
+size_t
+aif_query_weight(const aif_query *q)
+{
+    size_t weight = 0;
+
+    for (size_t i = 0; i < q->n; i++) {
+        const aif_pattern *p = &q->patterns[i];
+        const bool list = aif_query_like(q, i + 1, q->n, p);
+
+        if (!aif_query_like(q, 0, i, p)) {
+            weight += weight_of(p->ns) + (list ? 4 : weight_of(p->key)) +
+                      weight_of(p->type) + weight_of(p->sender) +
+                      weight_of(p->context);
+        }
+    }
+    return weight;
+}
+
 static bool
 any_matches(const aif_query *q, const aif_event *ev)
 {

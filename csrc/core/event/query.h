@@ -24,6 +24,13 @@ typedef struct {
 AIF_MUST_CHECK aif_err aif_query_check(const aif_query *q, aif_error *e);
 /* The last offset that q means, as an SQL bigint. */
 uint64_t aif_query_upto(const aif_query *q);
+/* Is one of q's patterns, from the one at from to the one before to, like p? */
+bool aif_query_like(const aif_query *q, size_t from, size_t to,
+                    const aif_pattern *p);
+/* What it costs a database to compare one event with all of q's patterns.  1
+ * is an exact field, about 0.09 us; a prefix is 3, a list of keys 4, and to
+ * come to the event at all would be 4. */
+size_t aif_query_weight(const aif_query *q);
 bool aif_query_matches(const aif_query *q, const aif_event *ev);
 
 #endif

@@ -248,7 +248,7 @@ insert(mysql_store *s, const aif_event *events, size_t n, bool *known,
 static aif_err
 begin(mysql_store *s, aif_error *e)
 {
-    return aif_sql_change(&s->sql, AIF_SQL_BEGIN, NULL, WHAT, NULL, e);
+    return aif_mysql.begin(s->sql.db, WHAT, e);
 }
 
 static aif_err
@@ -257,7 +257,7 @@ commit(mysql_store *s, const aif_head *after, aif_error *e)
     aif_err err;
 
     AIF_POINT("append.before_commit");
-    err = aif_sql_change(&s->sql, AIF_SQL_COMMIT, NULL, WHAT, NULL, e);
+    err = aif_mysql.commit(s->sql.db, WHAT, e);
     if (err == AIF_OK) {
         s->head = *after;
         AIF_POINT("append.after_commit");
@@ -303,9 +303,11 @@ append_new(mysql_store *s, const aif_event *events, size_t n, aif_head *before,
     if (err != AIF_OK) {
         return err;
     }
-    return *known
-               ? aif_sql_change(&s->sql, AIF_SQL_ROLLBACK, NULL, WHAT, NULL, e)
-               : commit(s, &after, e);
+    if (*known) {
+        aif_mysql.undo(s->sql.db);
+        return AIF_OK;
+    }
+    return commit(s, &after, e);
 }
 
 /* The offsets that the server has for n events of all; ids knows all. */
@@ -489,6 +491,7 @@ const aif_store_ops aif_store_mysql = {
     .scheme = "mysql",
     .open = mysql_open,
     .close = mysql_store_close,
+    .hurry = aif_sql_hurry,
     .append = mysql_append,
     .read = aif_sql_read,
     .ask = aif_sql_ask,

@@ -218,6 +218,7 @@ const aif_store_ops aif_store_pg = {
     .scheme = "postgres",
     .open = pg_open,
     .close = aif_sql_close,
+    .hurry = aif_sql_hurry,
     .append = pg_append,
     .read = aif_sql_read,
     .ask = aif_sql_ask,

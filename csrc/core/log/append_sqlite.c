@@ -80,7 +80,7 @@ append_locked(aif_sql_store *s, const aif_event *events, size_t n,
         return err;
     }
     AIF_POINT("append.before_commit");
-    return aif_sql_change(s, AIF_SQL_COMMIT, NULL, "committing to", NULL, e);
+    return s->ops->commit(s->db, "committing to", e);
 }
 
 static aif_err
@@ -92,7 +92,7 @@ sqlite_append(void *store, const aif_event *events, size_t n,
 
     AIF_POINT("append.begin");
     if (err == AIF_OK) {
-        err = aif_sql_change(s, AIF_SQL_BEGIN, NULL, "locking", NULL, e);
+        err = s->ops->begin(s->db, "locking", e);
     }
     if (err != AIF_OK) {
         return err;
@@ -117,6 +117,7 @@ const aif_store_ops aif_store_sqlite = {
     .scheme = "sqlite:",
     .open = sqlite_open,
     .close = aif_sql_close,
+    .hurry = aif_sql_hurry,
     .append = sqlite_append,
     .read = aif_sql_read,
     .ask = aif_sql_ask,

@@ -18,6 +18,7 @@ struct aif_log {
     const aif_store_ops *ops;
     void *store;
     aif_buf answer; /* of the last question; kept for its memory */
+    bool hurry;
 };
 
 /* The back-end whose scheme starts uri, or NULL. */
@@ -77,6 +78,21 @@ aif_log_free(aif_log *log)
     aif_buf_fini(&log->answer);
     pthread_mutex_destroy(&log->guard.lock);
     aif_free(log);
+}
+
+aif_err
+aif_log_hurry(aif_log *log, aif_error *e)
+{
+    log->hurry = true;
+    return log->ops->hurry == NULL ? AIF_OK : log->ops->hurry(log->store, e);
+}
+
+static aif_err
+take_turn(aif_log *log, aif_error *e)
+{
+    return log->hurry
+               ? aif_guard_enter_within(&log->guard, AIF_LOCK_SLICE_MS, e)
+               : aif_guard_enter(&log->guard, e);
 }
 
 static aif_err
@@ -179,7 +195,7 @@ aif_log_append(aif_log *log, const aif_event *events, size_t n,
     aif_err err = check_all(events, n, e);
 
     if (err == AIF_OK) {
-        err = aif_guard_enter(&log->guard, e);
+        err = take_turn(log, e);
     }
     if (err != AIF_OK) {
         return err;
@@ -203,7 +219,7 @@ aif_err
 aif_log_conflict(aif_log *log, const aif_event *ev, aif_error *e)
 {
     uint64_t offset = 0;
-    aif_err err = aif_guard_enter(&log->guard, e);
+    aif_err err = take_turn(log, e);
 
     if (err == AIF_OK) {
         const aif_ask ask = {.what = AIF_ASK_FIND,
@@ -292,7 +308,7 @@ enter(aif_log *log, const aif_query *q, aif_error *e)
 {
     aif_err err = aif_query_check(q, e);
 
-    return err != AIF_OK ? err : aif_guard_enter(&log->guard, e);
+    return err != AIF_OK ? err : take_turn(log, e);
 }
 
 static aif_err
@@ -383,7 +399,7 @@ aif_log_head(aif_log *log, aif_head *out, aif_error *e)
     aif_err err;
 
     *out = (aif_head){0};
-    err = aif_guard_enter(&log->guard, e);
+    err = take_turn(log, e);
     return err != AIF_OK ? err : leave(log, ask_head(log, out, e));
 }
 
@@ -450,7 +466,7 @@ aif_log_sequence(aif_log *log, aif_str producer, uint64_t *sequence,
 
     *sequence = 0;
     if (err == AIF_OK) {
-        err = aif_guard_enter(&log->guard, e);
+        err = take_turn(log, e);
     }
     return err != AIF_OK ? err
                          : leave(log, ask_number(log, &ask, sequence, e));
@@ -480,10 +496,9 @@ aif_log_at(aif_log *log, int64_t ms, uint64_t *offset, aif_error *e)
 {
     aif_head head;
     uint64_t low = 0;
-    aif_err err;
+    aif_err err = take_turn(log, e);
 
     *offset = 0;
-    err = aif_guard_enter(&log->guard, e);
     if (err != AIF_OK) {
         return err;
     }
@@ -525,7 +540,7 @@ aif_err
 aif_log_purged(aif_log *log, aif_buf *out, aif_error *e)
 {
     const size_t n = out->n;
-    aif_err err = aif_guard_enter(&log->guard, e);
+    aif_err err = take_turn(log, e);
 
     if (err == AIF_OK) {
         err = leave(log,

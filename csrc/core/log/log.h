@@ -23,6 +23,13 @@ AIF_MUST_CHECK aif_err aif_log_open(const char *uri, aif_log **out,
 /* Does nothing to NULL, and nothing in a forked child: there it leaks. */
 void aif_log_free(aif_log *log);
 
+/* Before others use it.  From now on a call that waits for another thread's
+ * call (ETIMEOUT), or for a lock that somebody else has in the database
+ * (ESTORE), gives up after a second at most, with nothing done and e->busy:
+ * the caller looks after its signals, and makes the same call again, for as
+ * long as it likes.  Otherwise a call waits AIF_LOCK_WAIT_MS for a lock. */
+AIF_MUST_CHECK aif_err aif_log_hurry(aif_log *log, aif_error *e);
+
 /* Make n events durable, all or none.  offsets[n] is written on success;
  * an event whose (producer, sequence) is in the log already, or earlier in
  * this call, keeps the offset it has and is not a second event; 0: it is not

@@ -92,7 +92,7 @@ lock_and_make(aif_sql_store *s, uint64_t *version, aif_error *e)
 {
     uint64_t got;
     bool there;
-    aif_err err = aif_sql_change(s, AIF_SQL_BEGIN, NULL, WHAT, NULL, e);
+    aif_err err = s->ops->begin(s->db, WHAT, e);
 
     if (err != AIF_OK) {
         return err;
@@ -109,7 +109,7 @@ lock_and_make(aif_sql_store *s, uint64_t *version, aif_error *e)
         err = one_number(s, AIF_SQL_SCHEMA_UNLOCK, &got, &there, e);
     }
     if (err == AIF_OK) {
-        err = aif_sql_change(s, AIF_SQL_COMMIT, NULL, WHAT, NULL, e);
+        err = s->ops->commit(s->db, WHAT, e);
     }
     if (err != AIF_OK) {
         s->ops->undo(s->db);

@@ -27,7 +27,6 @@
     "SELECT " O ", purged, create_time FROM aiflow_log_head WHERE id = 1"
 #define VERSION "SELECT version FROM aiflow_log_head WHERE id = 1"
 #define SHARED(O, K, P, LOCKED)                                               \
-    [AIF_SQL_COMMIT] = {"", "COMMIT", ""},                                    \
     [AIF_SQL_HEAD] = {"nnn", HEAD(O), ""},                                    \
     [AIF_SQL_LOCK] = {"nnn", HEAD(O) LOCKED, ""},                             \
     [AIF_SQL_COUNT] = {"n", "SELECT count(*)" ASKED(O, P), ""},               \
@@ -119,7 +118,6 @@ const aif_sql_dialect aif_sql_sqlite = {
         {
             SHARED("\"offset\"", "key", "?", ""),
             READ("\"offset\"", "key", "?"),
-            [AIF_SQL_BEGIN] = {"", "BEGIN IMMEDIATE", ""},
             [AIF_SQL_EXISTS] = {"n",
                                 "SELECT count(*) FROM sqlite_schema"
                                 " WHERE name = 'aiflow_log_head'",
@@ -154,6 +152,9 @@ const aif_sql_dialect aif_sql_sqlite = {
                                ""},
         },
     .where = {.exact = "%s = ?%d",
+              .in = {" AND key IN ("},
+              .in_end = ")",
+              .one_of = "?%d",
               .prefix = "substr(CAST(%1$s AS BLOB), 1,"
                         " length(CAST(?%2$d AS BLOB))) = CAST(?%2$d AS BLOB)"},
     .offset = "\"offset\"",
@@ -296,12 +297,14 @@ static const char *const PG_CONVERT[] = {
     NULL};
 
 /* READ has bytes of values as its fourth number: an answer is taken in whole
- * by libpq.  (Lengths do not need the values: they may be TOASTed.) */
+ * by libpq.  (Lengths do not need the values: they may be TOASTed.)
+ * A list of keys is VALUES, and IS TRUE, so that the server makes a hash table
+ * of them: it compares a list of parameters one by one, and would make a join
+ * of VALUES alone, which it does one by one as well. */
 const aif_sql_dialect aif_sql_pg = {
     .texts =
         {
             SHARED("\"offset\"", "key", "$", " FOR UPDATE"),
-            [AIF_SQL_BEGIN] = {"", "BEGIN", ""},
             /* Not to_regclass: inside a transaction it may still know that
              * there was none. */
             [AIF_SQL_EXISTS] =
@@ -346,7 +349,11 @@ const aif_sql_dialect aif_sql_pg = {
                                " WHERE id = 1",
                                ""},
         },
-    .where = {.exact = "%s = $%d", .prefix = "starts_with(%s, $%d)"},
+    .where = {.exact = "%s = $%d",
+              .prefix = "starts_with(%s, $%d)",
+              .in = {" AND (key IN (VALUES "},
+              .in_end = ")) IS TRUE",
+              .one_of = "($%d)"},
     .offset = "\"offset\"",
     .page_first = 2000,
     .page_most = 2000,
@@ -412,8 +419,6 @@ const aif_sql_dialect aif_sql_mysql = {
         {
             SHARED("`offset`", "`key`", "$", " FOR UPDATE"),
             READ("`offset`", "`key`", "$"),
-            [AIF_SQL_BEGIN] = {"", "START TRANSACTION", ""},
-            [AIF_SQL_ROLLBACK] = {"", "ROLLBACK", ""},
             [AIF_SQL_EXISTS] =
                 {"n",
                  "SELECT COUNT(*) FROM information_schema.TABLES"
@@ -462,6 +467,9 @@ const aif_sql_dialect aif_sql_mysql = {
                                ""},
         },
     .where = {.exact = "LENGTH(`%1$s`) = LENGTH($%2$d) AND `%1$s` = $%2$d",
+              .in = {" AND `key` IN (", " AND CAST(`key` AS BINARY) IN ("},
+              .in_end = ")",
+              .one_of = "$%d",
               .prefix = "LEFT(CAST(`%1$s` AS BINARY), LENGTH($%2$d)) = $%2$d"},
     .offset = "`offset`",
     .page_first = 100,

@@ -13,9 +13,6 @@
 #include "log/where.h"
 
 typedef enum {
-    AIF_SQL_BEGIN,
-    AIF_SQL_COMMIT,
-    AIF_SQL_ROLLBACK,
     /* Questions; the numbers and texts of each are said in sql.c. */
     AIF_SQL_HEAD,
     AIF_SQL_LOCK, /* the same, and keeps others from appending */

@@ -76,6 +76,14 @@ aif_sql_ready(aif_sql_store *s, aif_error *e)
     return err;
 }
 
+aif_err
+aif_sql_hurry(void *store, aif_error *e)
+{
+    aif_sql_store *s = store;
+
+    return s->ops->hurry(s->db, e);
+}
+
 /* --- statements --------------------------------------------------------- */
 
 /* Make st's text: that of the table, with q's patterns in it (q may be NULL),
@@ -433,13 +441,13 @@ static aif_err
 purge_found(aif_sql_store *s, aif_str ns, const aif_buf *oldest,
             uint64_t *gone, aif_error *e)
 {
-    aif_err err = aif_sql_change(s, AIF_SQL_BEGIN, NULL, "purging", NULL, e);
+    aif_err err = s->ops->begin(s->db, "purging", e);
 
     if (err == AIF_OK) {
         err = purge_locked(s, ns, oldest, gone, e);
         AIF_POINT("purge.before_commit");
         if (err == AIF_OK) {
-            err = aif_sql_change(s, AIF_SQL_COMMIT, NULL, "purging", NULL, e);
+            err = s->ops->commit(s->db, "purging", e);
         }
         if (err != AIF_OK) {
             s->ops->undo(s->db);

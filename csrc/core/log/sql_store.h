@@ -26,6 +26,7 @@ AIF_MUST_CHECK aif_err aif_sql_open(const aif_db_ops *ops,
                                     const char *uri, size_t size, void **store,
                                     aif_error *e);
 void aif_sql_close(void *store);
+AIF_MUST_CHECK aif_err aif_sql_hurry(void *store, aif_error *e);
 AIF_MUST_CHECK aif_err aif_sql_read(void *store, const aif_query *q,
                                     size_t max, aif_batch *out, aif_error *e);
 AIF_MUST_CHECK aif_err aif_sql_ask(void *store, const aif_ask *ask,

@@ -51,6 +51,10 @@ typedef struct {
     const char *scheme;
     aif_err (*open)(const char *uri, void **store, aif_error *e);
     void (*close)(void *store);
+    /* From now on, also after it was lost and opened again, wait no longer for
+     * somebody else's lock than AIF_LOCK_SLICE_MS, or what is nearest: then
+     * ESTORE, which is busy.  NULL: there is nobody else. */
+    aif_err (*hurry)(void *store, aif_error *e);
     /* All of them durable, or none.  offsets[i] is that of events[i]: a new
      * one without gaps, or, where (producer, sequence) is known already, the
      * one it has.  No two of events have the same identity, and none is

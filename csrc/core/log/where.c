@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#define KEY 1         /* of a pattern's fields */
 #define FIELD_CAP 128 /* the longest of a dialect is under 80 */
 
 static aif_err
@@ -29,22 +30,69 @@ put_field(aif_where *w, const aif_dialect *d, const char *column,
     return err != AIF_OK ? err : put(w, sql, e);
 }
 
+/* The keys of those that are like the pattern at i. */
 static aif_err
-put_pattern(aif_where *w, const aif_dialect *d, const aif_pattern *p,
+put_list(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
+         aif_error *e)
+{
+    char sql[FIELD_CAP];
+    const char *between = "";
+    aif_err err = AIF_OK;
+
+    for (size_t k = i; err == AIF_OK && k < q->n; k++) {
+        if (aif_pattern_alike(&q->patterns[i], &q->patterns[k])) {
+            (void)snprintf(sql, sizeof sql, d->one_of,
+                           w->numbers + 1 + (int)w->n);
+            w->params[w->n++] = q->patterns[k].key;
+            err = put(w, between, e);
+            between = ", ";
+            if (err == AIF_OK) {
+                err = put(w, sql, e);
+            }
+        }
+    }
+    return err;
+}
+
+static aif_err
+put_keys(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
+         aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    for (const char *const *in = d->in; err == AIF_OK && *in != NULL; in++) {
+        err = put(w, *in, e);
+        if (err == AIF_OK) {
+            err = put_list(w, d, q, i, e);
+        }
+        if (err == AIF_OK) {
+            err = put(w, d->in_end, e);
+        }
+    }
+    return err;
+}
+
+/* The pattern at i, with those that are like it. */
+static aif_err
+put_pattern(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
             aif_error *e)
 {
+    const aif_pattern *p = &q->patterns[i];
+    const bool list = aif_query_like(q, i + 1, q->n, p);
     const struct {
         const char *column;
         aif_str field;
-    } fields[] = {{"namespace", p->ns},
-                  {"key", p->key},
-                  {"type", p->type},
-                  {"sender", p->sender},
-                  {"context", p->context}};
+    } fields[5] = {{"namespace", p->ns},
+                   {"key", p->key},
+                   {"type", p->type},
+                   {"sender", p->sender},
+                   {"context", p->context}};
     aif_err err = put(w, "(1 = 1", e);
 
-    for (size_t i = 0; err == AIF_OK && i < 5; i++) {
-        err = put_field(w, d, fields[i].column, fields[i].field, e);
+    for (size_t k = 0; err == AIF_OK && k < 5; k++) {
+        err = k == KEY && list
+                  ? put_keys(w, d, q, i, e)
+                  : put_field(w, d, fields[k].column, fields[k].field, e);
     }
     return err != AIF_OK ? err : put(w, ")", e);
 }
@@ -56,9 +104,12 @@ put_patterns(aif_where *w, const aif_dialect *d, const aif_query *q,
     aif_err err = AIF_OK;
 
     for (size_t i = 0; err == AIF_OK && i < q->n; i++) {
+        if (aif_query_like(q, 0, i, &q->patterns[i])) {
+            continue;
+        }
         err = put(w, i == 0 ? " AND (" : " OR ", e);
         if (err == AIF_OK) {
-            err = put_pattern(w, d, &q->patterns[i], e);
+            err = put_pattern(w, d, q, i, e);
         }
     }
     return err != AIF_OK || q->n == 0 ? err : put(w, ")", e);

@@ -1,7 +1,10 @@
 /* where.h - a query as a statement, in a database's own dialect.
  *
  * In:  a query.  Out: the SQL of a statement with " AND (... OR ...)" in its
- * middle, and the texts of its parameters, borrowed from the query.  Pure.
+ * middle, and the texts of its parameters, borrowed from the query.  Patterns
+ * that differ in nothing but an exact key become one, with a list of the keys:
+ * the database then looks a row's key up instead of comparing it with each.
+ * Pure.
  */
 #ifndef AIF_WHERE_H
 #define AIF_WHERE_H
@@ -12,6 +15,10 @@
 typedef struct {
     const char *exact;  /* printf: column (%s), then its parameter (%d) */
     const char *prefix; /* the same, for the first bytes */
+    const char *in[3];  /* what begins a list of keys: " AND key IN (", and
+                           it once more where that needs a second test */
+    const char *in_end;
+    const char *one_of; /* printf: a parameter (%d) of that list */
 } aif_dialect;
 
 #define AIF_WHERE_TEXTS (5 * AIF_QUERY_PATTERNS_MAX + 1)

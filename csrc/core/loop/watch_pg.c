@@ -3,6 +3,7 @@
  * The happy path, one state after the other, none of them waiting:
  *   DOWN --(retry_at)--> CONNECTING --(PQconnectPoll)--> LISTENING
  *   --(answer to LISTEN)--> UP: notifications are drained.
+ * The first time, another connection speaks, to see that it is heard.
  * Whatever fails leads back to DOWN.  What was missed in between nobody
  * knows, so reaching UP is itself a change.
  */
@@ -20,6 +21,7 @@
 #define SCHEME "postgresql:"
 #define CHANNEL_MAX 63 /* NAMEDATALEN - 1 */
 #define CONNECT_MS 5000
+#define HEAR_MS 5000
 
 typedef struct {
     enum { DOWN, CONNECTING, LISTENING, UP } state;
@@ -55,24 +57,34 @@ say_nothing(void *arg, const char *message)
 
 /* keepalives: a server whose machine is gone is noticed in 25 s, not in two
  * hours.  They stand before the URI, which may say otherwise. */
-static void
-start(watch *w)
+static PGconn *
+dial(const watch *w, PGconn *(*connect_by)(const char *const *names,
+                                           const char *const *values, int))
 {
     static const char *const names[] = {"application_name",
                                         "keepalives_idle",
                                         "keepalives_interval",
                                         "keepalives_count",
+                                        "connect_timeout",
                                         "client_encoding",
                                         "dbname",
                                         NULL};
-    const char *const values[] = {"aiflow watch", "10",   "5", "3",
+    const char *const values[] = {"aiflow watch", "10",   "5", "3", "5",
                                   "UTF8",         w->uri, NULL};
+    PGconn *conn = connect_by(names, values, 1);
+
+    (void)PQsetNoticeProcessor(conn, say_nothing, NULL);
+    return conn;
+}
+
+static void
+start(watch *w)
+{
     int64_t now = aif_now_ms();
 
     w->retry_at = now + AIF_WATCH_RETRY_MS;
     w->give_up_at = now + CONNECT_MS;
-    w->conn = PQconnectStartParams(names, values, 1);
-    (void)PQsetNoticeProcessor(w->conn, say_nothing, NULL);
+    w->conn = dial(w, PQconnectStartParams);
     w->want = PGRES_POLLING_WRITING;
     w->state = CONNECTING;
 }
@@ -252,6 +264,67 @@ wait_until_up(watch *w, aif_error *e)
                     why);
 }
 
+/* NOTIFY, from a connection of its own. */
+static aif_err
+speak(const watch *w, aif_error *e)
+{
+    char notify[sizeof w->listen];
+    PGconn *other = dial(w, PQconnectdbParams);
+    aif_owned owned = {0};
+    PGresult *res = NULL;
+    aif_err err = AIF_OK;
+
+    aif_forks_stop();
+    aif_forks_add(&owned, PQsocket(other));
+    aif_forks_go();
+    (void)snprintf(notify, sizeof notify, "NOTIFY%s",
+                   w->listen + strlen("LISTEN"));
+    if (PQstatus(other) == CONNECTION_OK) {
+        res = PQexec(other, notify);
+    }
+    if (PQresultStatus(res) != PGRES_COMMAND_OK) {
+        const char *why = PQerrorMessage(other);
+
+        err = aif_fail(e, AIF_ESTORE, "watching: %.*s",
+                       (int)strcspn(why, "\n"), why);
+    }
+    PQclear(res);
+    aif_forks_stop();
+    aif_forks_remove(&owned);
+    aif_forks_go();
+    PQfinish(other);
+    return err;
+}
+
+/* A pooler that lends its sessions for one transaction takes a LISTEN, and
+ * what its session then hears goes to somebody else.  There the session is
+ * told to hear no more, if it is the one we are lent this time. */
+static aif_err
+check_hearing(watch *w, aif_error *e)
+{
+    char unlisten[sizeof w->listen + 2];
+    aif_err err = speak(w, e);
+    const int64_t until = aif_now_ms() + HEAR_MS;
+
+    while (err == AIF_OK && !look_up(w)) {
+        if (w->state != UP) {
+            return aif_fail(e, AIF_ESTORE, "watching: the connection broke");
+        }
+        if (aif_now_ms() >= until) {
+            (void)snprintf(unlisten, sizeof unlisten, "UN%s", w->listen);
+            PQclear(PQexec(w->conn, unlisten));
+            return aif_fail(
+                e, AIF_EINVAL,
+                "watching: a NOTIFY was not heard in %d s: this is the "
+                "address of a pooler in transaction mode, such as PgBouncer; "
+                "give that of the server itself",
+                HEAR_MS / 1000);
+        }
+        (void)socket_ready(w, 100);
+    }
+    return err;
+}
+
 static aif_err
 watch_open(const char *uri, const char *channel, void **impl, aif_error *e)
 {
@@ -265,7 +338,7 @@ watch_open(const char *uri, const char *channel, void **impl, aif_error *e)
     }
     memcpy(w->uri, uri, n);
     if (set_channel(w, channel, e) != AIF_OK || check_uri(uri, e) != AIF_OK ||
-        wait_until_up(w, e) != AIF_OK) {
+        wait_until_up(w, e) != AIF_OK || check_hearing(w, e) != AIF_OK) {
         disconnect(w);
         aif_free(w);
         return e->code;

@@ -6,6 +6,7 @@
  * of the write to the WAL, which comes before the commit can be seen.
  */
 #include "base/clock.h"
+#include "base/forks.h"
 #include "base/mem.h"
 #include "loop/watch_ops.h"
 
@@ -16,6 +17,7 @@
 
 typedef struct {
     sqlite3 *db; /* NULL: lost; open it again at retry_at */
+    aif_owned file;
     sqlite3_stmt *get;
     sqlite3_int64 version;
     int64_t retry_at;
@@ -31,6 +33,7 @@ disconnect(watch *w)
     (void)sqlite3_close(w->db);
     w->get = NULL;
     w->db = NULL;
+    aif_forks_release(&w->file);
 }
 
 static int
@@ -58,6 +61,9 @@ connect(watch *w, aif_error *e)
     int rc;
 
     w->retry_at = aif_now_ms() + AIF_WATCH_RETRY_MS;
+    if (aif_forks_claim(&w->file, w->path, e) != AIF_OK) {
+        return e->code;
+    }
     rc = sqlite3_open_v2(w->path, &w->db,
                          SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc == SQLITE_OK) {

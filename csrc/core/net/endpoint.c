@@ -9,8 +9,10 @@
 #include "net/endpoint.h"
 
 #include <arpa/inet.h>
+#include <asm/socket.h>
 #include <errno.h>
 #include <net/if.h>
+#include <netdb.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +24,6 @@
 #include <zmq.h>
 
 #define PATH_MAX_BYTES (sizeof((struct sockaddr_un *)0)->sun_path - 1)
-#define BACKLOG 128
 
 static const char *
 after(const char *uri, const char *scheme)
@@ -85,12 +86,37 @@ aif_endpoint_family(void *socket, const char *uri)
     (void)zmq_setsockopt(socket, ZMQ_IPV6, &v6, sizeof v6);
 }
 
-/* A broker that was killed leaves its socket file; anything else is not ours
- * to remove. */
+static aif_err
+alive(const char *path, int fd, aif_error *e)
+{
+    struct {
+        pid_t pid;
+        uid_t uid;
+        gid_t gid;
+    } who = {0}; /* struct ucred, which is not POSIX's */
+    socklen_t n = sizeof who;
+    char text[32] = "`ss -xlp` says which";
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) == 0 &&
+        who.pid > 0) {
+        (void)snprintf(text, sizeof text, "pid %d", (int)who.pid);
+    }
+    return aif_fail(e, AIF_ECONFLICT,
+                    "another program (%s) serves %.120s: end it, or choose "
+                    "another path",
+                    text, path);
+}
+
+/* A broker that was killed leaves its socket file: who connects to it is
+ * refused.  Anything else is not ours to remove.  A server whose backlog is
+ * full (EAGAIN) lives. */
 static aif_err
 remove_stale(const char *path, aif_error *e)
 {
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
     struct stat st;
+    aif_err err = AIF_OK;
+    int fd;
 
     if (lstat(path, &st) != 0) {
         return AIF_OK;
@@ -101,8 +127,24 @@ remove_stale(const char *path, aif_error *e)
                         "choose another path",
                         path);
     }
-    (void)unlink(path); /* when it fails, bind says why */
-    return AIF_OK;
+    if (strlen(path) > PATH_MAX_BYTES) { /* one that was put aside */
+        (void)unlink(path);
+        return AIF_OK;
+    }
+    memcpy(sa.sun_path, path, strlen(path));
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+        return aif_fail(e, AIF_EINVAL, "cannot look at %s: %s", path,
+                        strerror(errno));
+    }
+    if (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0 ||
+        (errno != ECONNREFUSED && errno != ENOENT)) {
+        err = alive(path, fd, e);
+    } else {
+        (void)unlink(path); /* when it fails, bind says why */
+    }
+    (void)close(fd);
+    return err;
 }
 
 /* On Linux the file gets the socket's own mode, less the umask (net/unix:
@@ -110,36 +152,69 @@ remove_stale(const char *path, aif_error *e)
  * connect.  umask() would change the mode of files that other threads make,
  * and libzmq's own bind unlinks PATH whoever serves it. */
 static aif_err
-listen_private(const char *path, int *fd, aif_error *e)
+listen_private(aif_endpoint *ep, const char *path, int *fd, aif_error *e)
 {
     struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    struct stat st;
+    socklen_t n = sizeof ep->at;
 
     memcpy(sa.sun_path, path, strlen(path));
     *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (*fd < 0 || fchmod(*fd, 0600) != 0 ||
         bind(*fd, (struct sockaddr *)&sa, sizeof sa) != 0 ||
-        listen(*fd, BACKLOG) != 0 || lstat(path, &st) != 0) {
+        lstat(path, &ep->file) != 0 ||
+        getsockname(*fd, (struct sockaddr *)&ep->at, &n) != 0 ||
+        listen(*fd, AIF_BACKLOG) != 0) {
         return aif_fail(e, AIF_EINVAL, "cannot serve %s: %s", path,
                         strerror(errno));
     }
-    if ((st.st_mode & 077) != 0) {
+    if ((ep->file.st_mode & 077) != 0) {
         return aif_fail(e, AIF_EINVAL,
                         "%s would be open to other users (mode %o): choose a "
                         "path on a file system that keeps modes",
-                        path, (unsigned)st.st_mode & 0777);
+                        path, (unsigned)ep->file.st_mode & 0777);
     }
     return AIF_OK;
 }
 
-static aif_err
-bind_socket(void *socket, const char *uri, const char *path, aif_error *e)
+static void
+serve(aif_endpoint *ep)
 {
+    ep->served.at = &ep->at;
+    aif_forks_serve(&ep->served);
+}
+
+/* Where the file is while it is hidden. */
+static void
+hidden_path(const char *path, char out[static PATH_MAX_BYTES + 6])
+{
+    (void)snprintf(out, PATH_MAX_BYTES + 6, "%s.full", path);
+}
+
+static void
+remove_ours(const aif_endpoint *ep, const char *path)
+{
+    struct stat st;
+
+    if (lstat(path, &st) == 0 && st.st_dev == ep->file.st_dev &&
+        st.st_ino == ep->file.st_ino) {
+        (void)unlink(path);
+    }
+}
+
+static aif_err
+bind_socket(aif_endpoint *ep, void *socket, const char *uri, const char *path,
+            aif_error *e)
+{
+    char aside[PATH_MAX_BYTES + 6];
     int fd = -1;
     aif_err err = remove_stale(path, e);
 
+    hidden_path(path, aside);
     if (err == AIF_OK) {
-        err = listen_private(path, &fd, e);
+        err = remove_stale(aside, e); /* it was killed while it was full */
+    }
+    if (err == AIF_OK) {
+        err = listen_private(ep, path, &fd, e);
     }
     if (err == AIF_OK &&
         (zmq_setsockopt(socket, ZMQ_USE_FD, &fd, sizeof fd) != 0 ||
@@ -149,7 +224,7 @@ bind_socket(void *socket, const char *uri, const char *path, aif_error *e)
     }
     if (err != AIF_OK && fd >= 0) { /* zmq owns it only once it is bound */
         (void)close(fd);
-        (void)unlink(path);
+        remove_ours(ep, path);
     }
     return err;
 }
@@ -164,11 +239,16 @@ bind_ipc(aif_endpoint *ep, void *socket, const char *uri, const char *path,
         err = aif_lockfile_take(path, &ep->lock, e);
     }
     if (err == AIF_OK) {
-        err = bind_socket(socket, uri, path, e);
+        aif_forks_stop(); /* no child that knows not what we serve */
+        err = bind_socket(ep, socket, uri, path, e);
+        if (err == AIF_OK) {
+            serve(ep);
+        }
+        aif_forks_go();
     }
     if (err != AIF_OK) {
         aif_lockfile_free(ep->lock);
-        ep->lock = NULL;
+        *ep = (aif_endpoint){0};
         return err;
     }
     (void)snprintf(ep->uri, sizeof ep->uri, "%s", uri);
@@ -256,6 +336,31 @@ check_tcp(const char *address, const char *host, bool anywhere, aif_error *e)
     return AIF_OK;
 }
 
+/* Where uri, which zmq_bind made, is. */
+static void
+find_address(const char *uri, struct sockaddr_storage *at)
+{
+    const struct addrinfo numbers = {.ai_flags =
+                                         AI_NUMERICHOST | AI_NUMERICSERV,
+                                     .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found;
+    char host[64];
+    char port[8];
+    char *name = host;
+
+    if (!split(after(uri, "tcp://"), host, port)) {
+        return;
+    }
+    if (host[0] == '[') {
+        name++;
+        host[strlen(host) - 1] = '\0';
+    }
+    if (getaddrinfo(name, port, &numbers, &found) == 0) {
+        memcpy(at, found->ai_addr, found->ai_addrlen);
+        freeaddrinfo(found);
+    }
+}
+
 static aif_err
 bind_tcp(aif_endpoint *ep, void *socket, const char *address, bool anywhere,
          aif_error *e)
@@ -279,13 +384,18 @@ bind_tcp(aif_endpoint *ep, void *socket, const char *address, bool anywhere,
     (void)snprintf(uri, sizeof uri, "tcp://%s:%s",
                    loopback(host) != NULL ? loopback(host) : host, port);
     aif_endpoint_family(socket, uri);
+    aif_forks_stop();
     if (zmq_bind(socket, uri) != 0) {
-        return aif_fail(e,
-                        zmq_errno() == EADDRINUSE ? AIF_ECONFLICT : AIF_EINVAL,
-                        "cannot serve %s: %s", uri, zmq_strerror(zmq_errno()));
+        err =
+            aif_fail(e, zmq_errno() == EADDRINUSE ? AIF_ECONFLICT : AIF_EINVAL,
+                     "cannot serve %s: %s", uri, zmq_strerror(zmq_errno()));
+    } else {
+        (void)zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, ep->uri, &n);
+        find_address(ep->uri, &ep->at);
+        serve(ep);
     }
-    (void)zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, ep->uri, &n);
-    return AIF_OK;
+    aif_forks_go();
+    return err;
 }
 
 aif_err
@@ -308,11 +418,31 @@ aif_endpoint_bind(aif_endpoint *ep, void *socket, const char *uri,
                     uri);
 }
 
+bool
+aif_endpoint_hide(const aif_endpoint *ep, bool hidden)
+{
+    const char *path = after(ep->uri, "ipc://");
+    char aside[PATH_MAX_BYTES + 6];
+    struct stat st;
+
+    hidden_path(path, aside);
+    return lstat(hidden ? aside : path, &st) != 0 &&
+           rename(hidden ? path : aside, hidden ? aside : path) == 0;
+}
+
 void
 aif_endpoint_fini(aif_endpoint *ep)
 {
+    const char *path = after(ep->uri, "ipc://");
+    char aside[PATH_MAX_BYTES + 6];
+
+    aif_forks_stop();
+    aif_forks_unserve(&ep->served);
+    aif_forks_go();
     if (ep->lock != NULL) {
-        (void)unlink(after(ep->uri, "ipc://"));
+        hidden_path(path, aside);
+        remove_ours(ep, path);
+        remove_ours(ep, aside);
     }
     aif_lockfile_free(ep->lock);
     *ep = (aif_endpoint){0};

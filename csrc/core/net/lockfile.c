@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -30,6 +31,18 @@ held_by_another(int fd, const char *path, aif_error *e)
     pid[strcspn(pid, "\n")] = '\0';
     return aif_fail(e, AIF_ECONFLICT, "another process (pid %s) serves %s",
                     pid, path);
+}
+
+/* What a broker wrote: a pid and the end of the line, or nothing yet. */
+static bool
+is_ours(int fd)
+{
+    char text[16];
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+
+    text[n > 0 ? n : 0] = '\0';
+    return n == 0 || (n > 1 && strspn(text, "0123456789") == (size_t)n - 1 &&
+                      text[n - 1] == '\n');
 }
 
 /* For held_by_another, and for people. */
@@ -61,6 +74,12 @@ lock(const char *path, int *fd, aif_error *e)
                         strerror(errno));
     }
     if (flock(*fd, LOCK_EX | LOCK_NB) == 0) {
+        if (!is_ours(*fd)) {
+            return aif_fail(e, AIF_EINVAL,
+                            "%s is there already and is no broker's: remove "
+                            "it or choose another path",
+                            name);
+        }
         write_pid(*fd);
         return AIF_OK;
     }

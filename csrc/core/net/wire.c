@@ -26,7 +26,7 @@ _Static_assert(AIF_ENOMEM == 1 && AIF_EINVAL == 2 && AIF_ESTORE == 3 &&
                    AIF_ECONFLICT == 4 && AIF_ECORRUPT == 5 &&
                    AIF_EPROTO == 6 && AIF_ETIMEOUT == 7 && AIF_ECLOSED == 8 &&
                    AIF_EFORKED == 9 && AIF_ERETENTION == 10 &&
-                   AIF_EDENIED == 11,
+                   AIF_EDENIED == 11 && AIF_EMFILE == 12,
                "docs/protocol.md lists these");
 
 /* The row of a kind; -1: there is none. */
@@ -233,7 +233,7 @@ check(const aif_frame *f, unsigned fields, aif_error *e)
         return aif_fail(e, AIF_EPROTO, "%zu bytes after the end of %s",
                         f->tail.n, aif_kind_name(f->kind));
     }
-    if (f->kind == AIF_K_SUBSCRIBE &&
+    if ((f->kind == AIF_K_SUBSCRIBE || f->kind == AIF_K_CREDIT) &&
         (f->max == 0 || f->max > AIF_WINDOW_MAX)) {
         return aif_fail(e, AIF_EPROTO, "a window of %u bytes: 1 to %u belong",
                         f->max, AIF_WINDOW_MAX);

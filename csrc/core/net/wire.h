@@ -14,10 +14,10 @@
 #include <stdint.h>
 
 #define AIF_WIRE_MAGIC 0xAF
-#define AIF_WIRE_VERSION 2
+#define AIF_WIRE_VERSION 3
 #define AIF_FRAME_HEAD 12          /* bytes before the fields */
 #define AIF_FRAME_MAX (16u << 20)  /* bytes; libzmq drops who sends more */
-#define AIF_WINDOW_MAX (16u << 20) /* credit a subscriber may begin with */
+#define AIF_WINDOW_MAX (16u << 20) /* bytes that may be under way to it */
 #define AIF_STATUS_MAX (64u << 10) /* bytes of a STATUSED */
 
 /* What a frame has after its head, in this order.  A tail runs to the end of
@@ -41,7 +41,7 @@
     X(HEAD, 0x04, 0)                                                          \
     X(SUBSCRIBE, 0x05, AIF_F_FROM | AIF_F_MAX | AIF_F_FLAG | AIF_F_PATTERNS)  \
     X(UNSUBSCRIBE, 0x06, 0)                                                   \
-    X(CREDIT, 0x07, AIF_F_TO)                                                 \
+    X(CREDIT, 0x07, AIF_F_FROM | AIF_F_MAX)                                   \
     X(HINT, 0x08, AIF_F_TEXT)                                                 \
     X(PING, 0x09, 0)                                                          \
     X(SENDERS, 0x0A, AIF_F_FROM | AIF_F_TO | AIF_F_PATTERNS)                  \
@@ -73,14 +73,15 @@ typedef struct {
     uint64_t from; /* what has patterns: beyond this offset;
                       COUNTED, COUNTS: the rest lies beyond this one;
                       HEADED of LAST: the rest ends here, of HEAD: purged;
-                      EVENTS: the cursor before */
+                      EVENTS: the cursor before;
+                      CREDIT: bytes of EVENTS taken since SUBSCRIBE */
     uint64_t to;   /* LIST, COUNT, SENDERS, LAST: none beyond this offset, 0:
                       to the end; AT: ms since the epoch;
                       LISTED: everything up to here was looked at;
                       SUBSCRIBED, HEADED: offset; COUNTED: the number;
-                      EVENTS: the cursor after; CREDIT: bytes granted in
-                      all since SUBSCRIBE */
-    uint32_t max;  /* LIST: events; SUBSCRIBE: bytes granted to begin with */
+                      EVENTS: the cursor after */
+    uint32_t max;  /* LIST: events; SUBSCRIBE, CREDIT: bytes of EVENTS that
+                      may be under way */
     uint8_t flag;  /* SUBSCRIBE: hints too; LIST: what was let go is known;
                       LISTED, COUNTED, HEADED, COUNTS: there is more to look
                       at than was, ask for the rest */

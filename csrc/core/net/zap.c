@@ -1,5 +1,7 @@
 #include "net/zap.h"
 
+#include "net/port.h"
+
 #include <stdint.h>
 #include <stdio.h>
 #include <zmq.h>
@@ -21,11 +23,8 @@ enum {
 aif_err
 aif_zap_open(void *ctx, void **out, aif_error *e)
 {
-    const int none = 0;
-
     *out = zmq_socket(ctx, ZMQ_REP);
-    if (*out != NULL &&
-        zmq_setsockopt(*out, ZMQ_LINGER, &none, sizeof none) == 0 &&
+    if (*out != NULL && aif_port_set(*out, ZMQ_LINGER, 0) &&
         zmq_bind(*out, "inproc://zeromq.zap.01") == 0) {
         return AIF_OK;
     }

@@ -1,0 +1,165 @@
+/* A process has one shared context, as it has one list in forks.c, and under
+ * the same lock: no child is forked while it changes. */
+#include "net/port.h"
+
+#include "base/forks.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#define CONTEXT 5 /* eventfds of three mailboxes, two epolls */
+#define SPARE 16  /* for what other threads open meanwhile */
+/* Three for each client or subscription, so 4,096 of them; libzmq's default
+ * is 1,023.  Its table takes 12 bytes a socket. */
+#define SOCKETS (3 * 4096)
+
+static struct {
+    void *ctx; /* NULL: nobody uses it */
+    size_t users;
+    pid_t owner;
+} shared;
+
+/* Free numbers below the limit are what counts: a new descriptor has the
+ * lowest of them.  A look costs 0.1 us for each one that is open, opens
+ * nothing, and stops when it has found enough. */
+aif_err
+aif_port_room(size_t n, aif_error *e)
+{
+    struct rlimit limit;
+    size_t found = 0;
+
+    n += SPARE;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return AIF_OK; /* nobody knows */
+    }
+    for (rlim_t fd = 0; fd < limit.rlim_cur && found < n; fd++) {
+        found += fcntl((int)fd, F_GETFD) < 0;
+    }
+    if (found == n) {
+        return AIF_OK;
+    }
+    return aif_fail(e, AIF_EMFILE,
+                    "%zu file descriptors are needed, and of the %llu that "
+                    "this process may have only %zu are free: raise the limit "
+                    "(`ulimit -n`; LimitNOFILE= of a systemd unit), or close "
+                    "some",
+                    n, (unsigned long long)limit.rlim_cur, found);
+}
+
+aif_err
+aif_port_failed(const char *what, aif_error *e)
+{
+    return aif_fail(e, zmq_errno() == EMFILE ? AIF_EMFILE : AIF_ENOMEM,
+                    "%s: %s", what, zmq_strerror(zmq_errno()));
+}
+
+aif_err
+aif_port_new(void **ctx, aif_error *e)
+{
+    aif_err err = aif_port_room(CONTEXT, e);
+
+    *ctx = NULL;
+    if (err == AIF_OK) {
+        *ctx = zmq_ctx_new();
+        err = *ctx == NULL ? aif_port_failed("a context of libzmq", e) : err;
+    }
+    return err;
+}
+
+void
+aif_port_end(void *ctx)
+{
+    while (zmq_ctx_term(ctx) != 0 && zmq_errno() == EINTR) {
+    }
+}
+
+aif_err
+aif_port_get(void **ctx, aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    *ctx = NULL;
+    aif_forks_stop();
+    if (shared.users > 0 && shared.owner != getpid()) {
+        shared.users = 0; /* our parent's: it has no threads here */
+    }
+    if (shared.users == 0) {
+        err = aif_port_new(&shared.ctx, e);
+        shared.owner = getpid();
+        if (err == AIF_OK) {
+            (void)zmq_ctx_set(shared.ctx, ZMQ_MAX_SOCKETS, SOCKETS);
+        }
+    }
+    if (err == AIF_OK) {
+        shared.users++;
+        *ctx = shared.ctx;
+    }
+    aif_forks_go();
+    return err;
+}
+
+/* Who comes while the last one ends it makes another. */
+void
+aif_port_put(void *ctx)
+{
+    bool last;
+
+    aif_forks_stop();
+    last = --shared.users == 0;
+    aif_forks_go();
+    if (last) {
+        aif_port_end(ctx);
+    }
+}
+
+bool
+aif_port_set(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value) == 0;
+}
+
+/* zmq's thread waits, for ever, to tell its news to one that has no room. */
+void *
+aif_port_monitor(void *ctx, void *socket, int events)
+{
+    static atomic_uint names;
+    void *monitor = zmq_socket(ctx, ZMQ_PAIR);
+    char name[32];
+    int kept;
+
+    (void)snprintf(name, sizeof name, "inproc://monitor-%u",
+                   atomic_fetch_add(&names, 1));
+    if (monitor == NULL || (aif_port_set(monitor, ZMQ_LINGER, 0) &&
+                            aif_port_set(monitor, ZMQ_RCVHWM, 0) &&
+                            zmq_socket_monitor(socket, name, events) == 0 &&
+                            zmq_connect(monitor, name) == 0)) {
+        return monitor;
+    }
+    kept = zmq_errno();
+    (void)zmq_socket_monitor(socket, NULL, 0);
+    (void)zmq_close(monitor);
+    errno = kept;
+    return NULL;
+}
+
+/* zmq_socket_monitor(3): a frame with the event's number and its value, one
+ * with the address. */
+bool
+aif_port_news(void *monitor, uint16_t *event, uint32_t *value)
+{
+    uint8_t news[6];
+
+    if (zmq_recv(monitor, news, sizeof news, ZMQ_DONTWAIT) != sizeof news) {
+        return false;
+    }
+    (void)zmq_recv(monitor, NULL, 0, ZMQ_DONTWAIT);
+    memcpy(event, news, sizeof *event);
+    memcpy(value, news + sizeof *event, sizeof *value);
+    return true;
+}
