@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core import EventLog as EventLog
     from ._event import Event as Event
-    from .aio import AsyncEventClient as AsyncEventClient
     from .errors import AccessError as AccessError
     from .errors import ClosedError as ClosedError
     from .errors import ConflictError as ConflictError
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
     from .errors import ProtocolError as ProtocolError
     from .errors import RetentionError as RetentionError
     from .errors import StoreError as StoreError
-    from .events import EventClient as EventClient
-    from .listen import Listener as Listener
+    from .events.aio import AsyncEventClient as AsyncEventClient
+    from .events.client import EventClient as EventClient
+    from .events.listen import Listener as Listener
+    from .events.subscription import Subscription as Subscription
     from .provider.task import stop_requested as stop_requested
     from .provider.task import triggering_events as triggering_events
     from .rules import all_of as all_of
@@ -33,12 +34,11 @@ if TYPE_CHECKING:
     from .rules import start_on as start_on
     from .rules import status as status
     from .rules import stop_on as stop_on
-    from .subscription import Subscription as Subscription
 
 _MODULES = {
     "_core": ("EventLog",),
     "_event": ("Event",),
-    "aio": ("AsyncEventClient",),
+    "events.aio": ("AsyncEventClient",),
     "errors": (
         "AccessError",
         "ClosedError",
@@ -50,10 +50,10 @@ _MODULES = {
         "RetentionError",
         "StoreError",
     ),
-    "events": ("EventClient",),
-    "listen": ("Listener",),
+    "events.client": ("EventClient",),
+    "events.listen": ("Listener",),
     "provider.task": ("stop_requested", "triggering_events"),
-    "subscription": ("Subscription",),
+    "events.subscription": ("Subscription",),
     "rules": ("all_of", "any_of", "asset_updated", "event", "every", "restart_on", "start_on", "status", "stop_on"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

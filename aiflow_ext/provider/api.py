@@ -11,7 +11,7 @@ from aiflow_ext.provider.config import Config, event_mode
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from aiflow_ext.events import EventClient
+    from aiflow_ext.events.client import EventClient
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
+from aiflow_ext.broker.retention import Keeper, parse_all
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.react import CONSUMER
-from aiflow_ext.retention import Keeper, parse_all
 
 
 def keeper(config: Config) -> Keeper:

@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from aiflow_ext._event import Event
-from aiflow_ext.conditions import STATES
 from aiflow_ext.provider.state import Run, Try
+from aiflow_ext.rules.conditions import STATES
 
 NAMESPACE = "airflow"
 TYPE = "TASK_STATUS_CHANGED"

@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext._event import Event
-from aiflow_ext.conditions import STATES
 from aiflow_ext.errors import Error
 from aiflow_ext.provider import apply
 from aiflow_ext.provider.state import TaskState, Try
 from aiflow_ext.provider.task import STOP_NAMESPACE, STOP_TYPE
+from aiflow_ext.rules.conditions import STATES
 
 log = structlog.get_logger(__name__)
 

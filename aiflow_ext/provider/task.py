@@ -10,7 +10,7 @@ from jinja2 import pass_context
 
 if TYPE_CHECKING:
     from aiflow_ext._event import Event
-    from aiflow_ext.subscription import Subscription
+    from aiflow_ext.events.subscription import Subscription
 
 STOP_NAMESPACE = "aiflow"
 STOP_TYPE = "STOP"

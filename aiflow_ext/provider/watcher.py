@@ -19,8 +19,8 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 if TYPE_CHECKING:
     from aiflow_ext._event import Event
-    from aiflow_ext.events import EventClient
-    from aiflow_ext.subscription import Pattern, Subscription
+    from aiflow_ext.events.client import EventClient
+    from aiflow_ext.events.subscription import Pattern, Subscription
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aiflow_ext import _core, keys
+from aiflow_ext import _core
+from aiflow_ext.broker import keys
 
 BEGIN = """
 import asyncio, json, sys

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aiflow_ext import Event, EventClient, _core, keys
+from aiflow_ext import Event, EventClient, _core
+from aiflow_ext.broker import keys
 from aiflow_ext.errors import AccessError
 
 ANY = ("*", "*", "*", "*", "*")

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from aiflow_ext import Event, EventClient, EventLog, _core, cli, keys
+from aiflow_ext import Event, EventClient, EventLog, _core, cli
+from aiflow_ext.broker import keys
 from aiflow_ext.cli import purge
-from aiflow_ext.times import shown
+from aiflow_ext.events.times import shown
 
 ODD = Event("k", 'é"\\\n\x07\x7f\x85\u2028 𝄞 - [', "T", None, "default", "me")
 

@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
-from aiflow_ext import Event, EventClient, _core, subscription
+from aiflow_ext import Event, EventClient, _core
 from aiflow_ext.errors import ClosedError, StoreError
+from aiflow_ext.events import subscription
 
 
 def test_publish_tells_the_offset(client):

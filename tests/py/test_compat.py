@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from aiflow_ext import Event, _core, keys
+from aiflow_ext import Event, _core
+from aiflow_ext.broker import keys
 from aiflow_ext.compat.notification_service import client as module
 from aiflow_ext.compat.notification_service import listener
 from aiflow_ext.compat.notification_service.base_notification import (

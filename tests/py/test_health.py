@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from aiflow_ext import Event, EventClient, _core
+from aiflow_ext.broker.health import Health, metrics, problem
 from aiflow_ext.errors import StoreError
-from aiflow_ext.health import Health, metrics, problem
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from aiflow_ext import _core, keys
+from aiflow_ext import _core
+from aiflow_ext.broker import keys
 from aiflow_ext.errors import AccessError, ConflictError
 
 

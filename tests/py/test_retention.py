@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
-from aiflow_ext import Event, EventLog, retention, times
+from aiflow_ext import Event, EventLog
+from aiflow_ext.broker import retention
+from aiflow_ext.broker.retention import Cut, Keeper, Policy, apply, parse, parse_all, plan, time_of
 from aiflow_ext.errors import RetentionError
-from aiflow_ext.retention import Cut, Keeper, Policy, apply, parse, parse_all, plan, time_of
+from aiflow_ext.events import times
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -202,7 +204,7 @@ def test_the_time_of_an_offset(log):
 
 
 def test_a_log_is_held_to_its_policies(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "aiflow_ext.retention")
+    caplog.set_level(logging.INFO, "aiflow_ext.broker.retention")
     uri = f"sqlite:{tmp_path}/events.db"
     with EventLog(uri) as log:
         log.append([Event("k", namespace="a")] * 2500, "p", 1)

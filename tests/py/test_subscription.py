@@ -5,7 +5,7 @@ from collections import deque
 
 import pytest
 
-from aiflow_ext import Event, EventClient, _core, events
+from aiflow_ext import Event, EventClient, _core
 from aiflow_ext.errors import ClosedError
 
 
@@ -114,7 +114,7 @@ def test_a_control_event_that_came_before_ends_it_too(client):
 
 
 def test_control_patterns_are_asked_for(client, monkeypatch):
-    monkeypatch.setattr(events, "control_patterns", lambda: [("aiflow", "me", "STOP", "*")])
+    monkeypatch.setattr("aiflow_ext.events.client.control_patterns", lambda: [("aiflow", "me", "STOP", "*")])
     with client.subscribe() as subscription, client.subscribe(control=()) as other:
         client.publish(Event("me", type="STOP", namespace="aiflow"))
         client.publish(Event("a"))

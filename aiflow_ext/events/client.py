@@ -13,12 +13,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from . import _core
-from ._event import Event as Event
+from .. import _core
+from .._event import Event as Event
+from ..broker.keys import client_key
 from .address import broker_uri, check_uri, safe_uri
 from .chunks import chunks
 from .connection import Connection
-from .keys import client_key
 from .listen import Callback, Listener
 from .subscription import AnyPattern, Pattern, Subscription
 from .times import since_epoch
@@ -71,10 +71,11 @@ class EventClient:
     created then or after, and created before; one that has not come is a ValueError.
 
     :param uri: ``ipc://PATH`` or ``tcp://HOST:PORT``, or several with commas between; None: what
-        :func:`aiflow_ext.address.broker_uri` says.
+        :func:`aiflow_ext.events.address.broker_uri` says.
     :param namespace: of events that have none, and of patterns that name none.
     :param sender: of events that have none.
-    :param key_file: what ``aiflow keys new`` wrote, for ``tcp://``; None: see :func:`aiflow_ext.keys.client_key`.
+    :param key_file: what ``aiflow keys new`` wrote, for ``tcp://``; None: see
+        :func:`aiflow_ext.broker.keys.client_key`.
     :param client_id: whose events these are, 1 to 64 bytes, also after a restart: the log has one event for each
         (client_id, sequence).  Only one process at a time may publish with it.  None: a random one.
     :param sequence: of the next event; None: the one after the greatest in the log, which is asked for at the first

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ._core import EventLog
-from .address import safe_uri
-from .errors import Error, RetentionError
-from .times import duration
+from .._core import EventLog
+from ..errors import Error, RetentionError
+from ..events.address import safe_uri
+from ..events.times import duration
 
 CHUNK = 1000  # events a transaction: some ms of the log's lock
 PAUSE = 0.02  # seconds between two, for the publishers

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from . import _core
-from ._event import Event
+from .. import _core
+from .._event import Event
 
 CHUNK_BYTES = 7 << 20  # the core cuts frames at 8 MiB; a call that is one frame can be made again and wait on
 EVENT_BYTES = 160  # what an event takes in a frame beside its texts, rounded up

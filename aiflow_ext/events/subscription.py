@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Self
 
-from . import _core
-from ._event import Event
-from .errors import ClosedError, ForkError
+from .. import _core
+from .._event import Event
+from ..errors import ClosedError, ForkError
 
 Pattern = tuple[str, str, str, str, str]
 """(namespace, key, type, sender, context); each is exact, ``*``, or a prefix ``abc*``."""

@@ -5,9 +5,9 @@ import os
 from collections.abc import Callable
 from threading import Lock, Thread, current_thread
 
-from . import _core
-from ._event import Event
-from .errors import AccessError, ClosedError
+from .. import _core
+from .._event import Event
+from ..errors import AccessError, ClosedError
 
 log = logging.getLogger(__name__)
 

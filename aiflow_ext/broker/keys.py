@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import _core
-from .address import airflow_home, setting
-from .errors import AccessError, ConflictError
+from .. import _core
+from ..errors import AccessError, ConflictError
+from ..events.address import airflow_home, setting
 
 BROKER = "broker.key"
 ACCESS = "access.toml"
@@ -67,7 +67,7 @@ def client_key(uri: str, path: str | os.PathLike[str] | None = None) -> ClientKe
 
     :param uri: one address, or several with commas; only ``tcp://`` has keys.
     :param path: what ``aiflow keys new`` wrote; None: ``$AIFLOW_KEY_FILE``, else ``[aiflow] key_file``, see
-        :func:`aiflow_ext.address.setting`.
+        :func:`aiflow_ext.events.address.setting`.
     """
     path = path or os.environ.get("AIFLOW_KEY_FILE", "").strip() or setting("key_file")
     return load_client_key(path) if path and "tcp://" in uri else None

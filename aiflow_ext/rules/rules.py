@@ -18,7 +18,6 @@ from reprlib import repr as short
 from typing import Any, TypeVar
 
 from .conditions import (
-    STATES,
     AllOf,
     AnyOf,
     Condition,
@@ -26,40 +25,9 @@ from .conditions import (
     Json,
     PeriodCondition,
     StatusCondition,
-    all_of,
-    any_of,
-    asset_updated,
     check_condition,
-    event,
-    every,
     from_json,
-    status,
 )
-
-__all__ = [
-    "STATES",
-    "AllOf",
-    "AnyOf",
-    "Condition",
-    "EventCondition",
-    "PeriodCondition",
-    "Rule",
-    "StatusCondition",
-    "all_of",
-    "any_of",
-    "asset_updated",
-    "check_dag",
-    "compile_rules",
-    "describe",
-    "event",
-    "every",
-    "from_json",
-    "read_rules",
-    "restart_on",
-    "start_on",
-    "status",
-    "stop_on",
-]
 
 VERSION = 1
 RULES_MAX = 64  # of one task; these two are those of csrc/core/rules/rules.h
@@ -192,11 +160,11 @@ def stop_on(target: T, when: Condition, *, state: str = "success", name: str | N
 
 def _attach(target: T, rule: Rule) -> T:
     if hasattr(target, "dag_id") and not hasattr(target, "task_id"):
-        from .rules_check import dag_rule_errors
+        from .check import dag_rule_errors
 
         if errors := dag_rule_errors(str(target.dag_id), rule):
             raise ValueError(errors[0])
-    from .provider.operators import attach
+    from ..provider.operators import attach
 
     attach(target, rule.to_json())
     return target
@@ -252,7 +220,7 @@ def check_dag(
     :param all_task_ids: also of the tasks without rules.
     :param dag_rules: the Dag's own rules.
     """
-    from .rules_check import check
+    from .check import check
 
     return check(dag_id, tasks, all_task_ids, dag_rules)
 

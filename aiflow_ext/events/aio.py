@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from ._event import Event
-from .events import EventClient
+from .._event import Event
+from .client import EventClient
 from .subscription import Subscription
 
 P = ParamSpec("P")
