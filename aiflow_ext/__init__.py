@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .events.client import EventClient as EventClient
     from .events.listen import Listener as Listener
     from .events.subscription import Subscription as Subscription
-    from .provider.task import stop_requested as stop_requested
-    from .provider.task import triggering_events as triggering_events
+    from .provider.author.task import stop_requested as stop_requested
+    from .provider.author.task import triggering_events as triggering_events
     from .rules import all_of as all_of
     from .rules import any_of as any_of
     from .rules import asset_updated as asset_updated
@@ -52,7 +52,7 @@ _MODULES = {
     ),
     "events.client": ("EventClient",),
     "events.listen": ("Listener",),
-    "provider.task": ("stop_requested", "triggering_events"),
+    "provider.author.task": ("stop_requested", "triggering_events"),
     "events.subscription": ("Subscription",),
     "rules": ("all_of", "any_of", "asset_updated", "event", "every", "restart_on", "start_on", "status", "stop_on"),
 }

@@ -50,7 +50,7 @@ def control_patterns() -> Sequence[AnyPattern]:
     In a task of Airflow: the request to stop this try, so that ``for event in client.subscribe(...)`` ends when a rule
     stops the task; one that is in the log already ends the subscription too.  Elsewhere: nothing.
     """
-    task = sys.modules.get("aiflow_ext.provider.task")  # there where the plug-in is loaded: no import of Airflow here
+    task = sys.modules.get("aiflow_ext.provider.author.task")  # loaded by the plug-in: no import of Airflow here
     return task.stop_patterns() if task is not None else ()
 
 

@@ -164,7 +164,7 @@ def _attach(target: T, rule: Rule) -> T:
 
         if errors := dag_rule_errors(str(target.dag_id), rule):
             raise ValueError(errors[0])
-    from ..provider.operators import attach
+    from ..provider.author.operators import attach
 
     attach(target, rule.to_json())
     return target

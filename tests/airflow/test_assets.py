@@ -20,7 +20,7 @@ DAGS = Path(__file__).parent / "asset_dags"
 TAKE = """if True:
     import sys
     from airflow.utils.session import create_session
-    from aiflow_ext.provider import offsets
+    from aiflow_ext.provider.assets import offsets
     for offset in range(1, 51):
         with create_session() as session:
             offsets.take(session, int(sys.argv[1]), {"scheme": "aiflow", "offset": offset})

@@ -12,7 +12,7 @@ ALONE = """if True:
     import asyncio, json, os, sys, warnings
     from airflow.providers.common.messaging.triggers.msg_queue import MessageQueueTrigger
     from aiflow_ext import Event, EventClient, _core
-    from aiflow_ext.provider import watcher
+    from aiflow_ext.provider.assets import trigger as watcher
     uri = sys.argv[1]
 
     def say(found):

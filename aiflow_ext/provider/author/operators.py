@@ -16,7 +16,7 @@ from airflow.triggers.base import StartTriggerArgs
 
 KEY = "aiflow"
 RESUME_METHOD = "aiflow_start"  # next_method of a parked task; also how we know that it is ours
-TRIGGER = "aiflow_ext.provider.triggers.EventTrigger"
+TRIGGER = "aiflow_ext.provider.author.waiting.EventTrigger"
 
 Rules = dict[str, Any]
 

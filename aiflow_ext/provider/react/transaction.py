@@ -27,16 +27,17 @@ from sqlalchemy.orm import Session
 from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.errors import CorruptError, RetentionError
-from aiflow_ext.provider import apply, dagruns, status, stop
-from aiflow_ext.provider.assets import AssetNews, Watchers
+from aiflow_ext.provider.act import runs, stop, tasks
+from aiflow_ext.provider.assets.feed import AssetNews, Watchers
+from aiflow_ext.provider.assets.trigger import go_on_from
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.points import point
-from aiflow_ext.provider.registry import Registry
-from aiflow_ext.provider.state import Key, Run, TaskState, Try, World, load, load_tries, new_task, save
-from aiflow_ext.provider.tell import Teller
-from aiflow_ext.provider.watcher import go_on_from
+from aiflow_ext.provider.react import status
+from aiflow_ext.provider.react.tell import Teller
+from aiflow_ext.provider.world.registry import Registry
+from aiflow_ext.provider.world.runs import Key, Run, TaskState, Try, World, load, load_tries, new_task, save
 
 log = structlog.get_logger(__name__)
 
@@ -293,7 +294,7 @@ class _Transaction:
         entry = {"events": offsets, "downstream": bool(rule.get("downstream"))}
         alive = ti is not None and (ti.alive or task.stopping is not None)
         if kind == "restart" and ti is not None and alive:
-            if ti.state in ("scheduled", "queued") and apply.add_events(self.session, ti, self._events(offsets, task)):
+            if ti.state in ("scheduled", "queued") and tasks.add_events(self.session, ti, self._events(offsets, task)):
                 return ti.state
             _merge(task.pending, entry)
             if task.stopping is None:
@@ -314,7 +315,7 @@ class _Transaction:
 
     def _stop(self, run: Run, task: TaskState, ti: Try | None, rule: dict[str, Any]) -> str:
         task.pending.clear()
-        if ti is None or apply.ended(ti):
+        if ti is None or tasks.ended(ti):
             return ti.state if ti else ""
         state = rule.get("state") or "success"
         if ti.state == "running" or task.stopping is not None:
@@ -325,7 +326,7 @@ class _Transaction:
             return "stopping"
         never_ran = ti.parked or ti.state in ("", "scheduled", "queued")
         wanted = "skipped" if never_ran else state
-        if apply.set_state(self.session, ti, wanted, [ti.state]):
+        if tasks.set_state(self.session, ti, wanted, [ti.state]):
             return wanted
         load_tries(self.session, run)  # it began to run meanwhile: the stop is kept for it
         now = run.tries[task.task_id]
@@ -358,9 +359,9 @@ class _Transaction:
             return False
         if task.stopping is not None:
             return self.r._stops.over(task.stopping, ti) or self.r._stops.due_ms(task.stopping) <= self.now_ms
-        if task.started is not None and (ti.parked or apply.ended(ti)):
+        if task.started is not None and (ti.parked or tasks.ended(ti)):
             return True
-        return bool(task.pending) and (ti.parked or apply.ended(ti))
+        return bool(task.pending) and (ti.parked or tasks.ended(ti))
 
     def _settle_task(self, run: Run, task: TaskState) -> None:
         """Do what waited for this moment: the end of a stop, a pending start, a retry of what an event started."""
@@ -371,26 +372,26 @@ class _Transaction:
             if not self.r._stops.settle(self.session, task, ti, self.now_ms):
                 return
             self.reaction.dirty.add((run.dag_id, run.run_id))
-        if apply.ended(ti):
+        if tasks.ended(ti):
             task.started = None
-        if task.pending and (ti.parked or apply.ended(ti)):
+        if task.pending and (ti.parked or tasks.ended(ti)):
             self._start_now(run, task, ti)
         elif ti.parked and task.started is not None:  # Airflow retries: the same events start it again
-            apply.resume(self.session, ti, self._events(task.started["events"], task))
+            tasks.resume(self.session, ti, self._events(task.started["events"], task))
 
     def _start_now(self, run: Run, task: TaskState, ti: Try) -> None:
         entry = task.pending[0]
         events = self._events(entry["events"], task)
         if ti.parked:
-            done = apply.resume(self.session, ti, events)
+            done = tasks.resume(self.session, ti, events)
         else:
-            done = apply.start_again(
+            done = tasks.start_again(
                 self.session, run, task, events, self._dag(run), down=bool(entry.get("downstream"))
             )
         if done:
             task.started = task.pending.pop(0)
             self.acted = True
-        elif apply.ended(ti) and not self._upstream_moves(run, task):
+        elif tasks.ended(ti) and not self._upstream_moves(run, task):
             dropped = task.pending.pop(0)
             log.warning(
                 "aiflow: no start, the upstream did not end as it needs", offsets=dropped["events"], **_fields(task)
@@ -399,7 +400,7 @@ class _Transaction:
 
     def _upstream_moves(self, run: Run, task: TaskState) -> bool:
         upstream = self._dag(run).get_task(task.task_id).upstream_task_ids
-        return any(ti.task_id in upstream and not apply.ended(ti) for ti in run.tries.values())
+        return any(ti.task_id in upstream and not tasks.ended(ti) for ti in run.tries.values())
 
     # Rules on Dags
 
@@ -412,7 +413,7 @@ class _Transaction:
             return "", ""
         if kind == "stop":
             return "", self._stop_runs(dag, events[-1], rule.get("state") or "success")
-        made = dagruns.create(self.session, dag, rule["name"], events, self.r._job_id)
+        made = runs.create(self.session, dag, rule["name"], events, self.r._job_id)
         if made is None:
             return "", ""
         self.reaction.made_runs = True
@@ -439,7 +440,7 @@ class _Transaction:
             for ti in run.tries.values():
                 if ti.state == "running":
                     self.r._stops.ask(str(ti.id))
-            dagruns.stop(self.session, dag, run.run_id, state)
+            runs.stop(self.session, dag, run.run_id, state)
             run.state = state
             self.reaction.dirty.add((run.dag_id, run.run_id))
         return state

@@ -23,16 +23,16 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from aiflow_ext.errors import Error
-from aiflow_ext.provider import apply
+from aiflow_ext.provider.act.tasks import unpark
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.due import next_due
-from aiflow_ext.provider.keep import keeper
 from aiflow_ext.provider.metrics import count
-from aiflow_ext.provider.preload import preload
-from aiflow_ext.provider.react import Reaction, Reactor
-from aiflow_ext.provider.state import ENDED, Key
-from aiflow_ext.provider.wake import Wake, Waker
+from aiflow_ext.provider.react.transaction import Reaction, Reactor
+from aiflow_ext.provider.scheduler.due import next_due
+from aiflow_ext.provider.scheduler.preload import preload
+from aiflow_ext.provider.scheduler.retention import keeper
+from aiflow_ext.provider.scheduler.wake import Wake, Waker
+from aiflow_ext.provider.world.runs import ENDED, Key
 
 log = structlog.get_logger(__name__)
 
@@ -198,7 +198,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             return None
         callback = super()._schedule_dag_run(dag_run, session)
         session.flush()
-        apply.unpark(session, dag_run.dag_id, dag_run.run_id)
+        unpark(session, dag_run.dag_id, dag_run.run_id)
         return callback
 
     def _follows_rules(self, dag_run: DagRun, session: Session) -> bool:

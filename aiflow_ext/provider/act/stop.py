@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.errors import Error
-from aiflow_ext.provider import apply
-from aiflow_ext.provider.state import TaskState, Try
-from aiflow_ext.provider.task import STOP_NAMESPACE, STOP_TYPE
+from aiflow_ext.provider.act import tasks
+from aiflow_ext.provider.author.task import STOP_NAMESPACE, STOP_TYPE
+from aiflow_ext.provider.world.runs import TaskState, Try
 from aiflow_ext.rules.conditions import STATES
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ class Stops:
             # Ended by SIGTERM it stands as failed, or waits for a retry: neither is what the rule said.
             wrong = ("failed", "up_for_retry") if stopping["restart"] else STATES
             if ti.state in wrong and ti.state != stopping["state"]:
-                apply.set_state(session, ti, stopping["state"], [ti.state])
+                tasks.set_state(session, ti, stopping["state"], [ti.state])
             task.stopping = None
             return True
         self._escalate(session, task, ti, now_ms)
@@ -100,10 +100,10 @@ class Stops:
             if ti.pid:
                 self._to_term[ti.pid] = str(ti.id)
         elif stopping["restart"]:
-            apply.restart_by_airflow(session, ti)
+            tasks.restart_by_airflow(session, ti)
             task.stopping = None
         else:
-            apply.set_state(session, ti, stopping["state"], ["running"])
+            tasks.set_state(session, ti, stopping["state"], ["running"])
             task.stopping = None
 
 

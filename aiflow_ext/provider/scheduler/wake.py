@@ -13,7 +13,7 @@ from aiflow_ext.errors import ConflictError, Error
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.metrics import BrokerFigures
-from aiflow_ext.provider.state import Key
+from aiflow_ext.provider.world.runs import Key
 
 log = logging.getLogger(__name__)
 broker_log = logging.getLogger("aiflow_ext.broker")  # as `aiflow broker` has it

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
-from aiflow_ext.provider.operators import Rules, holds, stored_rules
+from aiflow_ext.provider.author.operators import Rules, holds, stored_rules
 from aiflow_ext.rules import compile_rules
 
 log = structlog.get_logger(__name__)

@@ -21,9 +21,9 @@ from sqlalchemy.orm import Session
 from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.errors import ConflictError, RetentionError
-from aiflow_ext.provider import offsets
+from aiflow_ext.provider.assets import offsets
+from aiflow_ext.provider.assets.trigger import go_on_from, is_payload, payload
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.watcher import go_on_from, is_payload, payload
 
 log = structlog.get_logger(__name__)
 

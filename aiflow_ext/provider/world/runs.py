@@ -15,9 +15,9 @@ from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
+from aiflow_ext.provider.author.operators import RESUME_METHOD
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.operators import RESUME_METHOD
-from aiflow_ext.provider.registry import DagRules, Registry, Ruleset
+from aiflow_ext.provider.world.registry import DagRules, Registry, Ruleset
 
 Key = tuple[str, str]  # dag_id, run_id
 

@@ -16,10 +16,10 @@ from airflow.triggers.base import TriggerEvent
 from airflow.utils.session import create_session
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from aiflow_ext.provider import offsets
+from aiflow_ext.provider.assets import offsets
+from aiflow_ext.provider.assets.trigger import CLASSPATH, SERVED, is_payload
 from aiflow_ext.provider.config import event_mode
 from aiflow_ext.provider.points import point
-from aiflow_ext.provider.watcher import CLASSPATH, SERVED, is_payload
 
 log = structlog.get_logger(__name__)
 

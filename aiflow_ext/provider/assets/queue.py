@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.providers.common.messaging.providers.base_provider import BaseMessageQueueProvider
 from airflow.triggers.base import BaseEventTrigger
 
-from aiflow_ext.provider.watcher import SCHEME, EventLogTrigger
+from aiflow_ext.provider.assets.trigger import SCHEME, EventLogTrigger
 
 
 class EventLogQueueProvider(BaseMessageQueueProvider):

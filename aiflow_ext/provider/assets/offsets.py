@@ -26,9 +26,9 @@ from sqlalchemy import CursorResult, Executable, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from aiflow_ext.provider.assets.trigger import CLASSPATH, LATEST, EventLogTrigger
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.metrics import count
-from aiflow_ext.provider.watcher import CLASSPATH, LATEST, EventLogTrigger
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from aiflow_ext.broker.retention import Keeper, parse_all
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.react import CONSUMER
+from aiflow_ext.provider.react.transaction import CONSUMER
 
 
 def keeper(config: Config) -> Keeper:

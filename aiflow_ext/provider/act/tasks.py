@@ -22,8 +22,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from aiflow_ext._event import Event
-from aiflow_ext.provider.operators import RESUME_METHOD
-from aiflow_ext.provider.state import ENDED, Run, TaskState, Try
+from aiflow_ext.provider.author.operators import RESUME_METHOD
+from aiflow_ext.provider.world.runs import ENDED, Run, TaskState, Try
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What rules do: start and stop tasks, make and end runs."""

@@ -1,0 +1,1 @@
+"""Asset events and events, each made of the other."""

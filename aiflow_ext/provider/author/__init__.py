@@ -1,0 +1,1 @@
+"""The Dag author's side."""

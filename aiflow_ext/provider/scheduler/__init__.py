@@ -1,0 +1,1 @@
+"""What the scheduler's process does between two passes, and in them."""

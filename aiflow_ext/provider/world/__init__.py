@@ -1,0 +1,1 @@
+"""What is known for it: which Dags have rules, and each active run."""
