@@ -16,7 +16,7 @@ from deployment import Deployment
 
 from aiflow_ext import Event, EventClient, EventLog
 
-DAGS = Path(__file__).parent / "asset_dags"
+DAGS = Path(__file__).parents[1] / "asset_dags"
 TAKE = """if True:
     import sys
     from airflow.utils.session import create_session

@@ -14,7 +14,7 @@ from aiflow_ext import Event, EventClient, _core
 from aiflow_ext.broker.health import Health, metrics, problem
 from aiflow_ext.errors import StoreError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def get(url):

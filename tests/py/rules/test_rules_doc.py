@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/rules.md").read_text()
 SENTENCES = re.findall(r"^- \*\*R(\d+)\*\* .*?\[(c|py|airflow:\s+\w+)\]$", TEXT, re.M | re.S)
 TESTS = {"c": r"^r(\d+)_\w+\(void", "py": r"^def test_r(\d+)_\w+\("}
 
 
 def found(where: str, pattern: str) -> set[str]:
-    files = [p for p in (ROOT / "tests" / where).glob("test_*") if p.suffix in {".c", ".py"}]
+    files = [p for p in (ROOT / "tests" / where).rglob("test_*") if p.suffix in {".c", ".py"}]
     return {match for path in files for match in re.findall(pattern, path.read_text(), re.M)}
 
 

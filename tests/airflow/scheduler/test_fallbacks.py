@@ -13,7 +13,7 @@ from deployment import Deployment
 
 from aiflow_ext import Event, EventClient
 
-CRASH_DAGS = Path(__file__).parents[1] / "crash" / "dags"
+CRASH_DAGS = Path(__file__).parents[2] / "crash" / "dags"
 
 
 def client(airflow: Deployment) -> EventClient:
