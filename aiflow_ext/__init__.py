@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .events.client import EventClient as EventClient
     from .events.listen import Listener as Listener
     from .events.subscription import Subscription as Subscription
+    from .provider.author.operators import restart_on as restart_on
+    from .provider.author.operators import start_on as start_on
+    from .provider.author.operators import stop_on as stop_on
     from .provider.author.task import stop_requested as stop_requested
     from .provider.author.task import triggering_events as triggering_events
     from .rules import all_of as all_of
@@ -30,10 +33,7 @@ if TYPE_CHECKING:
     from .rules import asset_updated as asset_updated
     from .rules import event as event
     from .rules import every as every
-    from .rules import restart_on as restart_on
-    from .rules import start_on as start_on
     from .rules import status as status
-    from .rules import stop_on as stop_on
 
 _MODULES = {
     "_core": ("EventLog",),
@@ -52,9 +52,10 @@ _MODULES = {
     ),
     "events.client": ("EventClient",),
     "events.listen": ("Listener",),
+    "provider.author.operators": ("restart_on", "start_on", "stop_on"),
     "provider.author.task": ("stop_requested", "triggering_events"),
     "events.subscription": ("Subscription",),
-    "rules": ("all_of", "any_of", "asset_updated", "event", "every", "restart_on", "start_on", "status", "stop_on"),
+    "rules": ("all_of", "any_of", "asset_updated", "event", "every", "status"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

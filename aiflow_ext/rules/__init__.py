@@ -1,5 +1,9 @@
-"""Rules: condition -> action.  Pure: imports neither Airflow nor the C core."""
+"""Rules, condition -> action: made in Dag files, carried as JSON, checked, compiled for the C core.
 
+Pure: imports neither Airflow nor the C core.  docs/rules.md has the meaning, sentence by sentence.
+"""
+
+from .check import check_dag
 from .conditions import (
     STATES,
     AllOf,
@@ -16,7 +20,8 @@ from .conditions import (
     from_json,
     status,
 )
-from .rules import Rule, check_dag, compile_rules, describe, read_rules, restart_on, start_on, stop_on
+from .rules import Rule
+from .spec import compile_rules, describe, read_rules
 
 __all__ = [
     "STATES",
@@ -37,8 +42,5 @@ __all__ = [
     "every",
     "from_json",
     "read_rules",
-    "restart_on",
-    "start_on",
     "status",
-    "stop_on",
 ]

@@ -1,19 +1,28 @@
-"""What can only be seen wrong with the whole Dag in view; see check_dag() in rules.py."""
+"""What can only be seen wrong with the whole Dag in view; see check_dag()."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 
-from .conditions import AllOf, AnyOf, Condition, Json, PeriodCondition, StatusCondition
-from .rules import Rule, read_rules, walk
+from .conditions import AllOf, AnyOf, Condition, Json, PeriodCondition, StatusCondition, walk
+from .rules import Rule
+from .spec import read_rules
 
 NEEDS_A_START = {"running", "success", "failed", "up_for_retry", "up_for_reschedule", "restarting"}
 """States that a task which was never started does not come to."""
 
 
-def check(dag_id: str, tasks: Mapping[str, Json], all_task_ids: set[str], dag_rules: Json | None) -> list[str]:
-    """See check_dag() in rules.py."""
+def check_dag(
+    dag_id: str, tasks: Mapping[str, Json], all_task_ids: set[str], dag_rules: Json | None = None
+) -> list[str]:
+    """Return what is wrong with the rules of a Dag, each with what to write instead.
+
+    :param dag_id: the Dag.
+    :param tasks: the rules of each task that has any, by task_id.
+    :param all_task_ids: also of the tasks without rules.
+    :param dag_rules: the Dag's own rules.
+    """
     errors: list[str] = []
     rules = {task_id: _read(f"task {task_id!r}", json, errors) for task_id, json in tasks.items()}
     for task_id, of_task in rules.items():

@@ -6,7 +6,7 @@ instead.  ``to_json`` and ``from_json`` are exact inverses.  docs/rules.md says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import timedelta
 from difflib import get_close_matches
@@ -386,6 +386,14 @@ _READ: dict[str, Callable[[Any, int], Condition]] = {
 def depth(condition: Condition) -> int:
     """Return how deep groups are nested in it; 0: it is none."""
     return 1 + max(map(depth, condition.conditions)) if isinstance(condition, _Group) else 0
+
+
+def walk(when: Condition) -> Iterator[Condition]:
+    """Yield the tree in prefix order, groups before what is in them."""
+    yield when
+    if isinstance(when, AllOf | AnyOf):
+        for child in when.conditions:
+            yield from walk(child)
 
 
 def check_condition(value: Any, where: str) -> Condition:

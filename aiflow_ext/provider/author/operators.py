@@ -1,5 +1,11 @@
 """Where rules live on a Dag: put there by the Dag file, read back from what Airflow stored.
 
+    start_on(evaluate, event("digits", type="MODEL_GENERATED"))
+    restart_on(serve, event("digits", type="MODEL_VALIDATED") & event("window", "open").repeated())
+    start_on(b, status(a, "running"))
+    stop_on(train, event("stop"))
+    restart_on(report, every(hours=1))
+
 A task carries them as one JSON string in ``executor_config["aiflow"]``, a Dag in ``default_args["aiflow"]``: both
 survive Airflow's serialization and mean nothing to anybody else.
 """
@@ -8,41 +14,59 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.bases.operator import BaseOperatorMeta  # noqa: F401  (documents what `target` may be)
 from airflow.triggers.base import StartTriggerArgs
+
+from aiflow_ext.rules import Condition, Rule
+from aiflow_ext.rules.check import dag_rule_errors
 
 KEY = "aiflow"
 RESUME_METHOD = "aiflow_start"  # next_method of a parked task; also how we know that it is ours
 TRIGGER = "aiflow_ext.provider.author.waiting.EventTrigger"
 
 Rules = dict[str, Any]
+T = TypeVar("T")
 
 
-def attach(target: Any, rule: Rules) -> None:
-    """Add one rule to a task (an operator or what a ``@task`` returns) or to a Dag.
+def start_on(
+    target: T, when: Condition, *, while_running: str = "once", downstream: bool = False, name: str | None = None
+) -> T:
+    """Start a task of a run, or a run of a Dag, when a condition is met.
 
-    :param target: the task or Dag.
-    :param rule: one rule as aiflow_ext.rules writes it.
-    :raises TypeError: target is neither, or is a mapped task.
-    :raises ValueError: the rule cannot be on a Dag.
+    :param target: an operator, what a ``@task`` function returned, or a Dag.
+    :param when: event(), status(), every() or several of them joined by ``&`` and ``|``.
+    :param while_running: the task is alive already: start it ``once`` more when it ends, ``each`` time, or ``ignore``.
+    :param downstream: a further start in the same run also re-runs what follows the task.
+    :param name: shown in logs and in the run_id of a started run; default ``start_<n>``.
+    :return: `target`.
+    :raises ValueError: a wrong rule; says what to write instead.
+    :raises TypeError: `when` is not a condition or `target` not a task or Dag.
     """
-    if isinstance(target, DAG):
-        _attach_to_dag(target, rule)
-        return
-    operator = getattr(target, "operator", target)
-    if not isinstance(operator, BaseOperator):
-        raise TypeError(
-            f"{rule['action']}_on: {target!r} is a {type(operator).__name__}; give it a task (an operator, or the "
-            "result of calling a @task function) or a Dag. A mapped task has no rules yet: let a plain task start "
-            "on the event, and map the one after it."
-        )
-    rules = _with(task_rules(operator), rule)
-    operator.executor_config = {**(operator.executor_config or {}), KEY: json.dumps(rules)}
-    if holds(rules):
-        _park(operator, rules)
+    return _attach(target, Rule(name, "start", when, while_running, downstream))
+
+
+def restart_on(
+    target: T, when: Condition, *, while_running: str = "once", downstream: bool = False, name: str | None = None
+) -> T:
+    """Stop a task if it is alive, then start it, when a condition is met.  Parameters as start_on(), but no Dag."""
+    return _attach(target, Rule(name, "restart", when, while_running, downstream))
+
+
+def stop_on(target: T, when: Condition, *, state: str = "success", name: str | None = None) -> T:
+    """Stop a task of a run, or the runs of a Dag, when a condition is met.
+
+    :param target: an operator, what a ``@task`` function returned, or a Dag.
+    :param when: event(), status(), every() or several of them joined by ``&`` and ``|``.
+    :param state: what a stopped task becomes: success, skipped or failed.  One that had not begun is skipped.
+    :param name: shown in logs; default ``stop_<n>``.
+    :return: `target`.
+    :raises ValueError: a wrong rule; says what to write instead.
+    :raises TypeError: `when` is not a condition or `target` not a task or Dag.
+    """
+    return _attach(target, Rule(name, "stop", when, state=state))
 
 
 def holds(rules: Rules) -> bool:
@@ -82,18 +106,37 @@ def start(context: Mapping[str, Any], events: str = "", event: Any = None) -> An
     return context["ti"].task.execute(context)
 
 
-def _attach_to_dag(dag: DAG, rule: Rules) -> None:
-    if rule["action"] == "restart":
-        raise ValueError(
-            f"restart_on({dag.dag_id!r}, ...): a Dag has no restart; write start_on(dag, ...) for a new run, and "
-            "stop_on(dag, ...) to end the running ones."
+def _attach(target: T, rule: Rule) -> T:
+    if isinstance(target, DAG):
+        _attach_to_dag(target, rule)
+    else:
+        _attach_to_task(getattr(target, "operator", target), rule.to_json())
+    return target
+
+
+def _attach_to_task(operator: Any, rule: Rules) -> None:
+    if not isinstance(operator, BaseOperator):
+        raise TypeError(
+            f"{rule['action']}_on: {operator!r} is a {type(operator).__name__}; give it a task (an operator, or the "
+            "result of calling a @task function) or a Dag. A mapped task has no rules yet: let a plain task start "
+            "on the event, and map the one after it."
         )
-    if rule.get("while_running", "once") != "once":
+    rules = _with(task_rules(operator), rule)
+    operator.executor_config = {**(operator.executor_config or {}), KEY: json.dumps(rules)}
+    if holds(rules):
+        _park(operator, rules)
+
+
+def _attach_to_dag(dag: DAG, rule: Rule) -> None:
+    if errors := dag_rule_errors(dag.dag_id, rule):
+        raise ValueError(errors[0])
+    if rule.while_running != "once":
         raise ValueError(
-            f"start_on({dag.dag_id!r}, ..., while_running={rule['while_running']!r}): each firing makes a run of its "
+            f"start_on({dag.dag_id!r}, ..., while_running={rule.while_running!r}): each firing makes a run of its "
             "own; leave while_running out, and bound the runs with max_active_runs of the Dag."
         )
-    dag.default_args = {**(dag.default_args or {}), KEY: json.dumps(_with(dag_rules(dag), rule))}
+    rules = _with(dag_rules(dag), rule.to_json())
+    dag.default_args = {**(dag.default_args or {}), KEY: json.dumps(rules)}
 
 
 def _with(rules: Rules | None, rule: Rules) -> Rules:

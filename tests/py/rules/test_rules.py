@@ -383,14 +383,6 @@ def test_r69_what_a_dag_cannot_have():
     assert """event("d.a", 'failed', namespace="airflow", type="TASK_STATUS_CHANGED")""" in error
 
 
-def test_r69_is_said_where_it_is_written():
-    dag = SimpleNamespace(dag_id="d")
-    with pytest.raises(ValueError, match="a run is not restarted"):
-        r.restart_on(dag, event("x"))
-    with pytest.raises(ValueError, match="give the Dag schedule="):
-        r.start_on(dag, every(hours=1))
-
-
 def test_r70_names_versions_and_numbers():
     twice = {"v": 1, "rules": [Rule("x", "start", event("a")).to_json()] * 2}
     assert check_dag("d", {"a": twice}, {"a"}) == ["task 'a': there are 2 rules named 'x'; give each its own name="]
