@@ -11,15 +11,14 @@ import os
 import re
 import stat
 import tempfile
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from .. import _core
-from ..errors import AccessError, ConflictError
-from ..events.address import airflow_home, setting
+from ..errors import ConflictError
+from ..events.address import airflow_home
+from ..events.keyfile import ClientKey, check_mode, load_key, parse_toml, read_text
 
 BROKER = "broker.key"
 ACCESS = "access.toml"
@@ -28,17 +27,6 @@ HEADER = """\
 # Which key may publish to and read which namespaces: exact, a prefix such as "team-a.*", or "*".
 # The broker looks at this file once a second; no restart is needed.
 """
-
-
-class ClientKey(NamedTuple):
-    """What a client needs to talk to a broker over tcp: Z85 texts."""
-
-    server: str
-    public: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"ClientKey(public={self.public!r})"
 
 
 @dataclass(frozen=True)
@@ -62,40 +50,14 @@ def keys_folder() -> Path:
     return Path(airflow_home()) / "aiflow" / "keys"
 
 
-def client_key(uri: str, path: str | os.PathLike[str] | None = None) -> ClientKey | None:
-    """Return the key to talk to uri with, or None where none is needed or none was given.
-
-    :param uri: one address, or several with commas; only ``tcp://`` has keys.
-    :param path: what ``aiflow keys new`` wrote; None: ``$AIFLOW_KEY_FILE``, else ``[aiflow] key_file``, see
-        :func:`aiflow_ext.events.address.setting`.
-    """
-    path = path or os.environ.get("AIFLOW_KEY_FILE", "").strip() or setting("key_file")
-    return load_client_key(path) if path and "tcp://" in uri else None
-
-
-def load_client_key(path: str | os.PathLike[str]) -> ClientKey:
-    """Return what is in a client's key file.
-
-    :raises AccessError: others may read the file.
-    :raises ValueError: it is no such file.
-    """
-    path = Path(path).expanduser()
-    found = _texts(path, _parse(path, _read_secret(path)), ("server", "public", "secret"))
-    _check_pair(path, found["public"], found["secret"])
-    return ClientKey(found["server"], found["public"], found["secret"])
-
-
 def load_broker_key(folder: Path) -> str:
     """Return the broker's secret.
 
     :raises AccessError: others may read it, or change the folder.
     :raises ValueError: it is no such file.
     """
-    _check_mode(folder, folder.stat(), stat.S_IWGRP | stat.S_IWOTH)
-    path = folder / BROKER
-    found = _texts(path, _parse(path, _read_secret(path)), ("public", "secret"))
-    _check_pair(path, found["public"], found["secret"])
-    return found["secret"]
+    check_mode(folder, folder.stat(), stat.S_IWGRP | stat.S_IWOTH)
+    return load_key(folder / BROKER, ("public", "secret"))["secret"]
 
 
 def load_access(folder: Path) -> list[Grant]:
@@ -106,7 +68,7 @@ def load_access(folder: Path) -> list[Grant]:
     """
     if not (folder / ACCESS).exists():
         raise ValueError(f"there is no {folder / ACCESS}, so there are no keys: `aiflow keys new` makes one")
-    return _grants(folder / ACCESS, _read(folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH))
+    return _grants(folder / ACCESS, read_text(folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH))
 
 
 class AccessFile:
@@ -137,7 +99,7 @@ class AccessFile:
     def _read(self) -> tuple[str | None, OSError | ValueError | None]:
         """Read all of it: its time does not tell two changes in a few milliseconds apart."""
         try:
-            return _read(self.folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH) or None, None
+            return read_text(self.folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH) or None, None
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError) as e:
@@ -154,7 +116,7 @@ def new_key(
     _check_name(name)
     with _locked(folder), contextlib.ExitStack() as undo:
         out = out or folder / f"{name}.key"
-        text = _read(folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH) if (folder / ACCESS).exists() else HEADER
+        text = read_text(folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH) if (folder / ACCESS).exists() else HEADER
         if any(grant.name == name for grant in _grants(folder / ACCESS, text)):
             raise ConflictError(f"{folder / ACCESS} has a key {name}: choose another name, or revoke it first")
         public, secret = _core.curve_keypair()
@@ -181,7 +143,7 @@ def revoke_key(name: str, folder: Path) -> Path | None:
     if not path.exists():
         raise ValueError(f"there is no {path}, so there are no keys to revoke")
     with _locked(folder):
-        text = _read(path, stat.S_IWGRP | stat.S_IWOTH)
+        text = read_text(path, stat.S_IWGRP | stat.S_IWOTH)
         grants = {grant.name: grant for grant in _grants(path, text)}
         if name not in grants:
             raise ValueError(f"{path} has no key {name!r}: it has {', '.join(sorted(grants)) or 'none'}")
@@ -191,7 +153,7 @@ def revoke_key(name: str, folder: Path) -> Path | None:
 
 def _remove_client_file(path: Path, public: str) -> Path | None:
     try:
-        found = _parse(path, path.read_text())
+        found = parse_toml(path, path.read_text())
     except (OSError, ValueError):
         return None
     if found.get("public") != public:
@@ -257,7 +219,7 @@ def _own_end(lines: list[str], start: int, end: int) -> int:
 
 
 def _grants(path: Path, text: str) -> list[Grant]:
-    found = _parse(path, text)
+    found = parse_toml(path, text)
     if unknown := found.keys() - {"keys"}:
         raise ValueError(f"{path} has {sorted(unknown)}: only [keys.NAME] belongs there")
     keys = found.get("keys", {})
@@ -290,56 +252,11 @@ def _namespaces(where: str, key: Mapping[str, object], name: str) -> tuple[str, 
     return tuple(found)
 
 
-def _texts(path: Path, found: Mapping[str, object], names: Sequence[str]) -> dict[str, str]:
-    texts = {name: text for name in names if isinstance(text := found.get(name), str)}
-    if len(texts) < len(names):
-        raise ValueError(f"{path} is no key file: it has no {sorted(set(names) - set(texts))[0]}")
-    return texts
-
-
-def _check_pair(path: Path, public: str, secret: str) -> None:
-    try:
-        same = _core.curve_public(secret) == public
-    except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
-    if not same:
-        raise ValueError(f"{path}: its public key does not belong to its secret one")
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:  # it names the place, not what is there
-        raise ValueError(f"{path}: {e}") from None
-
-
-def _read(path: Path, forbidden: int) -> str:
-    with open(path, "rb") as file:
-        _check_mode(path, os.fstat(file.fileno()), forbidden)
-        content = file.read()
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8") from None
-
-
-def _read_secret(path: Path) -> str:
-    """As libpq has it: a file of root's, made for a service, may be readable for the group."""
-    group = 0 if path.stat().st_uid == 0 != os.geteuid() else stat.S_IRWXG
-    return _read(path, group | stat.S_IRWXO)
-
-
-def _check_mode(path: Path, found: os.stat_result, forbidden: int) -> None:
-    if found.st_mode & forbidden:
-        may, cure = ("read", "go-rwx") if forbidden & stat.S_IROTH else ("change", "go-w")
-        raise AccessError(f"others may {may} {path} (mode {stat.S_IMODE(found.st_mode):o}): chmod {cure} {path}")
-
-
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One at a time changes the folder."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_mode(folder, folder.stat(), stat.S_IWGRP | stat.S_IWOTH)
+    check_mode(folder, folder.stat(), stat.S_IWGRP | stat.S_IWOTH)
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -15,10 +15,10 @@ from typing import Any, Self, TypeVar
 
 from .. import _core
 from .._event import Event as Event
-from ..broker.keys import client_key
 from .address import broker_uri, check_uri, safe_uri
 from .chunks import chunks
 from .connection import Connection
+from .keyfile import client_key
 from .listen import Callback, Listener
 from .subscription import AnyPattern, Pattern, Subscription
 from .times import since_epoch
@@ -75,7 +75,7 @@ class EventClient:
     :param namespace: of events that have none, and of patterns that name none.
     :param sender: of events that have none.
     :param key_file: what ``aiflow keys new`` wrote, for ``tcp://``; None: see
-        :func:`aiflow_ext.broker.keys.client_key`.
+        :func:`aiflow_ext.events.keyfile.client_key`.
     :param client_id: whose events these are, 1 to 64 bytes, also after a restart: the log has one event for each
         (client_id, sequence).  Only one process at a time may publish with it.  None: a random one.
     :param sequence: of the next event; None: the one after the greatest in the log, which is asked for at the first

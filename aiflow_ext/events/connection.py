@@ -8,9 +8,9 @@ from threading import TIMEOUT_MAX, Lock
 from typing import TypeVar
 
 from .. import _core
-from ..broker.keys import ClientKey
 from ..errors import ClosedError, ForkError, StoreError
 from .address import safe_uri
+from .keyfile import ClientKey
 from .listen import Ears
 from .subscription import SLICE, in_ms
 

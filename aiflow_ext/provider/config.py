@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from airflow.configuration import AIRFLOW_HOME, conf
 
 if TYPE_CHECKING:
-    from aiflow_ext.broker.keys import ClientKey
     from aiflow_ext.events.client import EventClient
+    from aiflow_ext.events.keyfile import ClientKey
 
 EVENT_MODE_ENV = "AIRFLOW__AIFLOW__EVENT_MODE"
 SOURCES = frozenset({"broker", "database", "executor", "api"})
@@ -30,7 +30,7 @@ class Config:
     :param wake_sources: which hints are listened to.
     :param asset_events: asset events become events, too.
     :param retention: what the log lets go, see :mod:`aiflow_ext.broker.retention`; each ``NAMESPACE=AGE,COUNT``.
-    :param key_file: of ``aiflow keys new``, for a broker at ``tcp://``; "": see `aiflow_ext.broker.keys.client_key`.
+    :param key_file: of ``aiflow keys new``, for a broker at ``tcp://``; "": see `aiflow_ext.events.keyfile.client_key`.
     """
 
     broker: str
@@ -80,7 +80,7 @@ class Config:
 
     def curve(self) -> ClientKey | None:
         """Return the keys to talk to the broker with, where it needs some."""
-        from aiflow_ext.broker.keys import client_key
+        from aiflow_ext.events.keyfile import client_key
 
         return client_key(self.broker, self.key_file or None)
 

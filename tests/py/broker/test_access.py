@@ -14,6 +14,7 @@ import pytest
 from aiflow_ext import Event, EventClient, _core
 from aiflow_ext.broker import keys
 from aiflow_ext.errors import AccessError
+from aiflow_ext.events import keyfile
 
 ANY = ("*", "*", "*", "*", "*")
 GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\1CURVE".ljust(64, b"\0")
@@ -71,7 +72,7 @@ class Served:
         return [found[1] for found in lines if found]
 
     def client(self, name):
-        return _core.Client(self.uri, tuple(keys.load_client_key(self.folder / f"{name}.key")))
+        return _core.Client(self.uri, tuple(keyfile.load_client_key(self.folder / f"{name}.key")))
 
     def refresh(self):
         """Until it has seen the access file as it is now."""
@@ -387,7 +388,7 @@ class Recorder:
 def test_what_was_recorded_is_worth_nothing(tmp_path):
     with Served(tmp_path) as served:
         recorder = Recorder(served.address)
-        key = tuple(keys.load_client_key(served.folder / "ann.key"))
+        key = tuple(keyfile.load_client_key(served.folder / "ann.key"))
         with _core.Client(recorder.uri, key) as ann:
             assert publish(ann, "a", 1, "the producer's name") == [1]
         recorder.thread.join()
@@ -406,7 +407,7 @@ def test_what_was_recorded_is_worth_nothing(tmp_path):
 def test_what_is_changed_on_the_way_does_not_arrive(tmp_path):
     with Served(tmp_path) as served:
         recorder = Recorder(served.address)
-        key = tuple(keys.load_client_key(served.folder / "ann.key"))
+        key = tuple(keyfile.load_client_key(served.folder / "ann.key"))
         with _core.Client(recorder.uri, key) as ann:
             assert publish(ann, "a", 1) == [1]
             recorder.changes.set()
@@ -427,7 +428,7 @@ def test_what_is_changed_on_the_way_does_not_arrive(tmp_path):
 )
 def test_who_has_no_key_here_gets_nothing(tmp_path, who, error, timeout_ms, why):
     with Served(tmp_path) as served:
-        key = keys.load_client_key(served.folder / "ann.key")
+        key = keyfile.load_client_key(served.folder / "ann.key")
         curve = {
             "nobody": None,
             "unknown": (key.server, *_core.curve_keypair()),

@@ -9,6 +9,7 @@ import pytest
 from aiflow_ext import _core
 from aiflow_ext.broker import keys
 from aiflow_ext.errors import AccessError, ConflictError
+from aiflow_ext.events import keyfile
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def mode(path):
 
 
 def make(folder, name, publish=("a",), read=("*",)):
-    return keys.load_client_key(keys.new_key(name, publish, read, folder)[0])
+    return keyfile.load_client_key(keys.new_key(name, publish, read, folder)[0])
 
 
 def secrets(folder):
@@ -77,7 +78,7 @@ def test_no_secret_is_shown(folder, aiflow):
     shown += "".join(map(str, aiflow("list")))
     shown += "".join(map(str, aiflow("list", "-o", "json")))
     shown += "".join(map(str, aiflow("new", "ann", "--read", "*")))
-    shown += repr(keys.load_client_key(folder / "ann.key"))
+    shown += repr(keyfile.load_client_key(folder / "ann.key"))
     shown += "".join(map(str, aiflow("revoke", "ann")))
     (folder / "access.toml").write_text("[keys.x]\nsecret = 'no'\n")
     shown += "".join(map(str, aiflow("list")))
@@ -97,7 +98,7 @@ def test_new_list_revoke(folder, aiflow, tmp_path):
     rows = json.loads(printed)
     assert [row["name"] for row in rows] == ["bob", "team-a"]
     assert rows[1]["publish"] == ["team-a.*", "x"]
-    assert rows[1]["public"] == keys.load_client_key(out).public
+    assert rows[1]["public"] == keyfile.load_client_key(out).public
     code, printed, _ = aiflow("list")
     assert printed.splitlines()[2].split()[:3] == ["team-a", "team-a.*", "x"]
     code, _, said = aiflow("revoke", "bob", "team-a")
@@ -140,7 +141,7 @@ def test_a_key_is_never_written_over(folder, tmp_path):
     with pytest.raises(ConflictError, match="never written over"):
         keys.new_key("bob", ["b"], [], folder, out)
     assert out.read_text() == "mine"
-    assert keys.load_client_key(folder / "ann.key") == before
+    assert keyfile.load_client_key(folder / "ann.key") == before
     assert [grant.name for grant in keys.load_access(folder)] == ["ann"]
 
 
@@ -182,10 +183,10 @@ def test_a_secret_that_others_may_read_is_refused(folder, name, bits):
     make(folder, "ann")
     (folder / name).chmod(bits)
     with pytest.raises(AccessError, match=rf"chmod go-rwx .*{name}") as caught:
-        keys.load_client_key(folder / name) if name == "ann.key" else keys.load_broker_key(folder)
+        keyfile.load_client_key(folder / name) if name == "ann.key" else keys.load_broker_key(folder)
     assert isinstance(caught.value, PermissionError)
     (folder / name).chmod(0o400)
-    assert keys.load_client_key(folder / "ann.key") if name == "ann.key" else keys.load_broker_key(folder)
+    assert keyfile.load_client_key(folder / "ann.key") if name == "ann.key" else keys.load_broker_key(folder)
 
 
 def test_what_others_may_change_is_refused(folder):
@@ -217,28 +218,28 @@ def test_a_file_that_is_no_key_is_refused(tmp_path, text, said):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     path.chmod(0o600)
     with pytest.raises(ValueError, match=said):
-        keys.load_client_key(path)
+        keyfile.load_client_key(path)
 
 
 def test_a_pair_that_does_not_belong_together_is_refused(folder):
     make(folder, "ann")
     path = folder / "ann.key"
-    path.write_text(path.read_text().replace(keys.load_client_key(path).secret, "0" * 40))
+    path.write_text(path.read_text().replace(keyfile.load_client_key(path).secret, "0" * 40))
     with pytest.raises(ValueError, match="does not belong"):
-        keys.load_client_key(path)
+        keyfile.load_client_key(path)
 
 
 def test_a_client_is_told_its_file_by_the_environment(folder, monkeypatch):
     key = make(folder, "ann")
     path = folder / "ann.key"
-    assert keys.client_key("tcp://127.0.0.1:1") is None
-    assert keys.client_key("tcp://127.0.0.1:1", path) == key
+    assert keyfile.client_key("tcp://127.0.0.1:1") is None
+    assert keyfile.client_key("tcp://127.0.0.1:1", path) == key
     monkeypatch.setenv("AIRFLOW__AIFLOW__KEY_FILE", str(path))
-    assert keys.client_key("ipc:///x,tcp://127.0.0.1:1") == key
-    assert keys.client_key("ipc:///x") is None
+    assert keyfile.client_key("ipc:///x,tcp://127.0.0.1:1") == key
+    assert keyfile.client_key("ipc:///x") is None
     monkeypatch.setenv("AIFLOW_KEY_FILE", str(folder / "no.key"))
     with pytest.raises(FileNotFoundError):
-        keys.client_key("tcp://127.0.0.1:1")
+        keyfile.client_key("tcp://127.0.0.1:1")
 
 
 def test_keys_are_under_airflow_home_when_nobody_says_so(monkeypatch, tmp_path):
@@ -341,7 +342,7 @@ def test_many_at_a_time_lose_nothing(folder):
     for worker in workers:
         worker.join()
     assert {grant.name for grant in keys.load_access(folder)} == {f"k{i}" for i in range(30)}
-    servers = {keys.load_client_key(path).server for path in folder.glob("k*.key")}
+    servers = {keyfile.load_client_key(path).server for path in folder.glob("k*.key")}
     assert len(servers) == 1
 
 
