@@ -27,7 +27,8 @@ from aiflow_ext.provider.act.tasks import unpark
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.metrics import count
-from aiflow_ext.provider.react.transaction import Reaction, Reactor
+from aiflow_ext.provider.react.decide import Reaction
+from aiflow_ext.provider.react.transaction import Reactor
 from aiflow_ext.provider.scheduler.due import next_due
 from aiflow_ext.provider.scheduler.preload import preload
 from aiflow_ext.provider.scheduler.retention import keeper
