@@ -24,6 +24,7 @@ from aiflow_ext.errors import ConflictError, RetentionError
 from aiflow_ext.provider.assets import offsets
 from aiflow_ext.provider.assets.trigger import go_on_from, is_payload, payload
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.consumers import advance, begin_at
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +72,7 @@ class Watchers:
             full = behind and bool(read)  # a page may be short; after the last one there is none
             top = max(after, read[-1].offset if read else 0, 0 if full else offset)
             if top - max(row, events[-1].offset if events else 0) >= SAVE_AFTER:
-                offsets.advance(session, watcher.name, top)
+                advance(session, watcher.name, top)
             self._level[watcher.name] = top
             more |= full
         return kept, more
@@ -83,7 +84,7 @@ class Watchers:
     def _begin(self, session: Session, watcher: offsets.Watcher, row: int | None, offset: int) -> int:
         if row is None:
             row = offset if watcher.trigger.after is None else watcher.trigger.after
-            offsets.begin_at(session, watcher.name, row)
+            begin_at(session, watcher.name, row)
         return row
 
     def _read(self, watcher: offsets.Watcher, after: int) -> list[Event]:
@@ -164,7 +165,7 @@ class AssetNews:
         """What happened before anybody could listen is not told."""
         self._name = ROW + secrets.token_hex(4)
         self._high = session.scalar(select(func.max(AssetEvent.id))) or 0
-        offsets.begin_at(session, self._name, self._high)
+        begin_at(session, self._name, self._high)
 
     def _unseen(self) -> Any:
         gaps = [and_(AssetEvent.id >= gap.low, AssetEvent.id <= gap.high) for gap in self._gaps]

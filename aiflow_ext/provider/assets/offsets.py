@@ -21,13 +21,13 @@ from airflow.assets.manager import AssetManager
 from airflow.models.asset import AssetDagRunQueue, AssetModel, AssetWatcherModel
 from airflow.models.trigger import Trigger
 from airflow.serialization.decoders import smart_decode_trigger_kwargs
-from airflow.utils.sqlalchemy import get_dialect_name
-from sqlalchemy import CursorResult, Executable, select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from aiflow_ext.provider.assets.trigger import CLASSPATH, LATEST, EventLogTrigger
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.consumers import advance, begin_at
 from aiflow_ext.provider.metrics import count
 
 log = structlog.get_logger(__name__)
@@ -133,25 +133,6 @@ def _keep(session: Session, watcher: Watcher, payload: dict[str, Any]) -> bool:
     except Exception:
         log.exception("aiflow: no asset event", asset=watcher.asset.name, offset=payload["offset"])
     return True
-
-
-def advance(session: Session, name: str, offset: int) -> bool:
-    """Move a row up to `offset`; False: it is there or beyond.  Others wait for this transaction's end."""
-    table = models.consumer
-    move = update(table).where(table.c.name == name, table.c.offset < offset).values(offset=offset)
-    return _changed(session, move) or begin_at(session, name, offset) or _changed(session, move)
-
-
-def begin_at(session: Session, name: str, offset: int) -> bool:
-    """Make the row of a new consumer; False: there is one."""
-    ignore = {"mysql": ("IGNORE ", "")}.get(get_dialect_name(session) or "", ("", " ON CONFLICT (name) DO NOTHING"))
-    quoted = "`offset`" if ignore[0] else '"offset"'
-    insert = f"INSERT {ignore[0]}INTO aiflow_consumer (name, {quoted}) VALUES (:name, :offset){ignore[1]}"
-    return _changed(session, text(insert).bindparams(name=name, offset=offset))
-
-
-def _changed(session: Session, statement: Executable) -> bool:
-    return bool(cast("CursorResult[Any]", session.execute(statement)).rowcount)
 
 
 @functools.lru_cache(1024)

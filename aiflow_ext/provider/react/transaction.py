@@ -26,6 +26,7 @@ from aiflow_ext.provider.assets.feed import AssetNews, Watchers
 from aiflow_ext.provider.assets.trigger import go_on_from
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.consumers import begin_at, offset_of
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.decide import Decisions, Means, Reaction, can_settle
 from aiflow_ext.provider.react.tell import Teller
@@ -90,7 +91,7 @@ class _Transaction:
     def run(self) -> bool:
         """Do the round; return whether there is (or may be) more."""
         self.r.registry.refresh(self.session)
-        offset = self.session.scalar(select(models.consumer.c.offset).where(models.consumer.c.name == CONSUMER))
+        offset = offset_of(self.session, CONSUMER)
         if offset is None:
             offset = self._first_offset()
         if not self._something_to_do(offset):
@@ -116,8 +117,7 @@ class _Transaction:
     def _first_offset(self) -> int:
         """A new consumer begins at the log's end: what was published before has nobody waiting for it."""
         head = self.r._log.head()
-        insert_ignore = 'INSERT INTO aiflow_consumer (name, "offset") VALUES (:n, :o) ON CONFLICT (name) DO NOTHING'
-        self.session.execute(text(insert_ignore), {"n": CONSUMER, "o": head})
+        begin_at(self.session, CONSUMER, head)
         self.session.commit()
         return head
 
@@ -153,7 +153,7 @@ class _Transaction:
 
     def _read_events(self) -> list[Event]:
         """Before the runs are read: a run made before an event was published is then always seen."""
-        offset = self.session.scalar(select(models.consumer.c.offset).where(models.consumer.c.name == CONSUMER)) or 0
+        offset = offset_of(self.session, CONSUMER) or 0
         try:
             batch = self.r._log.read(offset, BATCH)
         except RetentionError as e:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from airflow.utils.session import create_session
-from sqlalchemy import select
 
 from aiflow_ext.broker.retention import Keeper, parse_all
 from aiflow_ext.provider.config import Config
-from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.consumers import offset_of
 from aiflow_ext.provider.react.transaction import CONSUMER
 
 
@@ -19,5 +18,4 @@ def keeper(config: Config) -> Keeper:
 def _offset() -> int:
     """Return up to where the scheduler has read the log."""
     with create_session() as session:
-        query = select(models.consumer.c.offset).where(models.consumer.c.name == CONSUMER)
-        return int(session.scalar(query) or 0)
+        return offset_of(session, CONSUMER) or 0

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from aiflow_ext.provider.author.operators import RESUME_METHOD
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.consumers import offset_of
 from aiflow_ext.provider.world.registry import DagRules, Registry, Ruleset
 
 Key = tuple[str, str]  # dag_id, run_id
@@ -121,7 +122,7 @@ class World:
 
 def load(session: Session, registry: Registry, consumer: str, now_ms: int) -> World:
     """Read the consumer's offset, the active runs of Dags with rules, their tries and the state of their rules."""
-    offset = session.scalar(select(models.consumer.c.offset).where(models.consumer.c.name == consumer)) or 0
+    offset = offset_of(session, consumer) or 0
     stored = {(r.dag_id, r.run_id): r for r in session.execute(select(models.run))}
     runs: dict[Key, Run] = {}
     for row in _active_runs(session, registry):
