@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.errors import Error
-from aiflow_ext.provider.assets.feed import AssetNews
+from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
 from aiflow_ext.provider.world.runs import Run, World

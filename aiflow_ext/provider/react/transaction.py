@@ -22,7 +22,8 @@ from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.errors import CorruptError, RetentionError
 from aiflow_ext.provider.act.stop import Stops
-from aiflow_ext.provider.assets.feed import AssetNews, Watchers
+from aiflow_ext.provider.assets.feed import Watchers
+from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.assets.trigger import go_on_from
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
