@@ -36,6 +36,8 @@ Identity = tuple[str, int]
 Events = list[Event]  # EventClient has a method that is called list
 Offsets = list[int]
 Patterns = list[Pattern]
+Filters = tuple[Keys, str, str | None, str, str]  # key, type, namespace, sender, context
+Bounds = tuple[int, int | None, Time | None, Time | None]  # after, upto, since, until
 Part = tuple[int, int | None] | None
 """Of the log: beyond an offset, and not beyond another; None: nothing of it."""
 
@@ -280,9 +282,8 @@ class EventClient:
         :param kept: this goes on from another page: what was let go since then is passed over.
         :raises RetentionError: of the events beyond ``after`` some have been let go.
         """
-        client = self._connection.client()
-        patterns = self._patterns(key, type, namespace, sender, context)
-        part = self._part(after, upto, since, until, timeout)
+        filters = (key, type, namespace, sender, context)
+        client, patterns, part = self._question(filters, (after, upto, since, until), timeout)
         if part is None:
             return [], None
         ask = partial(client.list, part[0], limit, patterns, upto=part[1], kept=kept)
@@ -303,9 +304,8 @@ class EventClient:
         until: Time | None = None,
     ) -> int:
         """Return how many events in the log match."""
-        client = self._connection.client()
-        patterns = self._patterns(key, type, namespace, sender, context)
-        part = self._part(after, upto, since, until, timeout)
+        filters = (key, type, namespace, sender, context)
+        client, patterns, part = self._question(filters, (after, upto, since, until), timeout)
         return sum(self._parts(client.count, patterns, part, timeout))
 
     def count_by_sender(
@@ -323,9 +323,8 @@ class EventClient:
         until: Time | None = None,
     ) -> dict[str, int]:
         """Return how many events in the log match, for each sender that has any; ``""`` for those without."""
-        client = self._connection.client()
-        patterns = self._patterns(key, type, namespace, sender, context)
-        part = self._part(after, upto, since, until, timeout)
+        filters = (key, type, namespace, sender, context)
+        client, patterns, part = self._question(filters, (after, upto, since, until), timeout)
         found: Counter[str] = Counter()
         for some in self._parts(client.senders, patterns, part, timeout):
             found.update(some)
@@ -346,9 +345,8 @@ class EventClient:
         until: Time | None = None,
     ) -> int:
         """Return the offset of the newest event in the log that matches; 0: none does."""
-        client = self._connection.client()
-        patterns = self._patterns(key, type, namespace, sender, context)
-        part = self._part(after, upto, since, until, timeout)
+        filters = (key, type, namespace, sender, context)
+        client, patterns, part = self._question(filters, (after, upto, since, until), timeout)
         offset = 0
         while part:
             offset, end = self._connection.answer(partial(client.last, part[0], patterns, upto=part[1]), timeout)
@@ -393,6 +391,11 @@ class EventClient:
 
     def __repr__(self) -> str:
         return f"EventClient({safe_uri(self.uri)!r}, namespace={self.namespace!r}, sender={self.sender!r})"
+
+    def _question(self, filters: Filters, bounds: Bounds, timeout: float) -> tuple[_core.Client, Patterns, Part]:
+        """Return what a question about the log is made of: whom to ask, for what, and about which part."""
+        client = self._connection.client()
+        return client, self._patterns(*filters), self._part(*bounds, timeout)
 
     def _patterns(self, key: Keys, type: str, namespace: str | None, sender: str, context: str) -> Patterns:  # noqa: A002
         where = self.namespace if namespace is None else namespace
