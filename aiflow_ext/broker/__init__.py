@@ -1,1 +1,1 @@
-"""Beside a broker: its keys, what it lets go, and how it does."""
+"""What goes with a broker: its keys, what its log lets go, and how it does."""

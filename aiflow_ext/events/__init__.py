@@ -1,1 +1,1 @@
-"""The client's side: publish, read, subscribe and listen, and where the broker is."""
+"""The client: it publishes, reads, subscribes and listens, and knows where the broker is."""

@@ -1,1 +1,1 @@
-"""What rules do: start and stop tasks, make and end runs."""
+"""The actions of rules: start and stop tasks, make and end runs."""

@@ -1,1 +1,1 @@
-"""Asset events and events, each made of the other."""
+"""Airflow's asset events and our events: each becomes the other."""

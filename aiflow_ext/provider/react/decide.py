@@ -38,7 +38,7 @@ Fired = tuple[int, str, list[int]]
 
 @dataclass(frozen=True)
 class Means:
-    """What decisions are made and carried out with: of one scheduler, as long as it lives."""
+    """What decisions are made and carried out with; a scheduler has one, for as long as it lives."""
 
     registry: Registry
     log: _core.EventLog
@@ -59,7 +59,10 @@ class Reaction:
 
 
 class Decisions:
-    """Those of one transaction.  `acted`: something was done, so there may be more to do."""
+    """What one transaction decides, and does.
+
+    `acted` says that a rule fired or a start was carried out, so there may be more to do in the next round.
+    """
 
     def __init__(self, means: Means, session: Session, reaction: Reaction, world: World, now_ms: int) -> None:
         self.means = means

@@ -1,1 +1,1 @@
-"""What the scheduler's process does between two passes, and in them."""
+"""The scheduler's process: its runner, what wakes it, and when time alone makes work."""

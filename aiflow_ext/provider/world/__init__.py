@@ -1,1 +1,1 @@
-"""What is known for it: which Dags have rules, and each active run."""
+"""What a reaction decides on: which Dags have rules, and what is known of each active run."""
