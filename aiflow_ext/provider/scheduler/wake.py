@@ -118,10 +118,10 @@ class Waker:
     def _read_sub(self, wake: Wake, sub: _core.Subscription) -> None:
         try:
             while True:
-                _, events, hint = sub.next(0)
-                wake.events |= bool(events)
+                offset, hint = sub.skip()  # the reaction reads the events from the log
+                wake.events |= offset > 0
                 wake.full |= hint is not None and not self._notified()  # after a NOTIFY it is no news
-                if not events and hint is None:
+                if not offset and hint is None:
                     return
         except Error as e:
             self._lost("broker", e)

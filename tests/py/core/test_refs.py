@@ -79,6 +79,7 @@ def subscribe(broker):
         client.publish(EVENTS[0])
         client.hint("x")
         next(subscription)
+        subscription._core.skip()
         _core.wait([subscription._core], 0)
 
 

@@ -94,6 +94,22 @@ def test_hints_come_beside_events(broker, client):
         assert (of, [e.key for e in got], hint) == (stream, ["a"], None)
 
 
+def test_skip_says_that_something_came_and_makes_no_events(broker, client, until):
+    with _core.Subscription(broker.uri, hints=True) as subscription:
+        assert subscription.skip() == (0, None)
+        stream = subscription.add([("*", "*", "*", "*")], None, 60_000)
+        client.publish_many([Event("a")] * 3)
+        until(lambda: subscription.skip() == (3, None))
+        assert subscription.cursor(stream) == 3
+        client.hint("look é")
+        until(lambda: subscription.skip() == (0, "look é"))
+        client.publish(Event("b"))
+        _, (event,), _ = subscription.next(60_000)  # nothing comes twice
+        assert (event.key, event.offset) == ("b", 4)
+    with pytest.raises(ClosedError):
+        subscription.skip()
+
+
 def test_a_control_event_ends_the_iteration(client):
     control = [("aiflow", "try 7", "STOP", "*")]
     with client.subscribe(namespace="*", control=control) as subscription:
