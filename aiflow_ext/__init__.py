@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core import EventLog as EventLog
     from ._event import Event as Event
-    from .aio import AsyncEventClient as AsyncEventClient
     from .errors import AccessError as AccessError
     from .errors import ClosedError as ClosedError
     from .errors import ConflictError as ConflictError
@@ -21,25 +20,26 @@ if TYPE_CHECKING:
     from .errors import ProtocolError as ProtocolError
     from .errors import RetentionError as RetentionError
     from .errors import StoreError as StoreError
-    from .events import EventClient as EventClient
-    from .listen import Listener as Listener
-    from .provider.task import stop_requested as stop_requested
-    from .provider.task import triggering_events as triggering_events
+    from .events.aio import AsyncEventClient as AsyncEventClient
+    from .events.client import EventClient as EventClient
+    from .events.listen import Listener as Listener
+    from .events.subscription import Subscription as Subscription
+    from .provider.author.operators import restart_on as restart_on
+    from .provider.author.operators import start_on as start_on
+    from .provider.author.operators import stop_on as stop_on
+    from .provider.author.task import stop_requested as stop_requested
+    from .provider.author.task import triggering_events as triggering_events
     from .rules import all_of as all_of
     from .rules import any_of as any_of
     from .rules import asset_updated as asset_updated
     from .rules import event as event
     from .rules import every as every
-    from .rules import restart_on as restart_on
-    from .rules import start_on as start_on
     from .rules import status as status
-    from .rules import stop_on as stop_on
-    from .subscription import Subscription as Subscription
 
 _MODULES = {
     "_core": ("EventLog",),
     "_event": ("Event",),
-    "aio": ("AsyncEventClient",),
+    "events.aio": ("AsyncEventClient",),
     "errors": (
         "AccessError",
         "ClosedError",
@@ -52,11 +52,12 @@ _MODULES = {
         "RetentionError",
         "StoreError",
     ),
-    "events": ("EventClient",),
-    "listen": ("Listener",),
-    "provider.task": ("stop_requested", "triggering_events"),
-    "subscription": ("Subscription",),
-    "rules": ("all_of", "any_of", "asset_updated", "event", "every", "restart_on", "start_on", "status", "stop_on"),
+    "events.client": ("EventClient",),
+    "events.listen": ("Listener",),
+    "provider.author.operators": ("restart_on", "start_on", "stop_on"),
+    "provider.author.task": ("stop_requested", "triggering_events"),
+    "events.subscription": ("Subscription",),
+    "rules": ("all_of", "any_of", "asset_updated", "event", "every", "status"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -10,14 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..address import broker_uri, safe_uri, split_uri
+from ..events.address import broker_uri, safe_uri, split_uri
 from .command import CONNECTION, LOG, OUTPUT, Command, UsageError, arg
 from .keys import INSECURE, KEYS, Access
 from .output import print_tree
 
 if TYPE_CHECKING:
     from .._core import Broker
-    from ..retention import Policy
+    from ..broker.retention import Policy
 
 
 def broker(args: argparse.Namespace) -> None:
@@ -42,11 +42,11 @@ def broker(args: argparse.Namespace) -> None:
             served.start()
             _say(f"serving {served.uri}, log {safe_uri(log)}{said}")
             if args.health:
-                from ..health import Health
+                from ..broker.health import Health
 
                 _say(f"health at {stack.enter_context(Health(served, args.health)).url}/health")
             if policies:
-                from ..retention import Keeper
+                from ..broker.retention import Keeper
 
                 keeper = Keeper(log, policies)
                 keeper.start()  # with the signals blocked: they are for this thread
@@ -61,9 +61,9 @@ def broker(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> None:
     """Print what each broker says of itself."""
+    from ..broker.health import problem
     from ..errors import Error
-    from ..events import EventClient
-    from ..health import problem
+    from ..events.client import EventClient
 
     found: list[dict[str, Any]] = []
     for uri in split_uri(args.uri or broker_uri()):
@@ -91,7 +91,7 @@ def log_uri(args: argparse.Namespace) -> str:
 
 
 def _policies(texts: list[str] | None) -> "list[Policy]":
-    from ..retention import parse_all
+    from ..broker.retention import parse_all
 
     try:
         return parse_all(texts or ())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ..times import moment
+from ..events.times import moment
 
 
 class UsageError(ValueError):

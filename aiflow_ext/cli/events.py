@@ -4,12 +4,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..address import safe_uri
+from ..events.address import safe_uri
 from .command import CONNECTION, OUTPUT, Command, arg, saying, time
 from .output import json_line, print_all, print_rows, table_stream, yaml_item
 
 if TYPE_CHECKING:
-    from ..events import EventClient
+    from ..events.client import EventClient
 
 
 def send(args: argparse.Namespace) -> None:
@@ -59,7 +59,7 @@ def listen(args: argparse.Namespace) -> None:
 
 
 def _client(args: argparse.Namespace, namespace: str = "default", sender: str | None = None) -> "EventClient":
-    from ..events import EventClient
+    from ..events.client import EventClient
 
     return EventClient(args.uri, namespace, sender, key_file=args.key_file)
 

@@ -18,7 +18,7 @@ log = logging.getLogger("aiflow_ext.access")
 
 def keys_new(args: argparse.Namespace) -> None:
     """Make a key and print the path of its client's file."""
-    from .. import keys
+    from ..broker import keys
 
     if not args.publish and not args.read:
         raise UsageError(f'what may {args.name} do? --publish "team-a.*", --read "*", or both, each as often as needed')
@@ -33,7 +33,7 @@ def keys_new(args: argparse.Namespace) -> None:
 
 def keys_list(args: argparse.Namespace) -> None:
     """Print which key may do what."""
-    from .. import keys
+    from ..broker import keys
 
     grants = sorted(keys.load_access(_folder(args)), key=lambda grant: grant.name)
     join = " ".join if args.output == "table" else list
@@ -43,7 +43,7 @@ def keys_list(args: argparse.Namespace) -> None:
 
 def keys_revoke(args: argparse.Namespace) -> None:
     """Take keys out of the access file."""
-    from .. import keys
+    from ..broker import keys
 
     for name in args.names:
         removed = keys.revoke_key(name, _folder(args))
@@ -53,7 +53,7 @@ def keys_revoke(args: argparse.Namespace) -> None:
 
 
 def _folder(args: argparse.Namespace) -> Path:
-    from .. import keys
+    from ..broker import keys
 
     return (args.keys or keys.keys_folder()).expanduser()
 
@@ -70,7 +70,7 @@ class Access:
 
         :raises UsageError: both keys and --insecure.
         """
-        from .. import keys
+        from ..broker import keys
 
         folder = _folder(args)
         named = args.keys or os.environ.get("AIFLOW_KEYS")  # then they must be there

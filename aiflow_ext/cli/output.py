@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..times import shown
+from ..events.times import shown
 
 if TYPE_CHECKING:
     from .._event import Event

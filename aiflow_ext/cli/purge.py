@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from ..times import duration, shown
+from ..events.times import duration, shown
 from .broker import log_uri
 from .command import LOG, OUTPUT, Command, UsageError, arg, saying
 from .output import print_rows
@@ -19,7 +19,7 @@ SAY_EVERY = 1.0  # seconds
 def purge(args: argparse.Namespace) -> None:
     """Let events go, or say which would; print what it was."""
     from .._core import EventLog
-    from ..retention import Policy, apply, plan, time_of
+    from ..broker.retention import Policy, apply, plan, time_of
 
     policy = _policy(args)
     now_ms = time.time_ns() // 1_000_000

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from airflow.configuration import AIRFLOW_HOME, conf
 
 if TYPE_CHECKING:
-    from aiflow_ext.events import EventClient
-    from aiflow_ext.keys import ClientKey
+    from aiflow_ext.events.client import EventClient
+    from aiflow_ext.events.keyfile import ClientKey
 
 EVENT_MODE_ENV = "AIRFLOW__AIFLOW__EVENT_MODE"
 SOURCES = frozenset({"broker", "database", "executor", "api"})
@@ -30,8 +30,8 @@ class Config:
     :param stop_grace_sec: seconds a stopped task has to end by itself, before SIGTERM; as long again before its row.
     :param wake_sources: which hints are listened to.
     :param asset_events: asset events become events, too.
-    :param retention: what the log lets go, see :mod:`aiflow_ext.retention`; each ``NAMESPACE=AGE,COUNT``.
-    :param key_file: of ``aiflow keys new``, for a broker at ``tcp://``; "": see `aiflow_ext.keys.client_key`.
+    :param retention: what the log lets go, see :mod:`aiflow_ext.broker.retention`; each ``NAMESPACE=AGE,COUNT``.
+    :param key_file: of ``aiflow keys new``, for a broker at ``tcp://``; "": see `aiflow_ext.events.keyfile.client_key`.
     """
 
     broker: str
@@ -51,7 +51,7 @@ class Config:
 
         :raises ValueError: a key has a value it cannot have.
         """
-        from aiflow_ext.address import broker_uri
+        from aiflow_ext.events.address import broker_uri
 
         database = native_uri(conf.get("database", "sql_alchemy_conn"))
         broker = conf.get("aiflow", "broker", fallback="embedded").strip()
@@ -75,13 +75,13 @@ class Config:
 
     def client(self, namespace: str = "default", broker: str | None = None) -> EventClient:
         """Return a client, with our key; broker: not ours, but this one."""
-        from aiflow_ext.events import EventClient
+        from aiflow_ext.events.client import EventClient
 
         return EventClient(broker or self.broker, namespace, key_file=self.key_file or None)
 
     def curve(self) -> ClientKey | None:
         """Return the keys to talk to the broker with, where it needs some."""
-        from aiflow_ext.keys import client_key
+        from aiflow_ext.events.keyfile import client_key
 
         return client_key(self.broker, self.key_file or None)
 
@@ -117,7 +117,7 @@ def _default_log(database: str) -> str:
 
 
 def _retention() -> tuple[str, ...]:
-    from aiflow_ext.retention import parse_all
+    from aiflow_ext.broker.retention import parse_all
 
     texts = tuple(conf.get("aiflow", "retention", fallback="").split())
     try:

@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
         "name": "AIFlow events",
         "description": "Event-driven scheduling: tasks started, stopped and restarted by events.",
         "cli": ["aiflow_ext.provider.commands.get_cli_commands"],
-        "queues": ["aiflow_ext.provider.queue.EventLogQueueProvider"],
+        "queues": ["aiflow_ext.provider.assets.queue.EventLogQueueProvider"],
         "db-managers": ["aiflow_ext.provider.db.manager.AiflowDBManager"],
         "config": {
             "aiflow": {

@@ -9,9 +9,9 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from aiflow_ext.provider.api import WakeMiddleware
+from aiflow_ext.provider.author.task import triggering_events_macro
 from aiflow_ext.provider.http import application
-from aiflow_ext.provider.task import triggering_events_macro
+from aiflow_ext.provider.http.middleware import WakeMiddleware
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _supervisor_class() -> type:
     if reason := untested(airflow.__version__):
         log.warning("aiflow: asset watchers with scheme aiflow do not work in this triggerer: %s", reason)
         return TriggerRunnerSupervisor
-    from aiflow_ext.provider.triggerer import EventTriggerSupervisor
+    from aiflow_ext.provider.assets.supervisor import EventTriggerSupervisor
 
     return EventTriggerSupervisor
 
@@ -90,7 +90,7 @@ def _runner_class() -> type:
     if reason := untested(airflow.__version__):
         log.warning("aiflow: SchedulerJobRunner (stock) runs: %s", reason)
         return SchedulerJobRunner
-    from aiflow_ext.provider.runner import EventSchedulerJobRunner
+    from aiflow_ext.provider.scheduler.runner import EventSchedulerJobRunner
 
     log.info("aiflow: EventSchedulerJobRunner runs: [aiflow] event_mode is on, Airflow %s", airflow.__version__)
     return EventSchedulerJobRunner

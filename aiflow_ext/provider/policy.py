@@ -17,7 +17,7 @@ def dag_policy(dag: DAG) -> None:
     :param dag: the Dag as its file made it.
     :raises AirflowClusterPolicyViolation: one line for each thing that is wrong.
     """
-    from aiflow_ext.provider.operators import dag_rules, task_rules
+    from aiflow_ext.provider.author.operators import dag_rules, task_rules
 
     tasks = {t.task_id: rules for t in dag.tasks if (rules := task_rules(t)) is not None}
     of_dag = dag_rules(dag)

@@ -1,7 +1,8 @@
 /* client.c - aiflow_ext._core.Client: publish to a broker, and ask it.
  *
  * Every call takes a limit in ms and raises TimeoutError after it.  The
- * Python above it (events.py) asks for at most a second and calls again.
+ * Python above it (aiflow_ext/events/) asks for at most a second and calls
+ * again.
  */
 #include "ask.h"
 #include "call.h"

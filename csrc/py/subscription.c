@@ -123,17 +123,29 @@ from_stream(uint64_t stream)
                        : PyLong_FromUnsignedLongLong(stream);
 }
 
+/* What one aif_sub_next took. */
+typedef struct {
+    aif_batch batch;
+    uint64_t stream;
+    char hint[AIF_HINT_MAX + 1];
+    bool hinted;
+} taken;
+
+static PyObject *
+from_hint(const taken *t)
+{
+    return t->hinted ? PyUnicode_DecodeUTF8(
+                           t->hint, (Py_ssize_t)strlen(t->hint), "replace")
+                     : Py_NewRef(Py_None);
+}
+
 /* (stream, events, hint) */
 static PyObject *
-from_next(module_state *st, uint64_t stream, const aif_batch *batch,
-          const char *hint)
+from_next(module_state *st, const taken *t)
 {
-    PyObject *which = from_stream(stream);
-    PyObject *list = from_batch(st, batch);
-    PyObject *text =
-        hint != NULL
-            ? PyUnicode_DecodeUTF8(hint, (Py_ssize_t)strlen(hint), "replace")
-            : Py_NewRef(Py_None);
+    PyObject *which = from_stream(t->stream);
+    PyObject *list = from_batch(st, &t->batch);
+    PyObject *text = from_hint(t);
 
     if (which != NULL && list != NULL && text != NULL) {
         return Py_BuildValue("(NNN)", which, list, text);
@@ -166,6 +178,31 @@ raise_of_stream(module_state *st, const aif_error *e, uint64_t stream)
     return NULL;
 }
 
+/* Wait up to timeout ms for events of a stream or a hint; t is zeroed, and its
+ * batch is the caller's to free.  -1: an exception is set, nothing to free. */
+static int
+sub_take(PyObject *self, int timeout, taken *t)
+{
+    aif_sub *sub = handle_enter(self);
+    aif_error e;
+    aif_err err;
+
+    if (sub == NULL) {
+        return -1;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    err = aif_sub_next(sub, timeout, &t->batch, &t->stream, t->hint,
+                       &t->hinted, &e);
+    Py_END_ALLOW_THREADS
+    handle_leave(self);
+    if (err != AIF_OK) {
+        raise_of_stream(state_of(self), &e, t->stream);
+        aif_batch_fini(&t->batch);
+        return -1;
+    }
+    return 0;
+}
+
 PyDoc_STRVAR(
     next__doc__,
     "next($self, /, timeout_ms)\n--\n\n"
@@ -182,33 +219,42 @@ Subscription_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     static const char *const names[] = {"timeout_ms", NULL};
     PyObject *a[1];
     PyObject *out;
-    aif_batch batch = {0};
-    char hint[AIF_HINT_MAX + 1] = "";
-    bool hinted = false;
-    uint64_t stream;
+    taken t = {0};
     int timeout;
-    aif_sub *sub;
-    aif_error e;
-    aif_err err;
 
     if (bind_args("next", names, 1, &(call_args){args, nargs, kwnames}, a) <
             0 ||
-        to_ms(a[0], "timeout_ms", &timeout) < 0) {
+        to_ms(a[0], "timeout_ms", &timeout) < 0 ||
+        sub_take(self, timeout, &t) < 0) {
         return NULL;
     }
-    sub = handle_enter(self);
-    if (sub == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_sub_next(sub, timeout, &batch, &stream, hint, &hinted, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    out = err == AIF_OK
-              ? from_next(state_of(self), stream, &batch, hinted ? hint : NULL)
-              : raise_of_stream(state_of(self), &e, stream);
-    aif_batch_fini(&batch);
+    out = from_next(state_of(self), &t);
+    aif_batch_fini(&t.batch);
     return out;
+}
+
+PyDoc_STRVAR(
+    skip__doc__,
+    "skip($self, /)\n--\n\n"
+    "Like next(0), but makes no event objects: for a reader that only wants "
+    "to know\nthat something came, and reads the log itself.\n\n"
+    "Return (offset, hint or None); offset is that of the newest event that "
+    "was taken, or\n0.");
+
+static PyObject *
+Subscription_skip(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    taken t = {0};
+    uint64_t offset = 0;
+
+    if (sub_take(self, 0, &t) < 0) {
+        return NULL;
+    }
+    if (t.batch.n > 0) {
+        offset = t.batch.events[t.batch.n - 1].offset;
+    }
+    aif_batch_fini(&t.batch);
+    return Py_BuildValue("(KN)", (unsigned long long)offset, from_hint(&t));
 }
 
 PyDoc_STRVAR(
@@ -263,6 +309,7 @@ static PyMethodDef Subscription_methods[] = {
     {"add", METHOD(Subscription_add), FAST, add__doc__},
     {"remove", Subscription_remove, METH_O, remove__doc__},
     {"next", METHOD(Subscription_next), FAST, next__doc__},
+    {"skip", Subscription_skip, METH_NOARGS, skip__doc__},
     {"cursor", Subscription_cursor, METH_O, cursor__doc__},
     {"fileno", Subscription_fileno, METH_NOARGS, fileno__doc__},
     HANDLE_METHODS,

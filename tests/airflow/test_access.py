@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from aiflow_ext import _core, keys
+from aiflow_ext import _core
+from aiflow_ext.broker import keys
 
 BEGIN = """
 import asyncio, json, sys
 from types import SimpleNamespace
 from airflow.sdk.definitions._internal.contextmanager import _CURRENT_CONTEXT
 from aiflow_ext import Event, EventClient, event
-from aiflow_ext.provider.task import STOP_NAMESPACE, STOP_TYPE, stop_requested
+from aiflow_ext.provider.author.task import STOP_NAMESPACE, STOP_TYPE, stop_requested
 
 _CURRENT_CONTEXT.append({"ti": SimpleNamespace(id="a try")})
 other = EventClient(sys.argv[1], key_file=sys.argv[2])
@@ -38,7 +39,7 @@ other.publish(stop)
 assert stop_requested()
 """,
     "a parked task": """
-from aiflow_ext.provider.triggers import EventTrigger
+from aiflow_ext.provider.author.waiting import EventTrigger
 from aiflow_ext.rules import Rule
 
 async def main():
@@ -52,16 +53,16 @@ async def main():
 asyncio.run(main())
 """,
     "an asset watcher": """
-from aiflow_ext.provider.watcher import EventLogTrigger
+from aiflow_ext.provider.assets.trigger import EventLogTrigger
 
 other.publish(Event("k"))
 found = asyncio.run(anext(EventLogTrigger("k", after=0).run()))
 assert found.payload["key"] == "k"
 """,
     "wake-ups by the api-server": """
-from aiflow_ext.provider import api
+from aiflow_ext.provider.http import middleware
 
-assert api._client().head() == 0
+assert middleware._client().head() == 0
 """,
     "HTTP on the api-server": """
 from aiflow_ext.provider.http.link import link

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+import aiflow_ext.provider.scheduler.runner  # noqa: F401  (Airflow configures logging when it is imported: not in a test)
 from aiflow_ext.provider.version_compat import minor_of, untested
 
 

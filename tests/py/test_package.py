@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import aiflow_ext
-from aiflow_ext import Event, EventLog, _core, address, errors
+from aiflow_ext import Event, EventLog, _core, errors
+from aiflow_ext.events import address
 
 
 def run(program, **env):

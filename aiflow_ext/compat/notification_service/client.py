@@ -12,7 +12,7 @@ from typing import Any, Self
 from ..._core import PATTERNS_MAX
 from ..._event import Event
 from ...errors import ClosedError, ConflictError, Error
-from ...events import EventClient
+from ...events.client import EventClient
 from .base_notification import (
     ANY_CONDITION,
     DEFAULT_NAMESPACE,
@@ -41,7 +41,7 @@ class NotificationClient:
     """AI Flow's ``NotificationClient``, for any threads of the process that made it.
 
     :param server_uri: ``host:port``, ``tcp://host:port`` or ``ipc://PATH``; several brokers of one log, separated by
-        commas; None: see :func:`aiflow_ext.address.broker_uri`.
+        commas; None: see :func:`aiflow_ext.events.address.broker_uri`.
     :param default_namespace: of all events sent (None: ``default``), and of queries that name none (None: all).
     :param retry_timeout_ms: how long a call goes on trying when no broker answers.
     :param sender: of all events sent.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._event import Event
-from ...subscription import Subscription
+from ...events.subscription import Subscription
 from .base_notification import ANY_CONDITION, BaseEvent, EventWatcher, EventWatcherHandle
 
 BEAT_MS = 1000  # a subscription wants to be looked at about each second

@@ -20,7 +20,7 @@ from aiflow_ext.provider.http.publish import Receipt, publish
 
 if TYPE_CHECKING:
     from aiflow_ext._event import Event
-    from aiflow_ext.events import EventClient
+    from aiflow_ext.events.client import EventClient
 
 SEARCH = 1.0  # seconds to look for a page that has events
 

@@ -19,7 +19,7 @@ from aiflow_ext.provider.http.problems import of_error, unavailable
 from aiflow_ext.provider.http.settings import HttpConfig
 
 if TYPE_CHECKING:
-    from aiflow_ext.events import EventClient
+    from aiflow_ext.events.client import EventClient
 
 T = TypeVar("T")
 THREADS = 8

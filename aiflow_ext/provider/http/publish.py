@@ -12,7 +12,7 @@ from aiflow_ext.provider.http.link import PATIENCE
 
 if TYPE_CHECKING:
     from aiflow_ext._event import Event
-    from aiflow_ext.events import EventClient
+    from aiflow_ext.events.client import EventClient
 
 # What the log says of an event whose identity is that of another (log.c); producers of ours have no space.
 _CONFLICT = re.compile(r"of producer (\S+) is in the log already, as another event \(offset (\d+)\)")

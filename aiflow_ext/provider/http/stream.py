@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from aiflow_ext._event import Event
-    from aiflow_ext.subscription import Subscription
+    from aiflow_ext.events.subscription import Subscription
 
 router = APIRouter(tags=["events"], dependencies=[ONCE])
 

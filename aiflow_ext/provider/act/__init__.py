@@ -1,0 +1,1 @@
+"""The actions of rules: start and stop tasks, make and end runs."""

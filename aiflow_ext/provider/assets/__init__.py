@@ -1,0 +1,1 @@
+"""Airflow's asset events and our events: each becomes the other."""

@@ -1,0 +1,83 @@
+"""The API server's part: tell the scheduler that somebody changed something."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from aiflow_ext.provider.config import Config, event_mode
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from aiflow_ext.events.client import EventClient
+
+log = logging.getLogger(__name__)
+
+WATCHED = ("/execution/", "/api/v2/")
+CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+HEARTBEAT = "/heartbeat"
+
+
+class WakeMiddleware:
+    """Send a wake-up after each request that changed something.  A hint: losing one costs a second, not an event."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request, then wake."""
+        if not _may_change(scope):
+            await self.app(scope, receive, send)
+            return
+        status = 0
+
+        async def observe(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        await self.app(scope, receive, observe)
+        if 200 <= status < 300:
+            wake(scope["path"])
+
+
+def _may_change(scope: Scope) -> bool:
+    return (
+        scope["type"] == "http"
+        and scope["method"] in CHANGING
+        and scope["path"].startswith(WATCHED)
+        and not scope["path"].endswith(HEARTBEAT)
+    )
+
+
+def wake(what: str) -> None:
+    """Send one hint; never raises, never blocks."""
+    try:
+        client = _client()
+        if client is not None:
+            client.hint(what[:200])
+    except Exception:
+        log.warning("aiflow: the scheduler could not be woken (said once)", exc_info=not _handles.get("said"))
+        _handles["said"] = True
+
+
+_handles: dict[str, Any] = {}
+os.register_at_fork(after_in_child=_handles.clear)
+
+
+def _client() -> EventClient | None:
+    """The client of the broker; None where nobody is to be woken."""
+    config: Config = _handles.get("config") or Config.from_airflow()
+    _handles["config"] = config
+    path = config.broker.removeprefix("ipc://")
+    # `airflow scheduler --event-mode` does not reach our configuration, but its socket is there to be seen.
+    to_be_seen = config.embedded and path != config.broker
+    if "api" not in config.wake_sources or not (os.path.exists(path) if to_be_seen else event_mode()):
+        return None
+    if "client" not in _handles:
+        _handles["client"] = config.client()
+    client: EventClient = _handles["client"]
+    return client

@@ -1,0 +1,1 @@
+"""The reaction to events: one transaction in Airflow's database."""

@@ -1,0 +1,211 @@
+"""The wait between two passes: over everything that can mean work, at most until something is due."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiflow_ext import _core
+from aiflow_ext.errors import ConflictError, Error
+from aiflow_ext.provider.config import Config
+from aiflow_ext.provider.db import notify
+from aiflow_ext.provider.metrics import BrokerFigures
+from aiflow_ext.provider.world.runs import Key
+
+log = logging.getLogger(__name__)
+broker_log = logging.getLogger("aiflow_ext.broker")  # as `aiflow broker` has it
+
+DEBOUNCE_MS = 1  # what arrives together is handled together
+WORDS_SEC = 1.0  # between two looks at what the broker has to say
+RETRY_SEC = 1.0  # between tries to open a source that is away
+EVERYTHING = ("*", "*", "*", "*")
+
+
+@dataclass
+class Wake:
+    """What was heard.  `full`: anything may have changed; `events`: the log has more; `dirty`, `status`: runs."""
+
+    full: bool = False
+    events: bool = False
+    executor: bool = False
+    dirty: set[Key] = field(default_factory=set)
+    status: set[Key] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.full or self.events or self.executor or self.dirty or self.status)
+
+
+class Waker:
+    """The wake-up sources of one scheduler process, made after its executors have forked.
+
+    :param config: which sources, and where.
+    :param executors: Airflow's; those that have a result pipe are listened to.
+    """
+
+    def __init__(self, config: Config, executors: list[Any]) -> None:
+        self._config = config
+        self._pipes = _result_pipes(executors) if "executor" in config.wake_sources else []
+        self._broker: _core.Broker | None = None
+        self._watch: _core.Watch | None = None
+        self._database = config.database if "database" in config.wake_sources else ""
+        self._sub: _core.Subscription | None = None
+        self._next_try = 0.0
+        self._figures = BrokerFigures()
+        self._next_words = 0.0
+        self._open_all()
+
+    def close(self) -> None:
+        """Close everything; the broker goes last."""
+        for handle in (self._sub, self._watch):
+            if handle is not None:
+                handle.close()
+        if self._broker is not None:
+            self._broker.stop()
+
+    def wait(self, timeout_sec: float) -> Wake:
+        """Sleep until a source has something, or `timeout_sec` has passed.
+
+        :param timeout_sec: seconds; 0 only looks.
+        :return: what was heard, nothing after a time-out.
+        """
+        wake = Wake()
+        deadline = time.monotonic() + timeout_sec
+        self._forget_own_commits()
+        while True:
+            self.tend()
+            sources = [s for s in (self._sub, self._watch) if s is not None]
+            left = max(0.0, deadline - time.monotonic())
+            ready = _core.wait([*sources, *self._pipes], int(min(left, 1.0) * 1000 + 0.999))
+            wake.executor |= any(ready[len(sources) :])
+            if any(ready):
+                self._listen(wake)
+            if wake or time.monotonic() >= deadline:
+                return wake
+
+    def tend(self) -> None:
+        """Open what is not open, and pass on what the broker has to say; cheap, for each pass."""
+        self._open_all()
+        if self._broker is not None and time.monotonic() >= self._next_words:
+            self._next_words = time.monotonic() + WORDS_SEC
+            for level, text in self._broker.trace():
+                broker_log.log(level, "aiflow broker: %s", text)
+            self._figures.tell(self._broker)
+
+    def _forget_own_commits(self) -> None:
+        """SQLite cannot say whose commit it was, and each pass commits: it would wake itself for ever.
+
+        What others committed during the pass is forgotten, too; the API server's hints, which wait in the
+        subscription, make up for nearly all of that, and the next full pass for the rest.
+        """
+        if self._watch is not None and not self._notified():
+            try:
+                self._watch.poll()
+            except Error as e:
+                self._lost("database", e)
+
+    def _notified(self) -> bool:
+        """Whether the database tells us itself (NOTIFY)."""
+        return self._watch is not None and self._watch.fileno() >= 0
+
+    def _listen(self, wake: Wake) -> None:
+        if self._sub is not None:
+            self._read_sub(wake, self._sub)
+        if self._watch is not None:
+            self._read_watch(wake, self._watch)
+
+    def _read_sub(self, wake: Wake, sub: _core.Subscription) -> None:
+        try:
+            while True:
+                offset, hint = sub.skip()  # the reaction reads the events from the log
+                wake.events |= offset > 0
+                wake.full |= hint is not None and not self._notified()  # after a NOTIFY it is no news
+                if not offset and hint is None:
+                    return
+        except Error as e:
+            self._lost("broker", e)
+            sub.close()
+            self._sub = None
+
+    def _read_watch(self, wake: Wake, watch: _core.Watch) -> None:
+        try:
+            changed, payloads = watch.poll()
+        except Error as e:
+            self._lost("database", e)
+            return
+        wake.full |= changed and not payloads
+        for payload in payloads:
+            kind, _, rest = payload.partition(notify.SEPARATOR)
+            dag_id, _, run_id = rest.partition(notify.SEPARATOR)
+            if kind == notify.DIRTY:
+                wake.dirty.add((dag_id, run_id))
+            elif kind == notify.STATUS:
+                wake.status.add((dag_id, run_id))
+            elif kind == notify.EVENTS:
+                wake.events = True
+            else:
+                wake.full = True
+
+    def _open_all(self) -> None:
+        """Open what is not open, at most once a second."""
+        if time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + RETRY_SEC
+        self._serve()
+        if self._database and self._watch is None:
+            try:
+                self._watch = _core.Watch(self._database, notify.CHANNEL)
+            except Error as e:
+                self._lost("database", e)
+            except ValueError as e:
+                log.error("aiflow: no wake-ups from the database; [aiflow] listen says where they come from: %s", e)
+                self._database = ""
+        if self._config.wake_sources & {"broker", "api"} and self._sub is None:
+            try:
+                self._sub = self._subscribe()
+            except (Error, TimeoutError, ValueError) as e:
+                self._lost("broker", e)
+
+    def _subscribe(self) -> _core.Subscription:
+        sub = _core.Subscription(self._config.broker, True, self._config.curve())
+        try:
+            sub.add([EVERYTHING], None, 200)
+        except BaseException:
+            sub.close()
+            raise
+        return sub
+
+    def _serve(self) -> None:
+        """Run the embedded broker, unless another process on this host does; take over when that one ends."""
+        if self._broker is not None:
+            for level, text in self._broker.trace():
+                log.log(level, "aiflow: broker: %s", text)
+        if not self._config.embedded or (self._broker is not None and self._broker.error() is None):
+            return
+        if self._broker is not None:
+            log.error("aiflow: the broker ended, starting it again: %s", self._broker.error())
+            self._broker.stop()
+            self._broker = None
+        try:
+            if self._config.broker.startswith("ipc://"):
+                Path(self._config.broker.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._broker = _core.Broker(self._config.broker, self._config.log)
+            self._broker.start()
+            self._figures = BrokerFigures()
+            log.info("aiflow: broker serves %s", self._config.broker)
+        except ConflictError:
+            log.debug("aiflow: another process serves %s", self._config.broker)
+        except Error as e:
+            log.error("aiflow: the broker cannot serve %s, trying again: %s", self._config.broker, e)
+
+    def _lost(self, source: str, error: Exception) -> None:
+        log.warning("aiflow: no wake-ups from the %s for now: %s", source, error)
+
+
+def _result_pipes(executors: list[Any]) -> list[int]:
+    """The descriptors that become readable when a process of an executor has ended; LocalExecutor has one."""
+    queues = (getattr(executor, "result_queue", None) for executor in executors)
+    readers = (getattr(queue, "_reader", None) for queue in queues)
+    return [reader.fileno() for reader in readers if reader is not None]

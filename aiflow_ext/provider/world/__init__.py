@@ -1,0 +1,1 @@
+"""What a reaction decides on: which Dags have rules, and what is known of each active run."""

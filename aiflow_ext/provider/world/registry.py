@@ -1,0 +1,141 @@
+"""Which Dags have rules: read from what Airflow serialized, compiled once per Dag version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from airflow.models.dag_version import DagVersion
+from airflow.models.serialized_dag import SerializedDagModel
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from aiflow_ext import _core
+from aiflow_ext.provider.author.operators import Rules, holds, stored_rules
+from aiflow_ext.rules import compile_rules
+
+log = structlog.get_logger(__name__)
+
+OVERLAP = timedelta(seconds=30)  # rows committed late, with an older last_updated, are seen all the same
+Pattern = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """The rules of one task, or of a Dag, ready to run.
+
+    :param rules: as the Dag file wrote them, in order.
+    :param core: the same, compiled.
+    :param patterns: which events touch them.
+    :param hash: says when a stored state belongs to other rules.
+    :param waits: the task waits for its rules.
+    """
+
+    rules: tuple[Rules, ...]
+    core: _core.Rules
+    patterns: tuple[Pattern, ...]
+    hash: str
+    waits: bool
+
+
+@dataclass(frozen=True)
+class DagRules:
+    """All rules of one version of a Dag; `run` are those on the Dag itself."""
+
+    dag_id: str
+    tasks: dict[str, Ruleset]
+    run: Ruleset | None
+
+
+class Registry:
+    """Dag versions that have rules.  Dags without any cost a look at their hash, once."""
+
+    def __init__(self) -> None:
+        self._versions: dict[UUID, tuple[str, DagRules | None]] = {}
+        self._latest: dict[str, UUID] = {}
+        self._since = datetime(1970, 1, 1, tzinfo=UTC)
+
+    def refresh(self, session: Session) -> bool:
+        """Read what has been serialized since the last time; return whether any rule changed."""
+        rows = session.execute(_changed_since(self._since)).all()
+        changed = False
+        for version_id, dag_id, dag_hash, updated in rows:
+            self._since = max(self._since, updated - OVERLAP)
+            moved = self._latest.get(dag_id) != version_id
+            self._latest[dag_id] = version_id
+            changed |= self._load(session, version_id, dag_hash) or moved
+        return changed
+
+    def of_run(self, session: Session, dag_id: str, pinned: UUID | None) -> DagRules | None:
+        """Return the rules a run follows: of the version it is pinned to, else of its Dag's latest."""
+        version_id = pinned or self._latest.get(dag_id)
+        if version_id is None:
+            return None
+        if version_id not in self._versions:
+            self._load(session, version_id, None)
+        return self._versions[version_id][1]
+
+    def dag_ids(self) -> list[str]:
+        """Return the Dags whose tasks or runs follow rules."""
+        return [d for d, v in self._latest.items() if self._versions[v][1] is not None]
+
+    def with_run_rules(self) -> list[DagRules]:
+        """Return the Dags that events start or stop."""
+        found = (self._versions[v][1] for v in self._latest.values())
+        return [rules for rules in found if rules is not None and rules.run is not None]
+
+    def _load(self, session: Session, version_id: UUID, dag_hash: str | None) -> bool:
+        known = self._versions.get(version_id)
+        if known is not None and known[0] == dag_hash:
+            return False
+        row = session.scalar(select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version_id))
+        rules = _compile(row) if row is not None else None
+        self._versions[version_id] = (row.dag_hash if row is not None else "", rules)
+        return rules is not None or (known is not None and known[1] is not None)
+
+
+def _changed_since(since: datetime) -> Any:
+    """The latest version of each Dag that was written after `since`."""
+    newest = (
+        select(DagVersion.dag_id, func.max(DagVersion.version_number).label("number"))
+        .group_by(DagVersion.dag_id)
+        .subquery()
+    )
+    return (
+        select(
+            SerializedDagModel.dag_version_id,
+            SerializedDagModel.dag_id,
+            SerializedDagModel.dag_hash,
+            SerializedDagModel.last_updated,
+        )
+        .join(DagVersion, DagVersion.id == SerializedDagModel.dag_version_id)
+        .join(newest, (newest.c.dag_id == DagVersion.dag_id) & (newest.c.number == DagVersion.version_number))
+        .where(SerializedDagModel.last_updated > since)
+    )
+
+
+def _compile(row: SerializedDagModel) -> DagRules | None:
+    try:
+        tasks, run = stored_rules(row.data or {"dag": {"tasks": []}})
+        if not tasks and run is None:
+            return None
+        return DagRules(
+            row.dag_id,
+            {task_id: _ruleset(rules, row.dag_id) for task_id, rules in tasks.items()},
+            _ruleset(run, row.dag_id) if run is not None else None,
+        )
+    except Exception:
+        log.exception("aiflow: the rules of a Dag cannot be read; it runs without them", dag_id=row.dag_id)
+        return None
+
+
+def _ruleset(rules: Rules, dag_id: str) -> Ruleset:
+    spec = compile_rules(rules, dag_id)
+    patterns = tuple(cond[1:5] for _, conds in spec for cond in conds if cond[0] == "event")
+    digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+    return Ruleset(tuple(rules["rules"]), _core.Rules(spec), patterns, digest, holds(rules))
