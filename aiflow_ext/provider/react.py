@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,9 +59,12 @@ class Reaction:
 
 
 class Reactor:
-    """The consumer of the log in a scheduler.  Opens its handles in the process and at the moment it is made."""
+    """The consumer of the log in a scheduler.  Opens its handles in the process and at the moment it is made.
 
-    def __init__(self, config: Config, dag_bag: Any, job_id: int | None) -> None:
+    :param broker_up: whether a broker may answer.
+    """
+
+    def __init__(self, config: Config, dag_bag: Any, job_id: int | None, broker_up: Callable[[], bool]) -> None:
         self.registry = Registry()
         self._config = config
         self._dag_bag = dag_bag
@@ -70,7 +73,7 @@ class Reactor:
         self._client = _core.Client(config.broker, config.curve())
         self._stops = stop.Stops(self._client, config.stop_grace_sec)
         self._watchers = Watchers(self._log)
-        self._teller = Teller(self._client, AssetNews() if config.asset_events else None)
+        self._teller = Teller(self._client, AssetNews() if config.asset_events else None, broker_up)
 
     def close(self) -> None:
         """Close the handles."""
