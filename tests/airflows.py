@@ -53,6 +53,15 @@ def free_tcp() -> str:
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
+def died(airflow: Deployment, logged: int) -> bool:
+    """Whether the scheduler was killed, or its broker: the one that is started in its place dies at the same point.
+
+    :param logged: of its log, so many characters are older.
+    """
+    killed = "the broker's process ended (killed by signal 9)"
+    return not airflow.alive("scheduler") or killed in airflow.log("scheduler")[logged:]
+
+
 class Broker:
     """`aiflow broker` on a TCP port of this host."""
 

@@ -1,15 +1,19 @@
-"""``aiflow broker``: serve a log alone; ``aiflow broker status``."""
+"""``aiflow broker``: serve a log, alone or as the child of a scheduler; ``aiflow broker status``."""
 
 import argparse
 import logging
 import os
 import resource
+import select
 import signal
 import sys
+import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConflictError
 from ..events.address import broker_uri, safe_uri, split_uri
 from .command import CONNECTION, LOG, OUTPUT, Command, UsageError, arg
 from .keys import INSECURE, KEYS, Access
@@ -20,43 +24,46 @@ if TYPE_CHECKING:
     from ..broker.retention import Policy
 
 
-def broker(args: argparse.Namespace) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    from .._core import Broker
+ENDS = {signal.SIGTERM, signal.SIGINT}
+STATUS_SEC = 5.0  # between two statuses that a supervisor is told
+ALONE_SEC = 2.0  # for the last turn, once the supervisor is gone; then another broker may have the address
 
-    log = log_uri(args)
+log = logging.getLogger("aiflow_ext.broker")
+
+
+def broker(args: argparse.Namespace) -> None:
+    """Serve until SIGTERM or SIGINT; with --supervised until the process that started it is gone."""
+    log_at = log_uri(args)
     policies = _policies(args.retain)
-    if policies and log.startswith("mem:"):
+    if policies and log_at.startswith("mem:"):
         raise UsageError("--retain: a mem: log is the broker's alone, and nobody else can look after it")
     uri = args.bind or broker_uri()
     if uri.startswith("ipc://"):
         Path(uri.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ends = {signal.SIGTERM, signal.SIGINT}
-    logging.basicConfig(format="%(asctime)s %(levelname)s aiflow broker: %(message)s", level=logging.INFO)
+    host = _Supervisor() if args.supervised else _Terminal()
     _allow_connections()
     access = Access(args, uri)
-    with Broker(uri, log, access.secret, access.insecure) as served, ExitStack() as stack:
+    served = _open(uri, log_at, access, host)
+    if served is None:
+        return
+    with served, host, ExitStack() as stack:  # from here on host takes the signals: they are for this thread
         said = access.first(served)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-        try:
-            served.start()
-            _say(f"serving {served.uri}, log {safe_uri(log)}{said}")
-            if args.health:
-                from ..broker.health import Health
+        served.start()
+        host.say(f"serving {served.uri}, log {safe_uri(log_at)}{said}")
+        if args.health:
+            from ..broker.health import Health
 
-                _say(f"health at {stack.enter_context(Health(served, args.health)).url}/health")
-            if policies:
-                from ..broker.retention import Keeper
+            host.say(f"health at {stack.enter_context(Health(served, args.health)).url}/health")
+        if policies:
+            from ..broker.retention import Keeper
 
-                keeper = Keeper(log, policies)
-                keeper.start()  # with the signals blocked: they are for this thread
-                stack.callback(keeper.stop)
-            _wait_for(served, ends, access)
-            stack.close()
-            served.stop()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    _say(f"stopped; {', '.join(f'{n} {name}' for name, n in served.stats().items())}")
+            keeper = Keeper(log_at, policies)
+            keeper.start()
+            stack.callback(keeper.stop)
+        _wait_for(served, host, access)
+        stack.close()
+        served.stop()
+    host.say(f"stopped; {', '.join(f'{n} {name}' for name, n in served.stats().items())}")
 
 
 def status(args: argparse.Namespace) -> None:
@@ -99,8 +106,91 @@ def _policies(texts: list[str] | None) -> "list[Policy]":
         raise UsageError(f"--retain: {e}") from None
 
 
-def _say(text: str) -> None:
-    print(f"aiflow broker: {text}", file=sys.stderr, flush=True)
+class _Terminal:
+    """Who typed the command: reads stderr, and ends it by SIGTERM or Ctrl-C."""
+
+    waits = False  # for an address that another process serves
+
+    def __init__(self) -> None:
+        logging.basicConfig(format="%(asctime)s %(levelname)s aiflow broker: %(message)s", level=logging.INFO)
+
+    def __enter__(self) -> None:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+
+    def __exit__(self, *exc: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+    def say(self, text: str) -> None:
+        print(f"aiflow broker: {text}", file=sys.stderr, flush=True)
+
+    def tell(self, served: "Broker") -> None:
+        """Tell nothing: there is `aiflow broker status`."""
+
+    def ended(self, seconds: float) -> bool:
+        """Wait so long; return whether the broker was told to end."""
+        return signal.sigtimedwait(ENDS, seconds) is not None
+
+
+class _OneLine(logging.Formatter):
+    """A text that a peer has a part in cannot begin a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n", "\\n")
+
+
+class _Supervisor(_Terminal):
+    """The process that started this one, as `aiflow_ext.provider.scheduler.embedded` does.
+
+    It holds the other end of stdin and writes nothing there: at its end it is gone, however that came about.  Signals
+    do not end the broker: what a terminal or systemd sends to all processes at once comes before the scheduler's last
+    events.  On stdout it reads lines: a level of logging and a text, or "status" and JSON.
+    """
+
+    waits = True
+
+    def __init__(self) -> None:
+        for number in (*ENDS, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        lines = logging.StreamHandler(sys.stdout)
+        lines.setFormatter(_OneLine("%(levelno)d %(message)s"))
+        logging.basicConfig(handlers=[lines], level=logging.DEBUG)
+        self._next = 0.0
+        threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        """End this process for sure, whatever its other threads wait for: a hanging database, a full pipe."""
+        os.read(0, 1)
+        time.sleep(ALONE_SEC)
+        os._exit(1)
+
+    def say(self, text: str) -> None:
+        log.info("%s", text)
+
+    def tell(self, served: "Broker") -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + STATUS_SEC
+            print("status", served.status(), flush=True)
+
+    def ended(self, seconds: float) -> bool:
+        return bool(select.select([0], [], [], seconds)[0])
+
+
+def _open(uri: str, log_at: str, access: Access, host: _Terminal) -> "Broker | None":
+    """Return the broker; None: told to end while another process served the address."""
+    from .._core import Broker
+
+    told = False
+    while True:
+        try:
+            return Broker(uri, log_at, access.secret, access.insecure)
+        except ConflictError as e:
+            if not host.waits:
+                raise
+            if not told:
+                host.say(f"{e}; this one takes over when that has ended")
+            told = True
+        if host.ended(1.0):
+            return None
 
 
 def _allow_connections() -> None:
@@ -109,12 +199,12 @@ def _allow_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _wait_for(served: "Broker", ends: set[signal.Signals], access: Access) -> None:
-    """Wait for a signal; once a second look whether it still serves, who may do what, and what it has to say."""
-    log = logging.getLogger("aiflow_ext.broker")
-    ended = None
-    while ended is None:
-        ended = signal.sigtimedwait(ends, 1.0)
+def _wait_for(served: "Broker", host: _Terminal, access: Access) -> None:
+    """Wait for the end; once a second look whether it still serves, who may do what, and what it has to say."""
+    ended = False
+    while not ended:
+        host.tell(served)
+        ended = host.ended(1.0)
         for level, text in served.trace():
             log.log(level, "%s", text)
         access.look(served)
@@ -140,6 +230,9 @@ COMMANDS = (
                 help="let events of a namespace (exact, prefix* or *) go that are older than AGE, as 30d, or beyond "
                 "the newest COUNT; one of the two is enough; may be given for several namespaces",
             ),
+            arg(
+                "--supervised", action="store_true", help=argparse.SUPPRESS
+            ),  # by aiflow_ext.provider.scheduler.embedded
         ),
         "example: aiflow broker --bind tcp://127.0.0.1:7788 --log sqlite:/var/lib/aiflow/events.db "
         "--retain 'airflow=7d' --retain 'metrics*=1d,1000000'",

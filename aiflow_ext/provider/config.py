@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aiflow_ext.events.client import EventClient
     from aiflow_ext.events.keyfile import ClientKey
 
+FOLDER = Path(AIRFLOW_HOME) / "aiflow"  # of the default log, and of the embedded broker's socket
 EVENT_MODE_ENV = "AIRFLOW__AIFLOW__EVENT_MODE"
 SOURCES = frozenset({"broker", "database", "executor", "api"})
 
@@ -22,7 +23,7 @@ class Config:
     """What event mode runs with.
 
     :param broker: address clients connect to, ``ipc://PATH`` or ``tcp://HOST:PORT``.
-    :param embedded: the scheduler process serves that address itself.
+    :param embedded: the scheduler has a broker of its own serve that address.
     :param log: URI of the event log, ``sqlite:PATH``, ``postgresql://...`` or ``mysql://...``.
     :param database: URI to watch for commits of others, as libpq or ``sqlite:`` takes it; "" for none.  Airflow's own
         database, which ``[aiflow] listen`` may name by another address.
@@ -113,7 +114,7 @@ def _listen() -> str:
 def _default_log(database: str) -> str:
     if database.startswith("postgresql://"):
         return database
-    return f"sqlite:{Path(AIRFLOW_HOME) / 'aiflow' / 'events.db'}"
+    return f"sqlite:{FOLDER / 'events.db'}"
 
 
 def _retention() -> tuple[str, ...]:

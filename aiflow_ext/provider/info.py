@@ -24,7 +24,7 @@ def get_provider_info() -> dict[str, Any]:
                     "broker": _option(
                         "string",
                         "embedded",
-                        "``embedded``: the scheduler process serves events on a socket under AIRFLOW_HOME. "
+                        "``embedded``: a child process of the scheduler serves events on a socket under AIRFLOW_HOME. "
                         "Otherwise the address of an ``aiflow broker``, as tcp://127.0.0.1:5600.",
                     ),
                     "key_file": _option(

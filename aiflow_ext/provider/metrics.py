@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 from airflow.observability.stats import Stats
-
-from aiflow_ext import _core
-
-EVERY_SEC = 5.0  # between two looks at the broker's counters
 
 
 @dataclass
@@ -53,16 +49,17 @@ class BrokerFigures:
     """The embedded broker's: counters as differences, and how long things took since the last time."""
 
     def __init__(self) -> None:
+        self._pid = 0
         self._counters: dict[str, int] = {}
         self._buckets: dict[str, list[int]] = {}
-        self._next = 0.0
 
-    def tell(self, broker: _core.Broker) -> None:
-        """Give them to Airflow, if it is time to."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + EVERY_SEC
-        now = json.loads(broker.status())
+    def tell(self, now: dict[str, Any]) -> None:
+        """Give them to Airflow.
+
+        :param now: its status; another process has counted from 0.
+        """
+        if now["pid"] != self._pid:
+            self._pid, self._counters, self._buckets = now["pid"], {}, {}
         Stats.gauge("aiflow.broker.subscribers", now["subscribers"])
         for name, value in now["counters"].items():
             count(f"aiflow.broker.{name}", value - self._counters.get(name, 0))

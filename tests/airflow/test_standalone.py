@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from airflows import Broker
-from deployment import Deployment, kill_session
+from deployment import Deployment, kill_session, sessions
 
 from aiflow_ext import Event, EventClient
 
@@ -67,6 +68,29 @@ def test_standalone(tmp_path: Path) -> None:
     finally:
         kill_session(process.pid)
         process.wait()
+
+
+def test_daemon(tmp_path: Path) -> None:
+    """`airflow scheduler --daemon` has its broker, too, and takes it along when it ends."""
+    airflow = Deployment(tmp_path / "af", DAGS, event_mode=True)
+    airflow.names = ["dag-processor"]
+    airflow.start()
+    pid_file = airflow.home / "scheduler.pid"
+    airflow.run_airflow("scheduler", "--daemon", "--skip-serve-logs", "--pid", str(pid_file))
+    pid = airflow.wait_until(lambda: pid_file.exists() and int(pid_file.read_text() or 0), what="a pid file")
+    session = os.getsid(pid)
+    try:
+        unpause(airflow)
+        with EventClient(f"ipc://{airflow.home}/aiflow/broker.sock") as client:
+            offset = client.publish(Event("birth"), timeout=240)
+            assert client.status()["pid"] in set(sessions(session)) - {pid}
+        airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{offset}"])
+        os.kill(pid, signal.SIGTERM)
+        airflow.wait_until(lambda: not sessions(session), what="all have ended")
+        assert not (airflow.home / "aiflow" / "broker.sock").exists()
+    finally:
+        kill_session(session)
+        airflow.close()
 
 
 def test_a_broker_and_a_log_of_their_own(tmp_path: Path, broker: Broker) -> None:

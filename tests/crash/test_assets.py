@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflows import Deploy
+from airflows import Deploy, died
 from deployment import Deployment
 
 from aiflow_ext import Event, EventLog
@@ -12,7 +12,7 @@ from aiflow_ext import Event, EventLog
 DAGS = Path(__file__).parents[1] / "airflow" / "asset_dags"
 POINTS = (
     "apply.locked",
-    "append.before_commit",  # the first to append is what tells of asset events
+    "append.before_commit",  # these two in the broker's process: the first to append is what tells of asset events
     "append.after_commit",
     "apply.acted",
     "apply.saved",
@@ -51,8 +51,9 @@ def test_killed_at_every_point(deploy: Deploy) -> None:
             for _ in range(2):
                 airflow.sql(CHANGE)
             airflow.env["AIF_CRASH_AT"] = point
+            logged = len(airflow.log("scheduler"))
             airflow.begin("scheduler")
-            airflow.wait_until(lambda: not airflow.alive("scheduler"), what=f"killed at {point}")
+            airflow.wait_until(lambda n=logged: died(airflow, n), what=f"killed at {point}")
             airflow.kill("scheduler")  # what it left behind, too
         del airflow.env["AIF_CRASH_AT"]
         airflow.launch("scheduler")

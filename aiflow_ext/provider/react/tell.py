@@ -6,7 +6,7 @@ They are published, and read back in the next round, with offsets, like any even
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from sqlalchemy.orm import Session
@@ -29,11 +29,13 @@ class Teller:
     """Publishes, through the reactor's client.
 
     :param news: None where asset events are not wanted as events.
+    :param broker_up: whether a broker may answer; one that is being started cannot.
     """
 
-    def __init__(self, client: _core.Client, news: AssetNews | None) -> None:
+    def __init__(self, client: _core.Client, news: AssetNews | None, broker_up: Callable[[], bool]) -> None:
         self._client = client
         self._news = news
+        self._broker_up = broker_up
         self._quiet_until = 0.0
 
     def forget(self) -> None:
@@ -43,7 +45,7 @@ class Teller:
 
     def waiting(self, session: Session, world: World) -> bool:
         """Whether there may be something to tell.  Reads only."""
-        if time.monotonic() < self._quiet_until:
+        if time.monotonic() < self._quiet_until or not self._broker_up():
             return False
         if any(_differs(run) for run in world.runs.values()):
             return True
@@ -52,6 +54,8 @@ class Teller:
     def tell(self, session: Session, world: World, work: Work) -> bool:
         """Publish it all; return whether there was anything.  Without a broker it waits, and the reaction goes on."""
         told = False
+        if not self._broker_up():
+            return told
         try:
             for run in world.runs.values():
                 told |= self._tell_run(session, run)

@@ -9,7 +9,7 @@ docs/design.md says why twice is impossible.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -42,16 +42,19 @@ ROUNDS = 20  # transactions of one react(); the rest waits for the next pass, so
 
 
 class Reactor:
-    """The consumer of the log in a scheduler.  Opens its handles in the process and at the moment it is made."""
+    """The consumer of the log in a scheduler.  Opens its handles in the process and at the moment it is made.
 
-    def __init__(self, config: Config, dag_bag: Any, job_id: int | None) -> None:
+    :param broker_up: whether a broker may answer.
+    """
+
+    def __init__(self, config: Config, dag_bag: Any, job_id: int | None, broker_up: Callable[[], bool]) -> None:
         self.registry = Registry()
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
         self._stops = Stops(self._client, config.stop_grace_sec)
         self._means = Means(self.registry, self._log, self._stops, dag_bag, job_id)
         self._watchers = Watchers(self._log)
-        self._teller = Teller(self._client, AssetNews() if config.asset_events else None)
+        self._teller = Teller(self._client, AssetNews() if config.asset_events else None, broker_up)
 
     def close(self) -> None:
         """Close the handles."""

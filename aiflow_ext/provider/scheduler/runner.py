@@ -60,7 +60,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._reaction = Reaction()
         waker = self._waker = Waker(self._config, self.executors)
         try:
-            self._reactor = Reactor(self._config, self.scheduler_dag_bag, self.job.id)
+            self._reactor = Reactor(self._config, self.scheduler_dag_bag, self.job.id, waker.broker_up)
             retention = keeper(self._config)
             try:
                 if self._config.retention:

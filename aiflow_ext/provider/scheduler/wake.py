@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiflow_ext import _core
-from aiflow_ext.errors import ConflictError, Error
-from aiflow_ext.provider.config import Config
+from aiflow_ext.errors import Error
+from aiflow_ext.provider.config import FOLDER, Config
 from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.metrics import BrokerFigures
+from aiflow_ext.provider.scheduler.embedded import Embedded
 from aiflow_ext.provider.world.runs import Key
 
 log = logging.getLogger(__name__)
-broker_log = logging.getLogger("aiflow_ext.broker")  # as `aiflow broker` has it
 
 DEBOUNCE_MS = 1  # what arrives together is handled together
-WORDS_SEC = 1.0  # between two looks at what the broker has to say
 RETRY_SEC = 1.0  # between tries to open a source that is away
 EVERYTHING = ("*", "*", "*", "*")
 
@@ -48,14 +46,16 @@ class Waker:
     def __init__(self, config: Config, executors: list[Any]) -> None:
         self._config = config
         self._pipes = _result_pipes(executors) if "executor" in config.wake_sources else []
-        self._broker: _core.Broker | None = None
+        self._broker: Embedded | None = None
+        if config.embedded:
+            FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)  # we may open the log before the broker does
+            self._broker = Embedded(config.broker, config.log, BrokerFigures().tell)
         self._watch: _core.Watch | None = None
         self._database = config.database if "database" in config.wake_sources else ""
         self._sub: _core.Subscription | None = None
+        self._missed = False  # events may have come, or been kept back, before there was a subscription
         self._next_try = 0.0
-        self._figures = BrokerFigures()
-        self._next_words = 0.0
-        self._open_all()
+        self.tend()
 
     def close(self) -> None:
         """Close everything; the broker goes last."""
@@ -63,7 +63,7 @@ class Waker:
             if handle is not None:
                 handle.close()
         if self._broker is not None:
-            self._broker.stop()
+            self._broker.close()
 
     def wait(self, timeout_sec: float) -> Wake:
         """Sleep until a source has something, or `timeout_sec` has passed.
@@ -76,23 +76,29 @@ class Waker:
         self._forget_own_commits()
         while True:
             self.tend()
+            wake.events, self._missed = self._missed, False
             sources = [s for s in (self._sub, self._watch) if s is not None]
-            left = max(0.0, deadline - time.monotonic())
-            ready = _core.wait([*sources, *self._pipes], int(min(left, 1.0) * 1000 + 0.999))
-            wake.executor |= any(ready[len(sources) :])
+            words = self._broker.pipes() if self._broker is not None else []
+            left = 0.0 if wake else max(0.0, deadline - time.monotonic())
+            ready = _core.wait([*sources, *words, *self._pipes], int(min(left, 1.0) * 1000 + 0.999))
+            wake.executor |= any(ready[len(sources) + len(words) :])
             if any(ready):
                 self._listen(wake)
             if wake or time.monotonic() >= deadline:
                 return wake
 
     def tend(self) -> None:
-        """Open what is not open, and pass on what the broker has to say; cheap, for each pass."""
+        """Open what is not open, start and hear the broker; cheap, for each pass."""
+        if self._broker is not None:
+            was_up = self._broker.up
+            self._broker.tend()
+            if self._broker.up and not was_up:
+                self._next_try, self._missed = 0.0, True
         self._open_all()
-        if self._broker is not None and time.monotonic() >= self._next_words:
-            self._next_words = time.monotonic() + WORDS_SEC
-            for level, text in self._broker.trace():
-                broker_log.log(level, "aiflow broker: %s", text)
-            self._figures.tell(self._broker)
+
+    def broker_up(self) -> bool:
+        """Return whether a broker may answer: ours is not just being started."""
+        return self._broker is None or self._broker.up
 
     def _forget_own_commits(self) -> None:
         """SQLite cannot say whose commit it was, and each pass commits: it would wake itself for ever.
@@ -153,7 +159,6 @@ class Waker:
         if time.monotonic() < self._next_try:
             return
         self._next_try = time.monotonic() + RETRY_SEC
-        self._serve()
         if self._database and self._watch is None:
             try:
                 self._watch = _core.Watch(self._database, notify.CHANNEL)
@@ -162,9 +167,10 @@ class Waker:
             except ValueError as e:
                 log.error("aiflow: no wake-ups from the database; [aiflow] listen says where they come from: %s", e)
                 self._database = ""
-        if self._config.wake_sources & {"broker", "api"} and self._sub is None:
+        if self._config.wake_sources & {"broker", "api"} and self._sub is None and self.broker_up():
             try:
                 self._sub = self._subscribe()
+                self._missed = True
             except (Error, TimeoutError, ValueError) as e:
                 self._lost("broker", e)
 
@@ -176,29 +182,6 @@ class Waker:
             sub.close()
             raise
         return sub
-
-    def _serve(self) -> None:
-        """Run the embedded broker, unless another process on this host does; take over when that one ends."""
-        if self._broker is not None:
-            for level, text in self._broker.trace():
-                log.log(level, "aiflow: broker: %s", text)
-        if not self._config.embedded or (self._broker is not None and self._broker.error() is None):
-            return
-        if self._broker is not None:
-            log.error("aiflow: the broker ended, starting it again: %s", self._broker.error())
-            self._broker.stop()
-            self._broker = None
-        try:
-            if self._config.broker.startswith("ipc://"):
-                Path(self._config.broker.removeprefix("ipc://")).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._broker = _core.Broker(self._config.broker, self._config.log)
-            self._broker.start()
-            self._figures = BrokerFigures()
-            log.info("aiflow: broker serves %s", self._config.broker)
-        except ConflictError:
-            log.debug("aiflow: another process serves %s", self._config.broker)
-        except Error as e:
-            log.error("aiflow: the broker cannot serve %s, trying again: %s", self._config.broker, e)
 
     def _lost(self, source: str, error: Exception) -> None:
         log.warning("aiflow: no wake-ups from the %s for now: %s", source, error)

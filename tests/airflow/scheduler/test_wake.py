@@ -12,9 +12,9 @@ import pytest
 from airflows import free_tcp
 
 from aiflow_ext import EventClient, _core
-from aiflow_ext.provider import api
 from aiflow_ext.provider.config import SOURCES, Config
-from aiflow_ext.provider.wake import Waker
+from aiflow_ext.provider.http import middleware as api
+from aiflow_ext.provider.scheduler.wake import Waker
 
 Wait = Callable[..., Waker]
 
