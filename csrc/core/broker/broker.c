@@ -205,7 +205,7 @@ drain_one(aif_broker *b, size_t *events, size_t *bytes)
     (void)zmq_msg_init(&frame);
     got = recv_message(b, &from, &frame, &ours);
     if (got) {
-        aif_door_took(b, &frame, ours);
+        aif_seats_took(b, &frame, ours);
     }
     if (got && ours) {
         *bytes += zmq_msg_size(&frame);
@@ -287,7 +287,7 @@ turn(aif_broker *b)
     aif_gate_tend(b);
     b->now = aif_now_ms();
     dry = drain(b);
-    aif_door_tend(b); /* after it: the last words of who left were heard */
+    aif_seats_tend(b); /* after it: the last words of who left were heard */
     aif_parts_look(b, dry);
     aif_turn_commit(b);
     now = aif_now_ms();

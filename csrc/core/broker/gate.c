@@ -65,7 +65,7 @@ aif_gate_open(aif_broker *b, const char *bind, const char *secret,
     if (aif_endpoint_is_tcp(bind)) {
         aif_parts_open(b);
     }
-    return err == AIF_OK ? aif_door_open(b, e) : err;
+    return err == AIF_OK ? aif_seats_open(b, e) : err;
 }
 
 void
@@ -82,7 +82,7 @@ aif_gate_close(aif_broker *b)
     pthread_mutex_destroy(&g->lock);
     aif_access_free(g->next);
     aif_access_free(g->now);
-    aif_door_close(b);
+    aif_seats_close(b);
     aif_parts_close(b);
 }
 
@@ -286,7 +286,7 @@ answer_zap(aif_broker *b)
             return;
         }
         if (!peer.allowed) {
-            aif_door_unknown(b, peer.address, peer.key);
+            aif_seats_unknown(b, peer.address, peer.key);
         }
     }
 }
@@ -295,7 +295,7 @@ size_t
 aif_gate_items(const aif_broker *b,
                zmq_pollitem_t items[static AIF_GATE_ITEMS])
 {
-    void *const sockets[] = {b->gate.zap, b->door.monitor};
+    void *const sockets[] = {b->gate.zap, b->seats.monitor};
     size_t n = 0;
 
     items[n++] = (zmq_pollitem_t){.fd = b->gate.wake, .events = ZMQ_POLLIN};

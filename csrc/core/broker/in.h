@@ -138,19 +138,19 @@ typedef struct {
     ino_t inode;     /* of its socket */
     uint64_t before; /* bytes that it sent before that message's end */
     uint64_t read;   /* and until the last note */
-} aif_door_peer;
+} aif_seat;
 
-/* broker/door.c's own. */
+/* broker/seats.c's own. */
 typedef struct {
     void *monitor;
-    aif_door_peer *peers; /* by descriptor */
+    aif_seat *peers; /* by descriptor */
     size_t cap_peers;
     size_t n_peers; /* open */
     size_t most;    /* of them */
     int listener;
     bool shielded;      /* nobody new for now */
     const char *failed; /* the connection that is reported as closed next */
-} aif_door;
+} aif_seats;
 
 /* broker/parts.c's own. */
 typedef struct {
@@ -211,7 +211,7 @@ struct aif_broker {
     aif_seen stats;
     aif_endpoint endpoint;
     aif_gate gate;
-    aif_door door;
+    aif_seats seats;
     aif_parts parts;
     void *ctx;
     void *router;
@@ -350,20 +350,20 @@ size_t aif_gate_items(const aif_broker *b,
 /* Let in, count, take a new table. */
 void aif_gate_tend(aif_broker *b);
 
-/* broker/door.c.  Before the router is bound. */
-AIF_MUST_CHECK aif_err aif_door_open(aif_broker *b, aif_error *e);
-void aif_door_close(aif_broker *b);
-void aif_door_tend(aif_broker *b);
+/* broker/seats.c.  Before the router is bound. */
+AIF_MUST_CHECK aif_err aif_seats_open(aif_broker *b, aif_error *e);
+void aif_seats_close(aif_broker *b);
+void aif_seats_tend(aif_broker *b);
 /* A connection from address is not let in. */
-void aif_door_unknown(aif_broker *b, const char *address, const char *key);
+void aif_seats_unknown(aif_broker *b, const char *address, const char *key);
 /* A whole message was taken; whose connection got as far as a frame of ours is
  * no stranger's. */
-void aif_door_took(aif_broker *b, zmq_msg_t *last, bool ours);
+void aif_seats_took(aif_broker *b, zmq_msg_t *last, bool ours);
 
 /* broker/parts.c.  Before the router is bound, to tcp. */
 void aif_parts_open(aif_broker *b);
 void aif_parts_close(aif_broker *b);
-void aif_parts_accepted(aif_door_peer *peer, int fd);
+void aif_parts_accepted(aif_seat *peer, int fd);
 /* Now and then.  dry: nothing whole was left to take when we looked last. */
 void aif_parts_look(aif_broker *b, bool dry);
 /* due, in ms, or sooner: then it is time to look.  -1: never. */

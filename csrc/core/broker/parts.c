@@ -106,7 +106,7 @@ bytes_read(int fd)
 }
 
 void
-aif_parts_accepted(aif_door_peer *peer, int fd)
+aif_parts_accepted(aif_seat *peer, int fd)
 {
     struct stat st;
 
@@ -117,8 +117,8 @@ aif_parts_accepted(aif_door_peer *peer, int fd)
 static void
 note(aif_broker *b)
 {
-    for (size_t fd = 0; fd < b->door.cap_peers; fd++) {
-        aif_door_peer *peer = &b->door.peers[fd];
+    for (size_t fd = 0; fd < b->seats.cap_peers; fd++) {
+        aif_seat *peer = &b->seats.peers[fd];
 
         if (peer->open) {
             peer->read = bytes_read((int)fd);
@@ -136,7 +136,7 @@ note(aif_broker *b)
  * look whose.  libzmq finds the end and closes; without a reset the peer might
  * wait for room in a window of which nobody tells it any more. */
 static bool
-shut_peer(const aif_door_peer *peer, int fd)
+shut_peer(const aif_seat *peer, int fd)
 {
     const struct linger reset = {.l_onoff = 1, .l_linger = 0};
     struct stat st;
@@ -155,7 +155,7 @@ shut_peer(const aif_door_peer *peer, int fd)
 }
 
 static void
-end(aif_broker *b, aif_door_peer *peer, int fd)
+end(aif_broker *b, aif_seat *peer, int fd)
 {
     static const char why[] = "its message of many parts does not end";
     const aif_str once[] = {{peer->address, strlen(peer->address)},
@@ -178,8 +178,8 @@ end(aif_broker *b, aif_door_peer *peer, int fd)
 static void
 judge(aif_broker *b)
 {
-    for (size_t fd = 0; fd < b->door.cap_peers; fd++) {
-        aif_door_peer *peer = &b->door.peers[fd];
+    for (size_t fd = 0; fd < b->seats.cap_peers; fd++) {
+        aif_seat *peer = &b->seats.peers[fd];
 
         if (peer->open && !peer->took && peer->read > peer->before + MOST) {
             end(b, peer, (int)fd);
@@ -193,7 +193,7 @@ judge(aif_broker *b)
 static bool
 all_had_a_turn(const aif_broker *b, bool dry)
 {
-    return dry || b->parts.drained > 2 * b->door.n_peers + 64;
+    return dry || b->parts.drained > 2 * b->seats.n_peers + 64;
 }
 
 void
@@ -212,7 +212,7 @@ aif_parts_look(aif_broker *b, bool dry)
     if (!p->noted && now >= p->due) {
         p->due = now + TICK_MS;
         if (has_grown(p)) {
-            p->due += (int64_t)b->door.n_peers / PEERS_A_MS;
+            p->due += (int64_t)b->seats.n_peers / PEERS_A_MS;
             note(b);
         }
     }
@@ -223,7 +223,7 @@ aif_parts_wait(const aif_broker *b, long due)
 {
     int64_t tick = b->parts.noted ? 0 : b->parts.due - aif_now_ms();
 
-    if (!b->parts.on || b->door.n_peers == 0 || (due >= 0 && due <= tick)) {
+    if (!b->parts.on || b->seats.n_peers == 0 || (due >= 0 && due <= tick)) {
         return due;
     }
     return tick > 0 ? (long)tick : 0;

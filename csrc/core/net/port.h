@@ -5,7 +5,7 @@
  * starts a context's threads (epoll.cpp), and where it accepts a connection
  * over ipc (ipc_listener.cpp).  Everything else that needs a descriptor
  * fails, and says so.  So we look for room before anything is opened, and
- * broker/door.c keeps descriptors free for what is accepted later.
+ * broker/seats.c keeps descriptors free for what is accepted later.
  * Any thread.
  */
 #ifndef AIF_PORT_H

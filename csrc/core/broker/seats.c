@@ -1,4 +1,4 @@
-/* broker/door.c - the connections of a broker.
+/* broker/seats.c - the connections of a broker.
  *
  * The happy path: libzmq's monitor tells of each that came and went, so their
  * number is known.  Who never gets as far as a frame (no ZMTP, no key, the
@@ -46,9 +46,9 @@ most_connections(void)
 }
 
 aif_err
-aif_door_open(aif_broker *b, aif_error *e)
+aif_seats_open(aif_broker *b, aif_error *e)
 {
-    aif_door *d = &b->door;
+    aif_seats *d = &b->seats;
 
     d->most = most_connections();
     d->listener = -1;
@@ -77,12 +77,12 @@ say(aif_broker *b, const char *address, const char *why, const char *key)
 /* libzmq asks about a key by its peer's address only: of several connections
  * from there any one will do. */
 void
-aif_door_unknown(aif_broker *b, const char *address, const char *key)
+aif_seats_unknown(aif_broker *b, const char *address, const char *key)
 {
-    aif_door *d = &b->door;
+    aif_seats *d = &b->seats;
 
     for (size_t i = 0; i < d->cap_peers; i++) {
-        aif_door_peer *peer = &d->peers[i];
+        aif_seat *peer = &d->peers[i];
 
         if (peer->open && !peer->spoke && !peer->told &&
             strcmp(peer->address, address) == 0) {
@@ -94,9 +94,9 @@ aif_door_unknown(aif_broker *b, const char *address, const char *key)
 }
 
 void
-aif_door_took(aif_broker *b, zmq_msg_t *last, bool ours)
+aif_seats_took(aif_broker *b, zmq_msg_t *last, bool ours)
 {
-    aif_door *d = &b->door;
+    aif_seats *d = &b->seats;
     int fd = d->monitor == NULL ? -1 : zmq_msg_get(last, ZMQ_SRCFD);
 
     b->parts.drained++;
@@ -115,7 +115,7 @@ shield(aif_broker *b, bool on)
 {
     struct sock_filter drop = {.code = BPF_RET | BPF_K, .k = 0};
     struct sock_fprog all = {.len = 1, .filter = &drop};
-    aif_door *d = &b->door;
+    aif_seats *d = &b->seats;
     bool done = aif_endpoint_is_tcp(b->endpoint.uri)
                     ? setsockopt(d->listener, SOL_SOCKET,
                                  on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
@@ -129,7 +129,7 @@ shield(aif_broker *b, bool on)
 static void
 bound_connections(aif_broker *b)
 {
-    aif_door *d = &b->door;
+    aif_seats *d = &b->seats;
 
     if (d->listener < 0) {
         return;
@@ -145,11 +145,11 @@ bound_connections(aif_broker *b)
 }
 
 /* Room for fd; without memory it stays unknown. */
-static aif_door_peer *
-peer_at(aif_door *d, uint32_t fd)
+static aif_seat *
+peer_at(aif_seats *d, uint32_t fd)
 {
     size_t cap = d->cap_peers == 0 ? 64 : d->cap_peers;
-    aif_door_peer *peers;
+    aif_seat *peers;
 
     while (cap <= fd) { /* a descriptor: the kernel bounds it */
         cap *= 2;
@@ -170,16 +170,16 @@ peer_at(aif_door *d, uint32_t fd)
 static void
 on_accepted(aif_broker *b, uint32_t fd)
 {
-    aif_door *d = &b->door;
+    aif_seats *d = &b->seats;
     struct sockaddr_storage sa;
     socklen_t n = sizeof sa;
-    aif_door_peer *peer = peer_at(d, fd);
+    aif_seat *peer = peer_at(d, fd);
 
     if (peer == NULL) {
         return;
     }
     d->n_peers += !peer->open;
-    *peer = (aif_door_peer){.open = true};
+    *peer = (aif_seat){.open = true};
     if (!aif_endpoint_is_tcp(b->endpoint.uri)) {
         peer->spoke = true; /* who may open our file is no stranger */
         return;
@@ -210,8 +210,8 @@ why(uint32_t code)
 static void
 on_disconnected(aif_broker *b, uint32_t fd)
 {
-    aif_door *d = &b->door;
-    aif_door_peer *peer = fd < d->cap_peers ? &d->peers[fd] : NULL;
+    aif_seats *d = &b->seats;
+    aif_seat *peer = fd < d->cap_peers ? &d->peers[fd] : NULL;
     const char *failed = d->failed;
 
     d->failed = NULL;
@@ -234,7 +234,7 @@ on_disconnected(aif_broker *b, uint32_t fd)
 static void
 on_event(aif_broker *b, uint16_t event, uint32_t value)
 {
-    aif_door *d = &b->door;
+    aif_seats *d = &b->seats;
 
     switch (event) {
     case ZMQ_EVENT_LISTENING:
@@ -258,23 +258,23 @@ on_event(aif_broker *b, uint16_t event, uint32_t value)
 }
 
 void
-aif_door_tend(aif_broker *b)
+aif_seats_tend(aif_broker *b)
 {
     uint16_t event;
     uint32_t value;
 
     for (int i = 0;
-         i < LOOKS && aif_port_news(b->door.monitor, &event, &value); i++) {
+         i < LOOKS && aif_port_news(b->seats.monitor, &event, &value); i++) {
         on_event(b, event, value);
     }
     bound_connections(b);
 }
 
 void
-aif_door_close(aif_broker *b)
+aif_seats_close(aif_broker *b)
 {
-    if (b->door.monitor != NULL) {
-        (void)zmq_close(b->door.monitor);
+    if (b->seats.monitor != NULL) {
+        (void)zmq_close(b->seats.monitor);
     }
-    aif_free(b->door.peers);
+    aif_free(b->seats.peers);
 }
