@@ -238,7 +238,7 @@ who_is_behind_misses_what_goes_before_what_went(void **state)
     assert_int_equal(gone, 5);
     aif_subs_catch_up(b, 1000);
     assert_int_equal(b->n_subs, 0);
-    assert_int_equal(b->stats.retention, 1);
+    assert_int_equal(b->status.retention, 1);
 }
 
 /* The event's key is "k".  Nobody is at this route, so who is sent it is

@@ -45,7 +45,7 @@ aif_broker_send(aif_broker *b, const aif_route *to)
         how = AIF_FULL; /* never: the route found room */
     }
     if (how == AIF_SENT) {
-        aif_count(&b->stats.bytes_out, b->out.n);
+        aif_count(&b->status.bytes_out, b->out.n);
     } else {
         (void)zmq_msg_close(&frame);
     }
@@ -59,7 +59,7 @@ aif_broker_answer(aif_broker *b, const aif_route *to, const aif_frame *f)
 
     if (aif_frame_encode(f, &b->out, &e) == AIF_OK &&
         aif_broker_send(b, to) != AIF_SENT) {
-        aif_count(&b->stats.lost, 1);
+        aif_count(&b->status.lost, 1);
     }
 }
 
@@ -84,7 +84,7 @@ do_status(aif_broker *b, const aif_route *from, const aif_frame *f,
     aif_buf text = {0};
     aif_err err;
 
-    aif_seen_subs(b, true);
+    aif_status_subs(b, true);
     err = aif_broker_status(b, &text, e);
     if (err == AIF_OK) {
         answer.text = (aif_str){(const char *)text.p, text.n};
@@ -149,12 +149,12 @@ handle(aif_broker *b, const aif_route *from, zmq_msg_t *frame, size_t *cost)
         err = dispatch(b, from, &f, frame, cost, &e);
     }
     if (err == AIF_EPROTO) {
-        aif_count(&b->stats.rejected, 1);
+        aif_count(&b->status.rejected, 1);
     } else if (err == AIF_EDENIED) {
-        aif_count(&b->stats.denied, 1);
+        aif_count(&b->status.denied, 1);
     }
     if (err != AIF_OK) {
-        aif_seen_refused(b, from, frame, &e);
+        aif_status_refused(b, from, frame, &e);
     }
     if (err != AIF_OK &&
         f.kind != AIF_K_HINT) { /* nobody waits for a hint's */
@@ -209,16 +209,16 @@ drain_one(aif_broker *b, size_t *events, size_t *bytes)
     }
     if (got && ours) {
         *bytes += zmq_msg_size(&frame);
-        aif_count(&b->stats.frames, 1);
-        aif_count(&b->stats.bytes_in, zmq_msg_size(&frame));
+        aif_count(&b->status.frames, 1);
+        aif_count(&b->status.bytes_in, zmq_msg_size(&frame));
         handle(b, &from, &frame, &cost);
         *events += b->turn.n - before + cost;
     } else if (got) {
         aif_error e;
 
         (void)aif_fail(&e, AIF_EPROTO, "not a routing id and one frame");
-        aif_count(&b->stats.rejected, 1);
-        aif_seen_refused(b, &from, &frame, &e);
+        aif_count(&b->status.rejected, 1);
+        aif_status_refused(b, &from, &frame, &e);
     }
     (void)zmq_msg_close(&frame);
     return got;
@@ -245,13 +245,13 @@ aif_broker_moved(aif_broker *b, const aif_head *head)
 {
     if (head->purged > b->purged) {
         b->purged = head->purged;
-        atomic_store(&b->stats.purged, b->purged);
+        atomic_store(&b->status.purged, b->purged);
     }
     if (head->offset > b->head) {
         b->head = head->offset;
         b->poll_now_ms = b->poll_least_ms;
         b->keen = b->now + AIF_BROKER_KEEN_MS;
-        atomic_store(&b->stats.head, b->head);
+        atomic_store(&b->status.head, b->head);
     }
 }
 
@@ -271,7 +271,7 @@ poll_head(aif_broker *b, int64_t now)
             2 * b->poll_now_ms < b->poll_ms ? 2 * b->poll_now_ms : b->poll_ms;
     }
     err = aif_broker_look(b, &head, &e);
-    aif_seen_store(b, "head", err, &e);
+    aif_status_store(b, "head", err, &e);
     b->head_due =
         now + (err == AIF_OK ? b->poll_now_ms : AIF_BROKER_STORE_RETRY_MS);
 }
@@ -283,7 +283,7 @@ turn(aif_broker *b)
     int64_t now;
     bool dry;
 
-    atomic_store(&b->stats.busy_since, since);
+    atomic_store(&b->status.busy_since, since);
     aif_gate_tend(b);
     b->now = aif_now_ms();
     dry = drain(b);
@@ -294,9 +294,9 @@ turn(aif_broker *b)
     poll_head(b, now);
     aif_subs_catch_up(b, now);
     aif_subs_expire(b, now);
-    aif_seen_subs(b, false);
-    aif_seen_turn(b, since);
-    atomic_store(&b->stats.busy_since, 0);
+    aif_status_subs(b, false);
+    aif_status_turn(b, since);
+    atomic_store(&b->status.busy_since, 0);
 }
 
 static long
@@ -436,7 +436,7 @@ shut(aif_broker *b)
         (void)close(b->stop);
     }
     aif_buf_fini(&b->out);
-    aif_seen_fini(b);
+    aif_status_fini(b);
     aif_free(b);
 }
 
@@ -453,7 +453,7 @@ aif_broker_open(const aif_broker_options *o, aif_broker **out, aif_error *e)
     }
     aif_guard_init(&b->guard);
     aif_gate_init(b);
-    aif_seen_init(b, o->log);
+    aif_status_init(b, o->log);
     b->stop = -1;
     err = aif_port_room(AIF_PORT_BROKER, e);
     if (err == AIF_OK) {

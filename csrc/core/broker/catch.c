@@ -55,12 +55,12 @@ refuse_who_missed(aif_broker *b, size_t i, const aif_error *why)
 {
     const aif_subscriber *s = b->subs[i];
 
-    aif_count(&b->stats.retention, 1);
-    aif_seen_say(b, AIF_WARNING,
-                 "events were let go peer=%s stream=%llu cursor=%llu "
-                 "why=\"%s\"",
-                 aif_route_text(b, &s->to).text, (unsigned long long)s->id,
-                 (unsigned long long)s->cursor, why->text);
+    aif_count(&b->status.retention, 1);
+    aif_status_say(b, AIF_WARNING,
+                   "events were let go peer=%s stream=%llu cursor=%llu "
+                   "why=\"%s\"",
+                   aif_route_text(b, &s->to).text, (unsigned long long)s->id,
+                   (unsigned long long)s->cursor, why->text);
     aif_broker_refuse(b, &s->to, s->id, why);
     aif_subs_drop(b, i);
 }
@@ -142,12 +142,12 @@ catch_up_one(aif_broker *b, size_t *events)
     if (err == AIF_OK && span.n < span.to - span.from) {
         err = find_who_missed(b, &span, &e);
     }
-    aif_seen_store(b, "read", err, &e);
+    aif_status_store(b, "read", err, &e);
     if (err == AIF_OK) {
         *events += span.n;
         aif_subs_push(b, &span);
     } else {
-        aif_count(&b->stats.retries, 1);
+        aif_count(&b->status.retries, 1);
         b->store_due = b->now + AIF_BROKER_STORE_RETRY_MS;
     }
     aif_batch_fini(&b->span);

@@ -164,7 +164,7 @@ typedef struct {
 
 #define AIF_GATE_ITEMS 3
 
-/* What broker/seen.c shows of a subscriber. */
+/* What broker/status.c shows of a subscriber. */
 typedef struct {
     aif_route to;
     uint64_t id;
@@ -172,9 +172,9 @@ typedef struct {
     uint64_t lag;    /* events that it has not been looked at for */
     uint64_t credit; /* bytes that it may still be sent */
     int64_t heard;
-} aif_seen_sub;
+} aif_status_sub;
 
-#define AIF_SEEN_SUBS 20
+#define AIF_STATUS_SUBS 20
 
 /* What others may want to know.  The broker's thread writes; what is no
  * atomic, under the lock. */
@@ -191,7 +191,7 @@ typedef struct {
     aif_hist answer;             /* a PUBLISH, from its arrival on */
     aif_hist push;               /* the same, until subscribers were served */
     pthread_mutex_t lock;
-    aif_seen_sub subs[AIF_SEEN_SUBS]; /* those furthest behind */
+    aif_status_sub subs[AIF_STATUS_SUBS]; /* those furthest behind */
     size_t n_subs;
     int64_t subs_at;         /* when they were looked at */
     const char *store_what;  /* that failed last; NULL: the store works */
@@ -202,13 +202,13 @@ typedef struct {
     int64_t lines_since; /* only so many lines in a while */
     unsigned lines;
     _Atomic uint64_t hushed; /* lines that were too many */
-} aif_seen;
+} aif_status;
 
 struct aif_broker {
     aif_guard guard; /* of run: one thread */
     int64_t opened;
     char log_kind[16]; /* the scheme of its URI: the rest may be secret */
-    aif_seen stats;
+    aif_status status;
     aif_endpoint endpoint;
     aif_gate gate;
     aif_seats seats;
@@ -266,21 +266,21 @@ AIF_MUST_CHECK aif_err aif_broker_ask(aif_broker *b, const aif_route *from,
                                       const aif_frame *f, size_t *cost,
                                       aif_error *e);
 
-/* broker/seen.c */
-void aif_seen_init(aif_broker *b, const char *log_uri);
-void aif_seen_fini(aif_broker *b);
+/* broker/status.c */
+void aif_status_init(aif_broker *b, const char *log_uri);
+void aif_status_fini(aif_broker *b);
 /* A line for people, unless there were too many just now. */
-void aif_seen_say(aif_broker *b, aif_level level, const char *fmt, ...)
+void aif_status_say(aif_broker *b, aif_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* How the store did; what: a literal, the same one each time. */
-void aif_seen_store(aif_broker *b, const char *what, aif_err err,
-                    const aif_error *e);
+void aif_status_store(aif_broker *b, const char *what, aif_err err,
+                      const aif_error *e);
 /* A frame was refused; said once for each peer and code. */
-void aif_seen_refused(aif_broker *b, const aif_route *from, zmq_msg_t *frame,
-                      const aif_error *why);
-void aif_seen_turn(aif_broker *b, uint64_t since);
+void aif_status_refused(aif_broker *b, const aif_route *from, zmq_msg_t *frame,
+                        const aif_error *why);
+void aif_status_turn(aif_broker *b, uint64_t since);
 /* Note who is behind; at most once a second, unless it has to be now. */
-void aif_seen_subs(aif_broker *b, bool must);
+void aif_status_subs(aif_broker *b, bool must);
 
 /* broker/route.c.  A ROUTER whose routing ids nobody can guess; NULL: errno
  * says why not. */

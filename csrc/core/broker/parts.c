@@ -166,12 +166,13 @@ end(aif_broker *b, aif_seat *peer, int fd)
     }
     peer->told = true;
     peer->before = peer->read; /* it is closed in a moment */
-    aif_count(&b->stats.endless, 1);
-    if (aif_trace_first(&b->stats.trace, aif_hash_strs(once, 2).lo)) {
-        aif_seen_say(b, AIF_WARNING,
-                     "connection closed address=%s why=\"%s\" (once; further "
-                     "ones are counted)",
-                     peer->address, why);
+    aif_count(&b->status.endless, 1);
+    if (aif_trace_first(&b->status.trace, aif_hash_strs(once, 2).lo)) {
+        aif_status_say(
+            b, AIF_WARNING,
+            "connection closed address=%s why=\"%s\" (once; further "
+            "ones are counted)",
+            peer->address, why);
     }
 }
 

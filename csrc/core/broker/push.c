@@ -83,9 +83,9 @@ send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
 {
     switch (aif_broker_send(b, &s->to)) {
     case AIF_SENT:
-        aif_credit_sent(&s->credit, &b->stats.flight, b->out.n);
+        aif_credit_sent(&s->credit, &b->status.flight, b->out.n);
         s->cursor = s->told = to;
-        aif_count(&b->stats.pushed, n);
+        aif_count(&b->status.pushed, n);
         return true;
     case AIF_FULL:
         s->full = true;
@@ -99,14 +99,14 @@ send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
 bool
 aif_push_may(const aif_broker *b, const aif_subscriber *s)
 {
-    return !s->full && aif_credit_may(&s->credit, b->stats.flight, b->now);
+    return !s->full && aif_credit_may(&s->credit, b->status.flight, b->now);
 }
 
 /* A frame, unless one event alone is larger. */
 static size_t
 piece_bytes(const aif_broker *b, const aif_subscriber *s)
 {
-    uint64_t most = aif_credit_share(&s->credit, b->stats.flight, b->now);
+    uint64_t most = aif_credit_share(&s->credit, b->status.flight, b->now);
 
     return most < AIF_PIECE_BYTES ? (size_t)most : AIF_PIECE_BYTES;
 }
@@ -179,7 +179,7 @@ aif_subs_push(aif_broker *b, const aif_span *span)
         aif_subscriber *s = b->subs[i];
 
         if (!(marked && passes(b, s, span)) && !serve(b, s, span)) {
-            aif_count(&b->stats.gone, 1);
+            aif_count(&b->status.gone, 1);
             aif_subs_drop(b, i);
         }
     }

@@ -66,11 +66,11 @@ say(aif_broker *b, const char *address, const char *why, const char *key)
 {
     const aif_str once[] = {{address, strlen(address)}, {why, strlen(why)}};
 
-    if (aif_trace_first(&b->stats.trace, aif_hash_strs(once, 2).lo)) {
-        aif_seen_say(b, AIF_WARNING,
-                     "connection refused address=%s why=\"%s\"%s%s (once; "
-                     "further ones are counted)",
-                     address, why, key[0] == '\0' ? "" : " key=", key);
+    if (aif_trace_first(&b->status.trace, aif_hash_strs(once, 2).lo)) {
+        aif_status_say(b, AIF_WARNING,
+                       "connection refused address=%s why=\"%s\"%s%s (once; "
+                       "further ones are counted)",
+                       address, why, key[0] == '\0' ? "" : " key=", key);
     }
 }
 
@@ -135,12 +135,13 @@ bound_connections(aif_broker *b)
         return;
     }
     if (!d->shielded && d->n_peers >= d->most && shield(b, true)) {
-        aif_seen_say(b, AIF_WARNING,
-                     "connections are at their bound most=%zu (new ones wait)",
-                     d->most);
+        aif_status_say(
+            b, AIF_WARNING,
+            "connections are at their bound most=%zu (new ones wait)",
+            d->most);
     } else if (d->shielded && d->n_peers < d->most - d->most / 8 &&
                shield(b, false)) {
-        aif_seen_say(b, AIF_INFO, "connections are taken again");
+        aif_status_say(b, AIF_INFO, "connections are taken again");
     }
 }
 
@@ -223,7 +224,7 @@ on_disconnected(aif_broker *b, uint32_t fd)
     if (peer->spoke) {
         return;
     }
-    aif_count(&b->stats.strangers, 1);
+    aif_count(&b->status.strangers, 1);
     if (!peer->told) {
         say(b, peer->address, failed != NULL ? failed : why(0), "");
     }

@@ -87,11 +87,11 @@ remember(aif_broker *b, aif_subscriber *s, aif_error *e)
 void
 aif_subs_drop(aif_broker *b, size_t i)
 {
-    aif_credit_end(&b->subs[i]->credit, &b->stats.flight);
+    aif_credit_end(&b->subs[i]->credit, &b->status.flight);
     forget(b, b->subs[i]);
     sub_free(b->subs[i]);
     b->subs[i] = b->subs[--b->n_subs];
-    atomic_store(&b->stats.subscribers, b->n_subs);
+    atomic_store(&b->status.subscribers, b->n_subs);
 }
 
 void
@@ -202,7 +202,7 @@ make(aif_broker *b, const aif_route *from, const aif_frame *f,
         return err;
     }
     b->subs[b->n_subs++] = *out;
-    atomic_store(&b->stats.subscribers, b->n_subs);
+    atomic_store(&b->status.subscribers, b->n_subs);
     return AIF_OK;
 }
 
@@ -241,7 +241,7 @@ aif_subs_credit(aif_broker *b, const aif_route *from, const aif_frame *f,
         return aif_fail(e, AIF_ECLOSED, "no subscription %llu here",
                         (unsigned long long)f->id);
     }
-    if (!aif_credit_take(&s->credit, &b->stats.flight, f->from, now)) {
+    if (!aif_credit_take(&s->credit, &b->status.flight, f->from, now)) {
         return aif_fail(e, AIF_ECLOSED,
                         "no subscription %llu here that was sent %llu bytes: "
                         "this one was sent %llu",
@@ -279,8 +279,8 @@ aif_subs_expire(aif_broker *b, int64_t now)
         const aif_subscriber *s = b->subs[i];
 
         if (now - s->heard > AIF_BROKER_LEASE_MS) {
-            aif_count(&b->stats.expired, 1);
-            aif_seen_say(
+            aif_count(&b->status.expired, 1);
+            aif_status_say(
                 b, AIF_WARNING,
                 "subscriber expired peer=%s stream=%llu cursor=%llu "
                 "silent_ms=%lld",
@@ -302,7 +302,7 @@ aif_subs_recheck(aif_broker *b)
 
         if (aif_gate_keeps(&b->gate, s, &e) != AIF_OK) {
             aif_broker_refuse(b, &s->to, s->id, &e);
-            aif_count(&b->stats.denied, 1);
+            aif_count(&b->status.denied, 1);
             aif_subs_drop(b, i);
         }
     }

@@ -184,14 +184,14 @@ append(aif_broker *b, aif_event *events, uint64_t *offsets, size_t n,
 
     AIF_POINT("broker.drained");
     err = aif_log_append(b->log, events, n, offsets, before, e);
-    aif_hist_add(&b->stats.append, aif_now_us() - since);
-    aif_seen_store(b, "append", err, e);
+    aif_hist_add(&b->status.append, aif_now_us() - since);
+    aif_status_store(b, "append", err, e);
     if (err != AIF_OK) {
-        aif_count(&b->stats.retries, 1);
+        aif_count(&b->status.retries, 1);
         return err;
     }
     AIF_POINT("broker.appended");
-    aif_count(&b->stats.turns, 1);
+    aif_count(&b->status.turns, 1);
     set_times(events, n, before->create_time);
     return AIF_OK;
 }
@@ -226,7 +226,7 @@ answer_all(aif_broker *b, size_t from, size_t to, aif_err err,
             aif_broker_refuse(b, &r->from, r->id, e);
         } else if (!r->refused) {
             answer_published(b, r, t->offsets + r->first);
-            aif_hist_add(&b->stats.answer, aif_now_us() - r->at);
+            aif_hist_add(&b->status.answer, aif_now_us() - r->at);
         }
     }
     AIF_POINT("broker.answered");
@@ -252,14 +252,14 @@ commit_group(aif_broker *b, size_t from, size_t to)
         keep_new(t->events + first, t->offsets + first, n, &span);
         aif_broker_moved(b, &before);
         b->head = span.to;
-        atomic_store(&b->stats.head, b->head);
-        aif_count(&b->stats.appended, span.n);
+        atomic_store(&b->status.head, b->head);
+        aif_count(&b->status.appended, span.n);
         b->appended += span.n;
     }
     answer_all(b, from, to, err, &e);
     if (span.n > 0 && b->n_subs > 0) {
         aif_subs_push(b, &span);
-        aif_hist_add(&b->stats.push, aif_now_us() - t->requests[from]->at);
+        aif_hist_add(&b->status.push, aif_now_us() - t->requests[from]->at);
     }
 }
 

@@ -85,9 +85,10 @@ the_twenty_furthest_behind_are_shown(void **state)
         assert_int_equal(aif_subs_add(b, &to, &f, &e), AIF_OK);
     }
     aif_buf_fini(&tail);
-    aif_seen_subs(b, true);
+    aif_status_subs(b, true);
     text = status_of(b);
-    assert_non_null(strstr(text, "\"subscribers\": 50, \"flight\": 0, \"behind\": [{"));
+    assert_non_null(
+        strstr(text, "\"subscribers\": 50, \"flight\": 0, \"behind\": [{"));
     for (int lag = 1000; lag > 950; lag--) {
         char want[32];
 
@@ -106,15 +107,16 @@ an_outage_is_said_once_and_its_end(void **state)
 
     for (int i = 0; i < 5; i++) {
         (void)aif_fail(&e, AIF_ESTORE, "the disk is \"full\"\n");
-        aif_seen_store(b, append, AIF_ESTORE, &e);
+        aif_status_store(b, append, AIF_ESTORE, &e);
     }
     assert_non_null(strstr(status_of(b), "\"store\": {\"ok\": false"));
     assert_non_null(strstr(status_of(b), "\"failures\": 5, \"error\": \"the "
                                          "disk is \\\"full\\\"?\"}"));
-    aif_seen_store(b, "head", AIF_OK, &e); /* reading works: that is not it */
+    aif_status_store(b, "head", AIF_OK,
+                     &e); /* reading works: that is not it */
     assert_non_null(strstr(status_of(b), "\"store\": {\"ok\": false"));
-    aif_seen_store(b, append, AIF_OK, &e);
-    aif_seen_store(b, append, AIF_OK, &e);
+    aif_status_store(b, append, AIF_OK, &e);
+    aif_status_store(b, append, AIF_OK, &e);
     assert_non_null(strstr(status_of(b), "\"store\": {\"ok\": true}"));
     assert_true(aif_broker_trace(b, &line));
     assert_int_equal(line.level, AIF_ERROR);
@@ -140,14 +142,14 @@ lines_are_bounded(void **state)
         const aif_route from = {
             .n = 5, .p = {0, 9, 9, (uint8_t)(i / 256), (uint8_t)i}};
 
-        aif_seen_refused(b, &from, &none, &e);
-        aif_seen_refused(b, &from, &none, &e);
+        aif_status_refused(b, &from, &none, &e);
+        aif_status_refused(b, &from, &none, &e);
         n += aif_broker_trace(b, &line);
     }
     assert_in_range(n, 1, 100); /* two windows, if it is that slow */
     assert_non_null(strstr(status_of(b), "\"EPROTO\": 20000"));
-    b->stats.lines_since -= 60000; /* a minute later */
-    aif_seen_say(b, AIF_INFO, "again");
+    b->status.lines_since -= 60000; /* a minute later */
+    aif_status_say(b, AIF_INFO, "again");
     assert_true(aif_broker_trace(b, &line));
     assert_string_equal(line.text, "again");
     (void)zmq_msg_close(&none);

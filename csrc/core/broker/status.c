@@ -1,4 +1,4 @@
-/* broker/seen.c - what people see of a broker: lines for the host's log, and
+/* broker/status.c - what people see of a broker: lines for the host's log, and
  * one JSON text with everything that is counted.
  *
  * The broker's thread notes; any other thread reads, and waits for no turn:
@@ -22,25 +22,25 @@
 #define SLOW_US 1000000 /* a turn that people should hear of */
 
 void
-aif_seen_init(aif_broker *b, const char *log_uri)
+aif_status_init(aif_broker *b, const char *log_uri)
 {
-    pthread_mutex_init(&b->stats.lock, NULL);
-    aif_trace_init(&b->stats.trace);
+    pthread_mutex_init(&b->status.lock, NULL);
+    aif_trace_init(&b->status.trace);
     b->opened = aif_now_ms();
-    b->stats.lines_since = b->opened;
+    b->status.lines_since = b->opened;
     (void)snprintf(b->log_kind, sizeof b->log_kind, "%.*s",
                    (int)strcspn(log_uri, ":"), log_uri);
 }
 
 void
-aif_seen_fini(aif_broker *b)
+aif_status_fini(aif_broker *b)
 {
-    aif_trace_fini(&b->stats.trace);
-    pthread_mutex_destroy(&b->stats.lock);
+    aif_trace_fini(&b->status.trace);
+    pthread_mutex_destroy(&b->status.lock);
 }
 
 static bool
-may_say(aif_seen *s, int64_t now)
+may_say(aif_status *s, int64_t now)
 {
     if (now - s->lines_since >= LINES_MS) {
         s->lines_since = now;
@@ -50,23 +50,23 @@ may_say(aif_seen *s, int64_t now)
 }
 
 void
-aif_seen_say(aif_broker *b, aif_level level, const char *fmt, ...)
+aif_status_say(aif_broker *b, aif_level level, const char *fmt, ...)
 {
     char text[AIF_TRACE_TEXT];
     va_list ap;
 
-    if (!may_say(&b->stats, aif_now_ms())) {
-        aif_count(&b->stats.hushed, 1);
+    if (!may_say(&b->status, aif_now_ms())) {
+        aif_count(&b->status.hushed, 1);
         return;
     }
     va_start(ap, fmt);
     (void)vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    aif_trace_say(&b->stats.trace, level, "%s", text);
+    aif_trace_say(&b->status.trace, level, "%s", text);
 }
 
 static void
-note_failure(aif_seen *s, const char *what, const char *text)
+note_failure(aif_status *s, const char *what, const char *text)
 {
     pthread_mutex_lock(&s->lock);
     if (s->store_what == NULL) {
@@ -81,26 +81,26 @@ note_failure(aif_seen *s, const char *what, const char *text)
 
 /* It is mended when what failed last works again. */
 void
-aif_seen_store(aif_broker *b, const char *what, aif_err err,
-               const aif_error *e)
+aif_status_store(aif_broker *b, const char *what, aif_err err,
+                 const aif_error *e)
 {
-    aif_seen *s = &b->stats;
+    aif_status *s = &b->status;
 
     if (err != AIF_OK && err != AIF_ESTORE && err != AIF_ECORRUPT) {
         return; /* not the store's fault */
     }
     if (err != AIF_OK) {
         if (s->store_what == NULL) {
-            aif_seen_say(b, AIF_ERROR,
-                         "store failed what=%s sqlstate=%s error=\"%s\"", what,
-                         e->sqlstate, e->text);
+            aif_status_say(b, AIF_ERROR,
+                           "store failed what=%s sqlstate=%s error=\"%s\"",
+                           what, e->sqlstate, e->text);
         }
         note_failure(s, what, e->text);
     } else if (s->store_what == what) {
-        aif_seen_say(b, AIF_INFO,
-                     "store works again after_ms=%lld failures=%llu",
-                     (long long)(aif_now_ms() - s->store_since),
-                     (unsigned long long)s->store_failures);
+        aif_status_say(b, AIF_INFO,
+                       "store works again after_ms=%lld failures=%llu",
+                       (long long)(aif_now_ms() - s->store_since),
+                       (unsigned long long)s->store_failures);
         pthread_mutex_lock(&s->lock);
         s->store_what = NULL;
         pthread_mutex_unlock(&s->lock);
@@ -108,43 +108,43 @@ aif_seen_store(aif_broker *b, const char *what, aif_err err,
 }
 
 void
-aif_seen_refused(aif_broker *b, const aif_route *from, zmq_msg_t *frame,
-                 const aif_error *why)
+aif_status_refused(aif_broker *b, const aif_route *from, zmq_msg_t *frame,
+                   const aif_error *why)
 {
     const uint8_t code = (uint8_t)why->code;
     const aif_str key[] = {{(const char *)from->p, from->n},
                            {(const char *)&code, 1}};
     const char *address = zmq_msg_gets(frame, "Peer-Address");
 
-    aif_count(&b->stats.refused[why->code], 1);
-    if (aif_trace_first(&b->stats.trace, aif_hash_strs(key, 2).lo)) {
-        aif_seen_say(b, AIF_WARNING,
-                     "frame refused peer=%s address=%s why=\"%s\" (once; "
-                     "further ones are counted)",
-                     aif_route_text(b, from).text,
-                     address == NULL || *address == '\0' ? "-" : address,
-                     why->text);
+    aif_count(&b->status.refused[why->code], 1);
+    if (aif_trace_first(&b->status.trace, aif_hash_strs(key, 2).lo)) {
+        aif_status_say(b, AIF_WARNING,
+                       "frame refused peer=%s address=%s why=\"%s\" (once; "
+                       "further ones are counted)",
+                       aif_route_text(b, from).text,
+                       address == NULL || *address == '\0' ? "-" : address,
+                       why->text);
     }
 }
 
 void
-aif_seen_turn(aif_broker *b, uint64_t since)
+aif_status_turn(aif_broker *b, uint64_t since)
 {
     uint64_t took = aif_now_us() - since;
 
-    aif_hist_add(&b->stats.turn, took);
+    aif_hist_add(&b->status.turn, took);
     if (took > SLOW_US) {
-        aif_seen_say(b, AIF_WARNING, "slow turn ms=%llu",
-                     (unsigned long long)took / 1000);
+        aif_status_say(b, AIF_WARNING, "slow turn ms=%llu",
+                       (unsigned long long)took / 1000);
     }
 }
 
 /* --- who is behind ------------------------------------------------------ */
 
-static aif_seen_sub
-seen_of(const aif_broker *b, const aif_subscriber *s)
+static aif_status_sub
+status_sub(const aif_broker *b, const aif_subscriber *s)
 {
-    return (aif_seen_sub){
+    return (aif_status_sub){
         .to = s->to,
         .id = s->id,
         .cursor = s->cursor,
@@ -156,26 +156,26 @@ seen_of(const aif_broker *b, const aif_subscriber *s)
 
 /* Into subs[0, n), the greatest lag first; what falls out at the end is lost. */
 static size_t
-insert(aif_seen_sub *subs, size_t n, const aif_seen_sub *one)
+insert(aif_status_sub *subs, size_t n, const aif_status_sub *one)
 {
     size_t at = n;
 
     while (at > 0 && subs[at - 1].lag < one->lag) {
         at--;
     }
-    if (at == AIF_SEEN_SUBS) {
+    if (at == AIF_STATUS_SUBS) {
         return n;
     }
-    n += n < AIF_SEEN_SUBS;
+    n += n < AIF_STATUS_SUBS;
     memmove(subs + at + 1, subs + at, (n - at - 1) * sizeof *subs);
     subs[at] = *one;
     return n;
 }
 
 void
-aif_seen_subs(aif_broker *b, bool must)
+aif_status_subs(aif_broker *b, bool must)
 {
-    aif_seen *s = &b->stats;
+    aif_status *s = &b->status;
     int64_t now = aif_now_ms();
 
     if (!must && now - s->subs_at < SUBS_MS) {
@@ -185,7 +185,7 @@ aif_seen_subs(aif_broker *b, bool must)
     s->n_subs = 0;
     s->subs_at = now;
     for (size_t i = 0; i < b->n_subs; i++) {
-        aif_seen_sub one = seen_of(b, b->subs[i]);
+        aif_status_sub one = status_sub(b, b->subs[i]);
 
         s->n_subs = insert(s->subs, s->n_subs, &one);
     }
@@ -242,7 +242,7 @@ get(_Atomic uint64_t *counter)
 }
 
 static void
-put_counters(json *j, aif_seen *s)
+put_counters(json *j, aif_status *s)
 {
     const struct {
         const char *name;
@@ -267,7 +267,7 @@ put_counters(json *j, aif_seen *s)
 }
 
 static void
-put_refused(json *j, aif_seen *s)
+put_refused(json *j, aif_status *s)
 {
     static const char *const names[AIF_ERR_COUNT] = {"OK",
 #define X(code, text) #code,
@@ -308,7 +308,7 @@ put_hist(json *j, const char *name, aif_hist *h)
 }
 
 static void
-put_hists(json *j, aif_seen *s)
+put_hists(json *j, aif_status *s)
 {
     put(j, ", \"latency_us\": {");
     put_hist(j, "turn", &s->turn);
@@ -322,7 +322,7 @@ put_hists(json *j, aif_seen *s)
 }
 
 static void
-put_store(json *j, const aif_seen *s, int64_t now)
+put_store(json *j, const aif_status *s, int64_t now)
 {
     bool ok = s->store_what == NULL;
 
@@ -337,13 +337,13 @@ put_store(json *j, const aif_seen *s, int64_t now)
 }
 
 static void
-put_subs(json *j, const aif_broker *b, aif_seen *s, int64_t now)
+put_subs(json *j, const aif_broker *b, aif_status *s, int64_t now)
 {
     put(j, ", \"subscribers\": %llu, \"flight\": %llu, \"behind\": [",
         (unsigned long long)get(&s->subscribers),
         (unsigned long long)get(&s->flight));
     for (size_t i = 0; i < s->n_subs; i++) {
-        const aif_seen_sub *one = &s->subs[i];
+        const aif_status_sub *one = &s->subs[i];
 
         put(j, "%s{\"peer\": \"%s\", \"stream\": %llu", i == 0 ? "" : ", ",
             aif_route_text(b, &one->to).text, (unsigned long long)one->id);
@@ -356,7 +356,7 @@ put_subs(json *j, const aif_broker *b, aif_seen *s, int64_t now)
 }
 
 static void
-put_what_it_is(json *j, const aif_broker *b, aif_seen *s, int64_t now)
+put_what_it_is(json *j, const aif_broker *b, aif_status *s, int64_t now)
 {
     uint64_t since = get(&s->busy_since);
 
@@ -378,7 +378,7 @@ aif_err
 aif_broker_status(aif_broker *b, aif_buf *out, aif_error *e)
 {
     json j = {.out = out, .e = e};
-    aif_seen *s = &b->stats;
+    aif_status *s = &b->status;
     int64_t now = aif_now_ms();
 
     put_what_it_is(&j, b, s, now);
@@ -396,21 +396,21 @@ aif_broker_status(aif_broker *b, aif_buf *out, aif_error *e)
 bool
 aif_broker_trace(aif_broker *b, aif_trace_line *out)
 {
-    return aif_trace_take(&b->stats.trace, out);
+    return aif_trace_take(&b->status.trace, out);
 }
 
 void
 aif_broker_get_stats(aif_broker *b, aif_broker_stats *out)
 {
     *out = (aif_broker_stats){
-        .appended = get(&b->stats.appended),
-        .pushed = get(&b->stats.pushed),
-        .turns = get(&b->stats.turns),
-        .rejected = get(&b->stats.rejected),
-        .retries = get(&b->stats.retries),
-        .subscribers = get(&b->stats.subscribers),
-        .denied = get(&b->stats.denied),
-        .strangers = get(&b->stats.strangers),
-        .flight = get(&b->stats.flight),
+        .appended = get(&b->status.appended),
+        .pushed = get(&b->status.pushed),
+        .turns = get(&b->status.turns),
+        .rejected = get(&b->status.rejected),
+        .retries = get(&b->status.retries),
+        .subscribers = get(&b->status.subscribers),
+        .denied = get(&b->status.denied),
+        .strangers = get(&b->status.strangers),
+        .flight = get(&b->status.flight),
     };
 }
