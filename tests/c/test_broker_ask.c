@@ -2,7 +2,7 @@
 #define _GNU_SOURCE /* memmem */
 #include "broker_fixture.h"
 
-#include "broker/in.h"
+#include "broker/ask.h"
 #include "base/clock.h"
 
 #include <string.h>

@@ -2,7 +2,7 @@
  * The broker is a process of its own, so that its memory is its own. */
 #include "broker_fixture.h"
 
-#include "broker/in.h"
+#include "broker/whole.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -39,7 +39,8 @@ serve_here(const served *s)
 
     alarm(LIMIT_S);
     if (aif_broker_open(&o, &b, &e) == AIF_OK) {
-        b->lease_due = INT64_MAX; /* they say nothing, however long it takes */
+        b->subs.lease_due =
+            INT64_MAX; /* they say nothing, however long it takes */
         if (aif_broker_run(b, &e) == AIF_OK) {
             _exit(0);
         }
@@ -284,7 +285,7 @@ four_thousand_subscriptions_get_each_event_once(void **state)
     }
 }
 
-/* They ask for 16 GB, and read nothing: it costs what broker/in.h says, and
+/* They ask for 16 GB, and read nothing: it costs what broker/credit.h says, and
  * one who reads gets everything at once. */
 static void
 who_stalls_costs_little_and_delays_nobody(void **state)

@@ -1,7 +1,7 @@
 /* What people see of a broker: its status, and its lines. */
 #include "broker_fixture.h"
 
-#include "broker/in.h"
+#include "broker/whole.h"
 #include "base/clock.h"
 
 #include <stdio.h>
@@ -73,7 +73,7 @@ the_twenty_furthest_behind_are_shown(void **state)
     const char *text;
 
     assert_int_equal(aif_wire_put_pattern(&everything, &tail, &e), AIF_OK);
-    b->head = 1000;
+    b->head.newest = 1000;
     for (uint64_t i = 1; i <= 50; i++) {
         const aif_route to = {.n = 5, .p = {0, 1, 2, 3, (uint8_t)i}};
         const aif_frame f = {.kind = AIF_K_SUBSCRIBE,
@@ -82,10 +82,10 @@ the_twenty_furthest_behind_are_shown(void **state)
                              .max = 1000,
                              .tail = {tail.p, tail.n}};
 
-        assert_int_equal(aif_subs_add(b, &to, &f, &e), AIF_OK);
+        assert_int_equal(aif_subs_add(&b->subs, &to, &f, &e), AIF_OK);
     }
     aif_buf_fini(&tail);
-    aif_status_subs(b, true);
+    aif_subs_show(&b->subs, true);
     text = status_of(b);
     assert_non_null(
         strstr(text, "\"subscribers\": 50, \"flight\": 0, \"behind\": [{"));
@@ -107,16 +107,16 @@ an_outage_is_said_once_and_its_end(void **state)
 
     for (int i = 0; i < 5; i++) {
         (void)aif_fail(&e, AIF_ESTORE, "the disk is \"full\"\n");
-        aif_status_store(b, append, AIF_ESTORE, &e);
+        aif_status_store(&b->status, append, AIF_ESTORE, &e);
     }
     assert_non_null(strstr(status_of(b), "\"store\": {\"ok\": false"));
     assert_non_null(strstr(status_of(b), "\"failures\": 5, \"error\": \"the "
                                          "disk is \\\"full\\\"?\"}"));
-    aif_status_store(b, "head", AIF_OK,
+    aif_status_store(&b->status, "head", AIF_OK,
                      &e); /* reading works: that is not it */
     assert_non_null(strstr(status_of(b), "\"store\": {\"ok\": false"));
-    aif_status_store(b, append, AIF_OK, &e);
-    aif_status_store(b, append, AIF_OK, &e);
+    aif_status_store(&b->status, append, AIF_OK, &e);
+    aif_status_store(&b->status, append, AIF_OK, &e);
     assert_non_null(strstr(status_of(b), "\"store\": {\"ok\": true}"));
     assert_true(aif_broker_trace(b, &line));
     assert_int_equal(line.level, AIF_ERROR);
@@ -132,27 +132,26 @@ lines_are_bounded(void **state)
 {
     aif_broker *b = *state;
     aif_trace_line line;
-    zmq_msg_t none;
+    aif_message m;
     aif_error e;
     int n = 0;
 
-    (void)zmq_msg_init(&none);
+    aif_message_init(&m);
     (void)aif_fail(&e, AIF_EPROTO, "no frame");
     for (int i = 0; i < 10000; i++) {
-        const aif_route from = {
-            .n = 5, .p = {0, 9, 9, (uint8_t)(i / 256), (uint8_t)i}};
-
-        aif_status_refused(b, &from, &none, &e);
-        aif_status_refused(b, &from, &none, &e);
+        m.from = (aif_route){.n = 5,
+                             .p = {0, 9, 9, (uint8_t)(i / 256), (uint8_t)i}};
+        aif_status_refused(&b->status, &m, &e);
+        aif_status_refused(&b->status, &m, &e);
         n += aif_broker_trace(b, &line);
     }
     assert_in_range(n, 1, 100); /* two windows, if it is that slow */
     assert_non_null(strstr(status_of(b), "\"EPROTO\": 20000"));
     b->status.lines_since -= 60000; /* a minute later */
-    aif_status_say(b, AIF_INFO, "again");
+    aif_status_say(&b->status, AIF_INFO, "again");
     assert_true(aif_broker_trace(b, &line));
     assert_string_equal(line.text, "again");
-    (void)zmq_msg_close(&none);
+    aif_message_close(&m);
 }
 
 int

@@ -1,7 +1,7 @@
 /* Subscribers of a broker that does not run: the clock is ours. */
 #include "broker_fixture.h"
 
-#include "broker/in.h"
+#include "broker/whole.h"
 #include "base/clock.h"
 
 #include <stdio.h>
@@ -37,7 +37,7 @@ add_for(aif_broker *b, uint64_t id, uint64_t after, const aif_pattern *p,
 
     assert_int_equal(aif_wire_put_pattern(p, &tail, e), AIF_OK);
     f.tail = (aif_reader){tail.p, tail.n};
-    err = aif_subs_add(b, &here, &f, e);
+    err = aif_subs_add(&b->subs, &here, &f, e);
     aif_buf_fini(&tail);
     return err;
 }
@@ -58,25 +58,26 @@ a_lease_is_10_seconds_from_what_was_heard_last(void **state)
 
     assert_int_equal(add(b, 1, 0, &e), AIF_OK);
     heard = aif_now_ms();
-    assert_true(b->subs[0]->heard <= heard);
+    assert_true(b->subs.list[0]->heard <= heard);
     assert_int_equal(add(b, 2, 0, &e), AIF_OK);
-    b->subs[0]->heard = heard;
-    b->subs[1]->heard = heard + 1;
-    aif_subs_expire(b, heard + AIF_BROKER_LEASE_MS);
-    assert_int_equal(b->n_subs, 2);
+    b->subs.list[0]->heard = heard;
+    b->subs.list[1]->heard = heard + 1;
+    aif_subs_expire(&b->subs, heard + AIF_BROKER_LEASE_MS);
+    assert_int_equal(b->subs.n, 2);
     /* the next look is due a second later, whatever was asked before */
-    assert_int_equal(aif_subs_due(b, heard + AIF_BROKER_LEASE_MS),
+    assert_int_equal(aif_subs_due(&b->subs, heard + AIF_BROKER_LEASE_MS),
                      heard + AIF_BROKER_LEASE_MS + 1000);
-    b->lease_due = 0;
-    aif_subs_expire(b, heard + AIF_BROKER_LEASE_MS + 1);
-    assert_int_equal(b->n_subs, 1);
-    assert_int_equal(b->subs[0]->id, 2);
-    b->subs[0]->heard = heard;
+    b->subs.lease_due = 0;
+    aif_subs_expire(&b->subs, heard + AIF_BROKER_LEASE_MS + 1);
+    assert_int_equal(b->subs.n, 1);
+    assert_int_equal(b->subs.list[0]->id, 2);
+    b->subs.list[0]->heard = heard;
     /* its answer finds nobody: this route is nobody's */
-    assert_int_equal(aif_subs_credit(b, &here, &credit, &e), AIF_OK);
-    assert_int_equal(b->n_subs, 0);
-    assert_int_equal(aif_subs_credit(b, &here, &credit, &e), AIF_ECLOSED);
-    assert_int_equal(aif_subs_due(b, 0), INT64_MAX);
+    assert_int_equal(aif_subs_credit(&b->subs, &here, &credit, &e), AIF_OK);
+    assert_int_equal(b->subs.n, 0);
+    assert_int_equal(aif_subs_credit(&b->subs, &here, &credit, &e),
+                     AIF_ECLOSED);
+    assert_int_equal(aif_subs_due(&b->subs, 0), INT64_MAX);
 }
 
 static void
@@ -92,7 +93,7 @@ there_are_4096_subscriptions_at_most(void **state)
     assert_string_equal(e.text,
                         "the broker has 4096 subscribers: that is its limit");
     assert_int_equal(add(b, 7, 0, &e), AIF_OK); /* again: it is there */
-    aif_subs_remove(b, &here, 7);
+    aif_subs_remove(&b->subs, &here, 7);
     assert_int_equal(add(b, AIF_SUBSCRIBERS_MAX + 1, 0, &e), AIF_OK);
 }
 
@@ -103,7 +104,8 @@ append(aif_broker *b, uint64_t from, size_t n)
         aif_event ev = numbered("p", from + i);
         aif_error e;
 
-        assert_int_equal(aif_log_append(b->log, &ev, 1, &b->head, NULL, &e),
+        assert_int_equal(aif_log_append(aif_head_log(&b->head), &ev, 1,
+                                        &b->head.newest, NULL, &e),
                          AIF_OK);
     }
 }
@@ -117,20 +119,21 @@ who_is_behind_is_due(void **state)
     aif_broker *b = *state;
     aif_error e;
 
-    b->lease_due = now + 500;
+    b->subs.lease_due = now + 500;
     assert_int_equal(add(b, 1, 0, &e), AIF_OK);
-    assert_int_equal(aif_subs_due(b, now), now + 500);
+    assert_int_equal(aif_subs_due(&b->subs, now), now + 500);
     append(b, 1, 2);
-    assert_int_equal(aif_subs_due(b, now), now);
-    b->store_due = now + 200; /* the store has just failed */
-    assert_int_equal(aif_subs_due(b, now), now + 200);
-    b->store_due = 0;
-    b->subs[0]->full = true;
-    b->full_due = now + AIF_BROKER_FULL_RETRY_MS;
-    assert_int_equal(aif_subs_due(b, now), now + AIF_BROKER_FULL_RETRY_MS);
-    b->subs[0]->full = false;
-    b->subs[0]->credit.window = 0;
-    assert_int_equal(aif_subs_due(b, now), now + 500);
+    assert_int_equal(aif_subs_due(&b->subs, now), now);
+    b->subs.store_due = now + 200; /* the store has just failed */
+    assert_int_equal(aif_subs_due(&b->subs, now), now + 200);
+    b->subs.store_due = 0;
+    b->subs.list[0]->full = true;
+    b->subs.full_due = now + AIF_BROKER_FULL_RETRY_MS;
+    assert_int_equal(aif_subs_due(&b->subs, now),
+                     now + AIF_BROKER_FULL_RETRY_MS);
+    b->subs.list[0]->full = false;
+    b->subs.list[0]->credit.window = 0;
+    assert_int_equal(aif_subs_due(&b->subs, now), now + 500);
 }
 
 /* zmq knows no such peer: found with the first push, not after the lease. */
@@ -142,8 +145,8 @@ who_is_gone_is_dropped_with_the_first_push(void **state)
 
     assert_int_equal(add(b, 1, 0, &e), AIF_OK);
     append(b, 1, 1);
-    aif_subs_catch_up(b, aif_now_ms());
-    assert_int_equal(b->n_subs, 0);
+    aif_subs_catch_up(&b->subs, aif_now_ms());
+    assert_int_equal(b->subs.n, 0);
 }
 
 static void
@@ -153,10 +156,10 @@ after_now_is_the_head_of_the_log(void **state)
     aif_error e;
 
     append(b, 1, 3);
-    b->head = 1; /* others appended 2 and 3, and we have not looked */
+    b->head.newest = 1; /* others appended 2 and 3, and we have not looked */
     assert_int_equal(add(b, 1, AIF_AFTER_NOW, &e), AIF_OK);
-    assert_int_equal(b->subs[0]->cursor, 3);
-    assert_int_equal(b->head, 3);
+    assert_int_equal(b->subs.list[0]->cursor, 3);
+    assert_int_equal(b->head.newest, 3);
     assert_int_equal(add(b, 2, 4, &e), AIF_EINVAL);
     assert_string_equal(e.text, "offset 4 is beyond the newest one, 3");
     assert_int_equal(add(b, 2, 3, &e), AIF_OK);
@@ -174,15 +177,16 @@ who_missed_events_is_dropped(void **state)
     aif_error e;
 
     append(b, 1, 9);
-    assert_int_equal(
-        aif_log_purge(b->log, AIF_STR("default"), 5, 9, &gone, &e), AIF_OK);
+    assert_int_equal(aif_log_purge(aif_head_log(&b->head), AIF_STR("default"),
+                                   5, 9, &gone, &e),
+                     AIF_OK);
     assert_int_equal(add(b, 1, 2, &e), AIF_OK);
     assert_int_equal(add(b, 2, 2, &e), AIF_OK);
-    b->subs[1]->patterns[0] = elsewhere;
-    aif_subs_catch_up(b, 1000);
-    assert_int_equal(b->n_subs, 1);
-    assert_int_equal(b->subs[0]->id, 2);
-    assert_int_equal(b->subs[0]->cursor, 9);
+    b->subs.list[1]->patterns[0] = elsewhere;
+    aif_subs_catch_up(&b->subs, 1000);
+    assert_int_equal(b->subs.n, 1);
+    assert_int_equal(b->subs.list[0]->id, 2);
+    assert_int_equal(b->subs.list[0]->cursor, 9);
 }
 
 /* Who began with the oldest that was kept misses nothing that was let go
@@ -195,24 +199,27 @@ who_begins_with_the_oldest_misses_what_goes_later(void **state)
     aif_error e;
 
     append(b, 1, 9);
-    assert_int_equal(
-        aif_log_purge(b->log, AIF_STR("default"), 3, 9, &gone, &e), AIF_OK);
+    assert_int_equal(aif_log_purge(aif_head_log(&b->head), AIF_STR("default"),
+                                   3, 9, &gone, &e),
+                     AIF_OK);
     assert_int_equal(add(b, 1, 0, &e), AIF_OK);
-    b->subs[0]->cursor = 1; /* as if it had got 1 of another namespace */
-    b->subs[0]->credit.window = 0;
-    assert_int_equal(b->subs[0]->gone, 3);
-    assert_int_equal(aif_catch_missed(b, b->subs[0], &e), AIF_OK);
-    assert_int_equal(
-        aif_log_purge(b->log, AIF_STR("default"), 5, 9, &gone, &e), AIF_OK);
+    b->subs.list[0]->cursor = 1; /* as if it had got 1 of another namespace */
+    b->subs.list[0]->credit.window = 0;
+    assert_int_equal(b->subs.list[0]->gone, 3);
+    assert_int_equal(aif_catch_missed(&b->subs, b->subs.list[0], &e), AIF_OK);
+    assert_int_equal(aif_log_purge(aif_head_log(&b->head), AIF_STR("default"),
+                                   5, 9, &gone, &e),
+                     AIF_OK);
     assert_int_equal(add(b, 2, AIF_AFTER_NOW, &e), AIF_OK); /* looks */
-    assert_int_equal(b->purged, 5);
-    assert_int_equal(aif_catch_missed(b, b->subs[0], &e), AIF_ERETENTION);
-    b->subs[0]->credit.window = 1000;
-    aif_subs_catch_up(b, 1000);
-    assert_int_equal(b->n_subs, 1);
-    assert_int_equal(b->subs[0]->id, 2);
+    assert_int_equal(b->head.purged, 5);
+    assert_int_equal(aif_catch_missed(&b->subs, b->subs.list[0], &e),
+                     AIF_ERETENTION);
+    b->subs.list[0]->credit.window = 1000;
+    aif_subs_catch_up(&b->subs, 1000);
+    assert_int_equal(b->subs.n, 1);
+    assert_int_equal(b->subs.list[0]->id, 2);
     assert_int_equal(add(b, 3, 2, &e), AIF_ERETENTION);
-    assert_int_equal(b->n_subs, 1);
+    assert_int_equal(b->subs.n, 1);
 }
 
 /* What goes from one namespace may lie before what went from another, so that
@@ -227,18 +234,21 @@ who_is_behind_misses_what_goes_before_what_went(void **state)
 
     append(b, 1, 9);
     ev.ns = AIF_STR("other");
-    assert_int_equal(aif_log_append(b->log, &ev, 1, &b->head, NULL, &e),
+    assert_int_equal(aif_log_append(aif_head_log(&b->head), &ev, 1,
+                                    &b->head.newest, NULL, &e),
                      AIF_OK);
-    assert_int_equal(aif_log_purge(b->log, AIF_STR("other"), 10, 9, &gone, &e),
+    assert_int_equal(aif_log_purge(aif_head_log(&b->head), AIF_STR("other"),
+                                   10, 9, &gone, &e),
                      AIF_OK);
     assert_int_equal(add(b, 1, 0, &e), AIF_OK);
-    b->subs[0]->cursor = 2; /* as if it had got the first two */
-    assert_int_equal(
-        aif_log_purge(b->log, AIF_STR("default"), 5, 9, &gone, &e), AIF_OK);
+    b->subs.list[0]->cursor = 2; /* as if it had got the first two */
+    assert_int_equal(aif_log_purge(aif_head_log(&b->head), AIF_STR("default"),
+                                   5, 9, &gone, &e),
+                     AIF_OK);
     assert_int_equal(gone, 5);
-    aif_subs_catch_up(b, 1000);
-    assert_int_equal(b->n_subs, 0);
-    assert_int_equal(b->status.retention, 1);
+    aif_subs_catch_up(&b->subs, 1000);
+    assert_int_equal(b->subs.n, 0);
+    assert_int_equal(aif_status_get(&b->status, AIF_N_RETENTION), 1);
 }
 
 /* The event's key is "k".  Nobody is at this route, so who is sent it is
@@ -259,17 +269,17 @@ a_push_finds_who_wants_it_by_the_key(void **state)
                                AIF_STR("*")};
 
         assert_int_equal(add_for(b, i, 0, &p, &e), AIF_OK);
-        assert_int_equal(b->subs[i]->indexed, i < 2);
+        assert_int_equal(b->subs.list[i]->indexed, i < 2);
     }
-    assert_int_equal(b->n_indexed, 2);
+    assert_int_equal(b->subs.n_indexed, 2);
     append(b, 1, 3);
-    aif_subs_catch_up(b, aif_now_ms());
-    assert_int_equal(b->n_subs, 2);
-    for (size_t i = 0; i < b->n_subs; i++) {
-        assert_false(wanted[b->subs[i]->id]);
-        assert_int_equal(b->subs[i]->cursor, 3);
+    aif_subs_catch_up(&b->subs, aif_now_ms());
+    assert_int_equal(b->subs.n, 2);
+    for (size_t i = 0; i < b->subs.n; i++) {
+        assert_false(wanted[b->subs.list[i]->id]);
+        assert_int_equal(b->subs.list[i]->cursor, 3);
     }
-    assert_int_equal(b->n_indexed, 1);
+    assert_int_equal(b->subs.n_indexed, 1);
 }
 
 int

@@ -4,7 +4,7 @@
 #include "broker_fixture.h"
 
 #include "base/clock.h"
-#include "broker/in.h"
+#include "broker/subs.h"
 
 #include <poll.h>
 #include <stdlib.h>

@@ -1,14 +1,14 @@
-/* broker/ask.c - questions about the log, answered at once.
+/* ask.c - answers questions about the log.
  *
  * The happy path: take the patterns, bound what is looked at, look, answer.
- * However much is asked, one frame looks at AIF_SCAN_EVENTS offsets at most,
- * and at fewer where there are many patterns to compare them with, so that a
- * rare key in a huge log holds nobody up; the answer says how far that was,
- * and the client asks for the rest.
+ * However much is asked, one answer looks at AIF_SCAN_EVENTS offsets at most,
+ * and at fewer where there are many patterns to compare them with.  So a rare
+ * key in a huge log does not keep other clients waiting.  The answer says how
+ * far it went, and the client asks for the rest.
  *
  * It fails where the store does, and where the question makes no sense.
  */
-#include "broker/in.h"
+#include "broker/ask.h"
 
 #include "base/clock.h"
 
@@ -17,49 +17,26 @@
 /* A question: q is the part of it that this answer looks at. */
 typedef struct {
     aif_query q;
-    uint64_t end;  /* the last offset it means, that there is */
+    uint64_t end;  /* the last offset that it means and that exists */
     uint64_t span; /* offsets that one answer looks at */
     aif_pattern room[AIF_PATTERNS_MAX];
 } question;
 
 static uint64_t
-min(uint64_t a, uint64_t b)
+ask_min(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;
 }
 
-aif_err
-aif_broker_look(aif_broker *b, aif_head *head, aif_error *e)
+void
+aif_ask_init(aif_questions *a, aif_head_watch *head, aif_out *out)
 {
-    aif_err err = aif_log_head(b->log, head, e);
-
-    if (err == AIF_OK) {
-        aif_broker_moved(b, head);
-    }
-    return err;
-}
-
-/* Another broker may have appended: look before it is refused. */
-aif_err
-aif_broker_reach(aif_broker *b, uint64_t from, aif_error *e)
-{
-    aif_head head;
-    aif_err err = AIF_OK;
-
-    if (from > b->head) {
-        err = aif_broker_look(b, &head, e);
-    }
-    if (err == AIF_OK && from > b->head) {
-        err = aif_fail(e, AIF_EINVAL,
-                       "offset %llu is beyond the newest one, %llu",
-                       (unsigned long long)from, (unsigned long long)b->head);
-    }
-    return err;
+    *a = (aif_questions){head, out};
 }
 
 /* What f asks, up to the head as it is now. */
 static aif_err
-take_question(aif_broker *b, const aif_frame *f, question *k, aif_error *e)
+question_take(aif_questions *a, const aif_frame *f, question *k, aif_error *e)
 {
     aif_reader in = f->tail;
     aif_head head;
@@ -68,19 +45,20 @@ take_question(aif_broker *b, const aif_frame *f, question *k, aif_error *e)
     k->q = (aif_query){.patterns = k->room, .after = f->from};
     err = aif_wire_get_patterns(&in, 0, AIF_PATTERNS_MAX, k->room, &k->q.n, e);
     if (err == AIF_OK) {
-        err = aif_broker_look(b, &head, e);
+        err = aif_head_look(a->head, &head, e);
     }
     if (err == AIF_OK) {
-        err = aif_broker_reach(b, f->from, e);
+        err = aif_head_reach(a->head, f->from, e);
     }
-    k->end = f->to == 0 ? b->head : min(f->to, b->head);
+    k->end = f->to == 0 ? aif_head_newest(a->head)
+                        : ask_min(f->to, aif_head_newest(a->head));
     return err;
 }
 
-/* The first of it.  A full span takes a database about as long, whatever the
- * patterns are, and costs the same here. */
+/* Bound q to the first offsets of the question.  A full span takes a database
+ * about the same time, whatever the patterns are, and has the same cost here. */
 static void
-bound(question *k, size_t *cost)
+question_bound(question *k, size_t *cost)
 {
     const size_t weight = aif_query_weight(&k->q);
     uint64_t after = k->q.after;
@@ -90,35 +68,36 @@ bound(question *k, size_t *cost)
                   ? AIF_SCAN_EVENTS
                   : 2 * AIF_SCAN_EVENTS * AIF_SCAN_WEIGHT /
                         (AIF_SCAN_WEIGHT + weight);
-    k->q.upto = after + min(all, k->span);
+    k->q.upto = after + ask_min(all, k->span);
     *cost = AIF_READ_COST +
-            (size_t)(min(all, k->span) * AIF_SCAN_EVENTS / k->span / 5);
+            (size_t)(ask_min(all, k->span) * AIF_SCAN_EVENTS / k->span / 5);
 }
 
 static bool
-nothing(const question *k)
+question_is_empty(const question *k)
 {
     return k->end <= k->q.after;
 }
 
 static aif_err
-answer_listed(aif_broker *b, const aif_route *to, const aif_frame *f,
-              const aif_batch *batch, aif_error *e)
+ask_answer_listed(aif_questions *a, const aif_route *to, const aif_frame *f,
+                  const aif_batch *batch, aif_error *e)
 {
-    aif_err err = aif_frame_encode(f, &b->out, e);
+    aif_buf *tail;
+    aif_err err = aif_out_begin(a->out, f, &tail, e);
 
     for (size_t i = 0; err == AIF_OK && i < batch->n; i++) {
-        err = aif_event_encode(&batch->events[i], &b->out, e);
+        err = aif_event_encode(&batch->events[i], tail, e);
     }
     if (err == AIF_OK) {
-        (void)aif_broker_send(b, to);
+        (void)aif_out_send(a->out, to);
     }
     return err;
 }
 
 static aif_err
-list(aif_broker *b, const aif_route *to, const aif_frame *f, question *k,
-     aif_error *e)
+ask_list(aif_questions *a, const aif_route *to, const aif_frame *f,
+         question *k, aif_error *e)
 {
     size_t max = f->max < AIF_BATCH_MAX ? f->max : AIF_BATCH_MAX;
     aif_frame answer = {.kind = AIF_K_LISTED, .id = f->id, .to = f->from};
@@ -126,8 +105,8 @@ list(aif_broker *b, const aif_route *to, const aif_frame *f, question *k,
     aif_err err = AIF_OK;
 
     k->q.kept = f->flag;
-    if (!nothing(k) && max > 0) {
-        err = aif_log_read(b->log, &k->q, max, &batch, e);
+    if (!question_is_empty(k) && max > 0) {
+        err = aif_log_read(aif_head_log(a->head), &k->q, max, &batch, e);
         answer.to = k->q.upto;
     }
     if (batch.n > 0 && (batch.n == max || batch.bytes >= AIF_READ_BYTES)) {
@@ -135,96 +114,98 @@ list(aif_broker *b, const aif_route *to, const aif_frame *f, question *k,
     }
     answer.flag = answer.to < k->end;
     if (err == AIF_OK) {
-        err = answer_listed(b, to, &answer, &batch, e);
+        err = ask_answer_listed(a, to, &answer, &batch, e);
     }
     aif_batch_fini(&batch);
     return err;
 }
 
 static aif_err
-count(aif_broker *b, const aif_route *to, const aif_frame *f,
-      const question *k, aif_error *e)
+ask_count(aif_questions *a, const aif_route *to, const aif_frame *f,
+          const question *k, aif_error *e)
 {
     aif_frame answer = {.kind = AIF_K_COUNTED, .id = f->id, .from = f->from};
     aif_err err = AIF_OK;
 
-    if (!nothing(k)) {
-        err = aif_log_count(b->log, &k->q, &answer.to, e);
+    if (!question_is_empty(k)) {
+        err = aif_log_count(aif_head_log(a->head), &k->q, &answer.to, e);
         answer.from = k->q.upto;
         answer.flag = k->q.upto < k->end;
     }
     if (err == AIF_OK) {
-        aif_broker_answer(b, to, &answer);
+        aif_out_answer(a->out, to, &answer);
     }
     return err;
 }
 
 static aif_err
-senders(aif_broker *b, const aif_route *to, const aif_frame *f,
-        const question *k, aif_error *e)
+ask_senders(aif_questions *a, const aif_route *to, const aif_frame *f,
+            const question *k, aif_error *e)
 {
     aif_frame answer = {.kind = AIF_K_COUNTS, .id = f->id, .from = f->from};
     aif_buf counts = {0};
+    aif_buf *tail;
     aif_err err = AIF_OK;
 
-    if (!nothing(k)) {
-        err = aif_log_senders(b->log, &k->q, &counts, e);
+    if (!question_is_empty(k)) {
+        err = aif_log_senders(aif_head_log(a->head), &k->q, &counts, e);
         answer.from = k->q.upto;
         answer.flag = k->q.upto < k->end;
     }
     if (err == AIF_OK) {
-        err = aif_frame_encode(&answer, &b->out, e);
+        err = aif_out_begin(a->out, &answer, &tail, e);
     }
     if (err == AIF_OK) {
-        err = aif_buf_put(&b->out, counts.p, counts.n, e);
+        err = aif_buf_put(tail, counts.p, counts.n, e);
     }
     if (err == AIF_OK) {
-        (void)aif_broker_send(b, to);
+        (void)aif_out_send(a->out, to);
     }
     aif_buf_fini(&counts);
     return err;
 }
 
-/* From the end on: what is asked for is more likely there. */
+/* This looks from the end backwards: the newest event is more likely there. */
 static aif_err
-last(aif_broker *b, const aif_route *to, const aif_frame *f, question *k,
-     aif_error *e)
+ask_last(aif_questions *a, const aif_route *to, const aif_frame *f,
+         question *k, aif_error *e)
 {
     aif_frame answer = {.kind = AIF_K_HEADED, .id = f->id, .from = f->from};
     aif_err err = AIF_OK;
 
-    if (!nothing(k)) {
+    if (!question_is_empty(k)) {
         k->q.upto = k->end;
-        k->q.after = k->end - min(k->end - f->from, k->span);
-        err = aif_log_last(b->log, &k->q, &answer.to, e);
+        k->q.after = k->end - ask_min(k->end - f->from, k->span);
+        err = aif_log_last(aif_head_log(a->head), &k->q, &answer.to, e);
         answer.from = k->q.after;
         answer.flag = answer.to == 0 && k->q.after > f->from;
     }
     if (err == AIF_OK) {
-        aif_broker_answer(b, to, &answer);
+        aif_out_answer(a->out, to, &answer);
     }
     return err;
 }
 
 static aif_err
-head(aif_broker *b, const aif_route *to, const aif_frame *f, aif_error *e)
+ask_head(aif_questions *a, const aif_route *to, const aif_frame *f,
+         aif_error *e)
 {
     aif_frame answer = {.kind = AIF_K_HEADED, .id = f->id};
     aif_head now;
-    aif_err err = aif_broker_look(b, &now, e);
+    aif_err err = aif_head_look(a->head, &now, e);
 
     if (err == AIF_OK) {
         answer.from = now.purged;
         answer.to = now.offset;
-        aif_broker_answer(b, to, &answer);
+        aif_out_answer(a->out, to, &answer);
     }
     return err;
 }
 
-/* Clocks of two machines differ a little; who asks for what is to come would
- * get another answer later. */
+/* A time in the future is refused, because the answer would be another one
+ * later; but for a second, because the clocks of two machines differ. */
 static aif_err
-at(aif_broker *b, const aif_route *to, const aif_frame *f, aif_error *e)
+ask_at(aif_questions *a, const aif_route *to, const aif_frame *f, aif_error *e)
 {
     aif_frame answer = {.kind = AIF_K_HEADED, .id = f->id};
     int64_t now = aif_wall_ms();
@@ -236,63 +217,65 @@ at(aif_broker *b, const aif_route *to, const aif_frame *f, aif_error *e)
                         "the epoch",
                         (unsigned long long)f->to, (long long)now);
     }
-    err = aif_log_at(b->log, (int64_t)f->to, &answer.to, e);
+    err = aif_log_at(aif_head_log(a->head), (int64_t)f->to, &answer.to, e);
     if (err == AIF_OK) {
-        aif_broker_answer(b, to, &answer);
+        aif_out_answer(a->out, to, &answer);
     }
     return err;
 }
 
 static aif_err
-sequence(aif_broker *b, const aif_route *to, const aif_frame *f, aif_error *e)
+ask_sequence(aif_questions *a, const aif_route *to, const aif_frame *f,
+             aif_error *e)
 {
     aif_frame answer = {.kind = AIF_K_COUNTED, .id = f->id};
-    aif_err err = aif_log_sequence(b->log, f->text, &answer.to, e);
+    aif_err err =
+        aif_log_sequence(aif_head_log(a->head), f->text, &answer.to, e);
 
     if (err == AIF_OK) {
-        aif_broker_answer(b, to, &answer);
+        aif_out_answer(a->out, to, &answer);
     }
     return err;
 }
 
-/* Those that have patterns. */
+/* The questions that have patterns. */
 static aif_err
-ask_query(aif_broker *b, const aif_route *to, const aif_frame *f, size_t *cost,
-          aif_error *e)
+ask_query(aif_questions *a, const aif_route *to, const aif_frame *f,
+          size_t *cost, aif_error *e)
 {
     question k;
-    aif_err err = take_question(b, f, &k, e);
+    aif_err err = question_take(a, f, &k, e);
 
     *cost = AIF_READ_COST;
     if (err != AIF_OK) {
         return err;
     }
-    bound(&k, cost);
+    question_bound(&k, cost);
     switch (f->kind) {
     case AIF_K_LIST:
-        return list(b, to, f, &k, e);
+        return ask_list(a, to, f, &k, e);
     case AIF_K_COUNT:
-        return count(b, to, f, &k, e);
+        return ask_count(a, to, f, &k, e);
     case AIF_K_SENDERS:
-        return senders(b, to, f, &k, e);
+        return ask_senders(a, to, f, &k, e);
     default:
-        return last(b, to, f, &k, e);
+        return ask_last(a, to, f, &k, e);
     }
 }
 
 aif_err
-aif_broker_ask(aif_broker *b, const aif_route *to, const aif_frame *f,
+aif_ask_answer(aif_questions *a, const aif_route *to, const aif_frame *f,
                size_t *cost, aif_error *e)
 {
     *cost = AIF_LOOK_COST;
     switch (f->kind) {
     case AIF_K_HEAD:
-        return head(b, to, f, e);
+        return ask_head(a, to, f, e);
     case AIF_K_AT:
-        return at(b, to, f, e);
+        return ask_at(a, to, f, e);
     case AIF_K_SEQUENCE:
-        return sequence(b, to, f, e);
+        return ask_sequence(a, to, f, e);
     default:
-        return ask_query(b, to, f, cost, e);
+        return ask_query(a, to, f, cost, e);
     }
 }

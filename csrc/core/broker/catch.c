@@ -1,112 +1,121 @@
-/* broker/catch.c - subscribers that are behind are caught up from the log.
+/* catch.c - subscribers that are behind are caught up from the log.
  *
- * The happy path: one bounded read a turn, for each of them in turn; whoever
- * is at the same place shares it.
+ * The happy path: one bounded read a turn, for each of them in turn.  Others
+ * whose cursor is in what was read are sent it too.
  *
- * Where events were let go the span has holes: who wanted what was there is
- * told, and dropped.  While the store fails, it is asked again each 200 ms.
+ * Where events were let go, what was read has holes.  A subscriber that wanted
+ * what was there is told so, and dropped.  While the store fails, it is asked
+ * again every 200 ms.
  */
-#include "broker/in.h"
+#include "broker/subs.h"
 
+#include "base/clock.h"
 #include "log/missed.h"
 
+#include <string.h>
+
 static bool
-behind(const aif_broker *b, const aif_subscriber *s)
+sub_behind(const aif_subs *s, const aif_subscriber *sub)
 {
-    return s->cursor < b->head && aif_push_may(b, s);
+    return sub->cursor < aif_head_newest(s->head) && aif_push_may(s, sub);
 }
 
-/* Whom to read for: each in turn, so that one who is far behind does not keep
+/* For whom to read: each in turn, so that one who is far behind does not keep
  * the others waiting. */
 static const aif_subscriber *
-next_behind(aif_broker *b)
+subs_next_behind(aif_subs *s)
 {
-    for (size_t i = 0; i < b->n_subs; i++) {
-        size_t at = (b->next_sub + i) % b->n_subs;
+    for (size_t i = 0; i < s->n; i++) {
+        size_t at = (s->next + i) % s->n;
 
-        if (behind(b, b->subs[at])) {
-            b->next_sub = at + 1;
-            return b->subs[at];
+        if (sub_behind(s, s->list[at])) {
+            s->next = at + 1;
+            return s->list[at];
         }
     }
     return NULL;
 }
 
-/* Not the pattern but all: the read is bounded by what is there, not by how
- * far apart the wanted ones lie, and others at the same place share it. */
+/* It reads all events, not only those that the subscriber wants.  So the read
+ * is bounded however far apart the wanted ones lie, and others at the same
+ * place can be sent what was read. */
 static aif_err
-read_span(aif_broker *b, uint64_t from, aif_span *span, aif_error *e)
+span_read(aif_subs *s, uint64_t from, aif_span *span, aif_error *e)
 {
     const aif_query q = {.after = from, .kept = true};
-    aif_err err = aif_log_read(b->log, &q, AIF_PIECE_EVENTS, &b->span, e);
-    size_t n = b->span.n;
-    uint64_t last = n == 0 ? from : b->span.events[n - 1].offset;
-    bool cut = n == AIF_PIECE_EVENTS || b->span.bytes >= AIF_READ_BYTES;
+    aif_err err =
+        aif_log_read(aif_head_log(s->head), &q, AIF_PIECE_EVENTS, &s->read, e);
+    size_t n = s->read.n;
+    uint64_t last = n == 0 ? from : s->read.events[n - 1].offset;
+    bool cut = n == AIF_PIECE_EVENTS || s->read.bytes >= AIF_READ_BYTES;
 
-    if (err == AIF_OK && last > b->head) {
-        b->head = last; /* another process's */
+    if (err == AIF_OK) {
+        aif_head_read(s->head, last); /* another process may have appended */
     }
-    *span = (aif_span){b->span.events, n, from, cut ? last : b->head};
+    *span = (aif_span){s->read.events, n, from,
+                       cut ? last : aif_head_newest(s->head)};
     return err;
 }
 
 static void
-refuse_who_missed(aif_broker *b, size_t i, const aif_error *why)
+sub_refuse_missed(aif_subs *s, size_t i, const aif_error *why)
 {
-    const aif_subscriber *s = b->subs[i];
+    const aif_subscriber *sub = s->list[i];
 
-    aif_count(&b->status.retention, 1);
-    aif_status_say(b, AIF_WARNING,
+    aif_status_count(s->status, AIF_N_RETENTION, 1);
+    aif_status_say(s->status, AIF_WARNING,
                    "events were let go peer=%s stream=%llu cursor=%llu "
                    "why=\"%s\"",
-                   aif_route_text(b, &s->to).text, (unsigned long long)s->id,
-                   (unsigned long long)s->cursor, why->text);
-    aif_broker_refuse(b, &s->to, s->id, why);
-    aif_subs_drop(b, i);
+                   aif_status_peer(s->status, &sub->to).text,
+                   (unsigned long long)sub->id,
+                   (unsigned long long)sub->cursor, why->text);
+    aif_out_refuse(s->out, &sub->to, sub->id, why);
+    aif_subs_drop(s, i);
 }
 
-/* Nothing that it wants is missing from beyond its cursor?  Only what was let
- * go since we asked last, or since it began with the oldest that was kept. */
+/* ERETENTION: events beyond its cursor that it wants were let go, after it was
+ * asked last, or after it began with the oldest event that was kept. */
 static aif_err
-missed(aif_subscriber *s, const aif_buf *rows, aif_error *e)
+sub_missed(aif_subscriber *sub, const aif_buf *rows, aif_error *e)
 {
     const aif_query q = {
-        .patterns = s->patterns, .n = s->n, .after = s->cursor};
+        .patterns = sub->patterns, .n = sub->n, .after = sub->cursor};
 
-    return aif_missed(rows, &q, &s->gone, e);
+    return aif_missed(rows, &q, &sub->gone, e);
 }
 
 aif_err
-aif_catch_missed(aif_broker *b, aif_subscriber *s, aif_error *e)
+aif_catch_missed(aif_subs *s, aif_subscriber *sub, aif_error *e)
 {
     aif_buf rows = {0};
     aif_err err = AIF_OK;
 
-    if (s->cursor < b->purged) {
-        err = aif_log_purged(b->log, &rows, e);
+    if (sub->cursor < aif_head_purged(s->head)) {
+        err = aif_log_purged(aif_head_log(s->head), &rows, e);
     }
     if (err == AIF_OK) {
-        err = missed(s, &rows, e);
+        err = sub_missed(sub, &rows, e);
     }
     aif_buf_fini(&rows);
     return err;
 }
 
-/* The span has holes: who wanted what was there is told, and dropped. */
+/* The span has holes: a subscriber that wanted what was there is told, and
+ * dropped. */
 static aif_err
-find_who_missed(aif_broker *b, const aif_span *span, aif_error *e)
+subs_find_missed(aif_subs *s, const aif_span *span, aif_error *e)
 {
     aif_buf rows = {0};
-    aif_err err = aif_log_purged(b->log, &rows, e);
+    aif_err err = aif_log_purged(aif_head_log(s->head), &rows, e);
 
-    for (size_t i = b->n_subs; err == AIF_OK && i-- > 0;) {
-        aif_subscriber *s = b->subs[i];
+    for (size_t i = s->n; err == AIF_OK && i-- > 0;) {
+        aif_subscriber *sub = s->list[i];
 
-        if (s->cursor >= span->from && s->cursor < span->to) {
-            err = missed(s, &rows, e);
+        if (sub->cursor >= span->from && sub->cursor < span->to) {
+            err = sub_missed(sub, &rows, e);
         }
         if (err == AIF_ERETENTION) {
-            refuse_who_missed(b, i, e);
+            sub_refuse_missed(s, i, e);
             err = AIF_OK;
         }
     }
@@ -115,77 +124,135 @@ find_who_missed(aif_broker *b, const aif_span *span, aif_error *e)
 }
 
 static void
-unblock(aif_broker *b, int64_t now)
+subs_unblock(aif_subs *s, int64_t now)
 {
-    if (now < b->full_due) {
+    if (now < s->full_due) {
         return;
     }
-    for (size_t i = 0; i < b->n_subs; i++) {
-        b->subs[i]->full = false;
+    for (size_t i = 0; i < s->n; i++) {
+        s->list[i]->full = false;
     }
-    b->full_due = now + AIF_BROKER_FULL_RETRY_MS;
+    s->full_due = now + AIF_BROKER_FULL_RETRY_MS;
 }
 
 /* One read; false when nobody is behind, or the store fails. */
 static bool
-catch_up_one(aif_broker *b, size_t *events)
+subs_catch_up_one(aif_subs *s, size_t *events)
 {
-    const aif_subscriber *s = next_behind(b);
+    const aif_subscriber *sub = subs_next_behind(s);
     aif_span span;
     aif_error e;
     aif_err err;
 
-    if (s == NULL) {
+    if (sub == NULL) {
         return false;
     }
-    err = read_span(b, s->cursor, &span, &e);
+    err = span_read(s, sub->cursor, &span, &e);
     if (err == AIF_OK && span.n < span.to - span.from) {
-        err = find_who_missed(b, &span, &e);
+        err = subs_find_missed(s, &span, &e);
     }
-    aif_status_store(b, "read", err, &e);
+    aif_status_store(s->status, "read", err, &e);
     if (err == AIF_OK) {
         *events += span.n;
-        aif_subs_push(b, &span);
+        aif_subs_push(s, &span);
     } else {
-        aif_count(&b->status.retries, 1);
-        b->store_due = b->now + AIF_BROKER_STORE_RETRY_MS;
+        aif_status_count(s->status, AIF_N_RETRIES, 1);
+        s->store_due = s->now + AIF_BROKER_STORE_RETRY_MS;
     }
-    aif_batch_fini(&b->span);
+    aif_batch_fini(&s->read);
     return err == AIF_OK;
 }
 
-/* One read; and twice what this turn has appended, lest who is behind stays
- * there for as long as others publish without a pause. */
+/* It reads once, and again until it has read twice as many events as this turn
+ * has appended.  Else a subscriber that is behind would stay there for as long
+ * as others publish without a pause. */
 void
-aif_subs_catch_up(aif_broker *b, int64_t now)
+aif_subs_catch_up(aif_subs *s, int64_t now)
 {
-    const size_t most = 2 * b->appended;
+    const size_t most = 2 * s->appended;
     size_t events = 0;
 
-    b->now = now;
-    b->appended = 0;
-    unblock(b, now);
-    if (now < b->store_due) {
+    s->now = now;
+    s->appended = 0;
+    subs_unblock(s, now);
+    if (now < s->store_due) {
         return;
     }
-    while (catch_up_one(b, &events) && events < most) {
+    while (subs_catch_up_one(s, &events) && events < most) {
     }
 }
 
 int64_t
-aif_subs_due(const aif_broker *b, int64_t now)
+aif_subs_due(const aif_subs *s, int64_t now)
 {
-    int64_t due = b->n_subs == 0 ? INT64_MAX : b->lease_due;
+    int64_t due = s->n == 0 ? INT64_MAX : s->lease_due;
 
-    for (size_t i = 0; i < b->n_subs; i++) {
-        const aif_subscriber *s = b->subs[i];
+    for (size_t i = 0; i < s->n; i++) {
+        const aif_subscriber *sub = s->list[i];
 
-        if (s->full && b->full_due < due) {
-            due = b->full_due;
+        if (sub->full && s->full_due < due) {
+            due = s->full_due;
         }
-        if (behind(b, s) && due > now) {
-            due = now < b->store_due ? b->store_due : now;
+        if (sub_behind(s, sub) && due > now) {
+            due = now < s->store_due ? s->store_due : now;
         }
     }
     return due;
+}
+
+/* --- for STATUS --------------------------------------------------------- */
+
+#define SHOW_MS 1000 /* between two looks at all subscribers */
+
+static aif_status_sub
+sub_shown(const aif_subs *s, const aif_subscriber *sub)
+{
+    uint64_t newest = aif_head_newest(s->head);
+
+    return (aif_status_sub){
+        .to = sub->to,
+        .id = sub->id,
+        .cursor = sub->cursor,
+        .lag = newest > sub->cursor ? newest - sub->cursor : 0,
+        .credit = aif_credit_left(&sub->credit),
+        .heard = sub->heard,
+    };
+}
+
+/* Into shown[0, n), the greatest lag first; where there is no room the least
+ * falls out. */
+static size_t
+shown_insert(aif_status_sub *shown, size_t n, const aif_status_sub *one)
+{
+    size_t at = n;
+
+    while (at > 0 && shown[at - 1].lag < one->lag) {
+        at--;
+    }
+    if (at == AIF_STATUS_SUBS) {
+        return n;
+    }
+    n += n < AIF_STATUS_SUBS;
+    memmove(shown + at + 1, shown + at, (n - at - 1) * sizeof *shown);
+    shown[at] = *one;
+    return n;
+}
+
+void
+aif_subs_show(aif_subs *s, bool must)
+{
+    aif_status_sub shown[AIF_STATUS_SUBS];
+    size_t n = 0;
+    int64_t now = aif_now_ms();
+
+    if (!must && now - s->shown < SHOW_MS) {
+        return;
+    }
+    s->shown = now;
+    for (size_t i = 0; i < s->n; i++) {
+        aif_status_sub one = sub_shown(s, s->list[i]);
+
+        n = shown_insert(shown, n, &one);
+    }
+    aif_status_subs(s->status, shown, n);
 }

@@ -1,25 +1,27 @@
-/* broker/parts.c - who sends parts of a message that does not end.
+/* parts.c - ends connections that send parts of a message without end.
  *
- * libzmq keeps the parts of a message until the last one comes, and bounds
- * each (ZMQ_MAXMSGSIZE), not all of them.  We see only whole messages; but
- * the kernel tells how many bytes a connection received:
+ * libzmq keeps the parts of a message until the last one comes.  It bounds the
+ * size of each part (ZMQ_MAXMSGSIZE), and not the sum.  The broker only sees
+ * whole messages, but the kernel tells how many bytes a connection received:
  *
- *   tick     the process grew: there may be somebody
- *   note     how much each connection has sent until now, and libzmq read
- *   drain    what was whole by then is taken, from everybody
- *   judge    who gave nothing, and had sent more than a frame may have: its
- *            connection is shut down, and libzmq frees the parts
+ *   tick     every 20 ms: has this process grown by 8 MiB?  Then
+ *   note     how many bytes of each connection libzmq has read until now
+ *   drain    the broker takes the messages that were whole by then, of all
+ *   judge    a connection that gave no message, although libzmq had read more
+ *            of it than a frame may have, is shut down; libzmq then frees its
+ *            parts
  *
- * A message of ours is one frame, so who keeps to the protocol has no more
- * than one that is not whole, however much of his waits to be drained.  A
- * broker that waits for its store does not look meanwhile.
+ * A message of the protocol is one frame.  So a peer that keeps to it has at
+ * most one message that is not whole, however many others wait to be drained.
+ * While the broker waits for its store it does not look.
  *
- * TCP only: the kernel does not count for ipc, where all are this user.
+ * TCP only: over ipc the kernel does not count bytes, and all peers are
+ * processes of this user.
  */
-#include "broker/in.h"
+#include "broker/seats.h"
 
 #include "base/clock.h"
-#include "base/hash.h"
+#include "net/wire.h"
 
 #include <fcntl.h>
 #include <linux/sockios.h>
@@ -33,33 +35,33 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A peer on this machine sends some 20 MiB meanwhile.  While somebody is
- * connected a broker that has nothing to do takes 0.3 % of a core for it. */
+/* A peer on this machine can send some 20 MiB in that time.  An idle broker
+ * with connections spends 0.3 % of a core on it. */
 #define TICK_MS 20
-#define PEERS_A_MS 50 /* a look at so many is paid for by a ms without one */
+#define PEERS_A_MS 50 /* the next tick is 1 ms later for so many peers */
 #define GROWTH (8u << 20)
-/* Heartbeats are counted too: those of a client that says nothing need weeks
- * for a MiB, and then it connects again. */
+/* The MiB on top is for heartbeats, which the kernel counts too.  A client that
+ * sends nothing else needs weeks for a MiB of them; then it is closed, and
+ * connects again. */
 #define MOST (AIF_FRAME_MAX + (1u << 20))
 
 void
-aif_parts_open(aif_broker *b)
+aif_parts_open(aif_seats *s)
 {
-    b->parts.statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    b->parts.on = true;
+    s->parts.statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
 }
 
 void
-aif_parts_close(aif_broker *b)
+aif_parts_close(aif_seats *s)
 {
-    if (b->parts.on && b->parts.statm >= 0) {
-        (void)close(b->parts.statm);
+    if (s->parts.statm >= 0) {
+        (void)close(s->parts.statm);
     }
 }
 
-/* Bytes of memory; 0: not known. */
+/* The bytes of memory that this process has; 0: not known. */
 static uint64_t
-resident(const aif_parts *p)
+parts_resident(const aif_parts *p)
 {
     char text[64];
     unsigned long long pages;
@@ -71,11 +73,11 @@ resident(const aif_parts *p)
                : 0;
 }
 
-/* Where it is not known, each tick looks. */
+/* Where the size is not known, it counts as grown. */
 static bool
-has_grown(aif_parts *p)
+parts_grown(aif_parts *p)
 {
-    uint64_t now = resident(p);
+    uint64_t now = parts_resident(p);
 
     if (now != 0 && now < p->resident + GROWTH) {
         p->resident = now < p->resident ? now : p->resident;
@@ -85,10 +87,11 @@ has_grown(aif_parts *p)
     return true;
 }
 
-/* Bytes that the peer sent and libzmq read, in this order: what comes
- * meanwhile makes it less. */
+/* The bytes that the kernel received, less those that libzmq has not read.
+ * They are asked for in this order: what arrives in between makes the result
+ * smaller, which is harmless. */
 static uint64_t
-bytes_read(int fd)
+parts_bytes_read(int fd)
 {
     const size_t needed =
         offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(uint64_t);
@@ -106,43 +109,44 @@ bytes_read(int fd)
 }
 
 void
-aif_parts_accepted(aif_seat *peer, int fd)
+aif_parts_accepted(aif_seat *seat, int fd)
 {
     struct stat st;
 
-    peer->inode = fstat(fd, &st) == 0 ? st.st_ino : 0;
-    peer->before = bytes_read(fd);
+    seat->inode = fstat(fd, &st) == 0 ? st.st_ino : 0;
+    seat->before = parts_bytes_read(fd);
 }
 
 static void
-note(aif_broker *b)
+parts_note(aif_seats *s)
 {
-    for (size_t fd = 0; fd < b->seats.cap_peers; fd++) {
-        aif_seat *peer = &b->seats.peers[fd];
+    for (size_t fd = 0; fd < s->cap; fd++) {
+        aif_seat *seat = &s->seats[fd];
 
-        if (peer->open) {
-            peer->read = bytes_read((int)fd);
-            if (peer->took) { /* what came before is whole, but for a part */
-                peer->before = peer->read;
-                peer->took = false;
+        if (seat->open) {
+            seat->read = parts_bytes_read((int)fd);
+            if (seat->took) { /* at most one message is not whole */
+                seat->before = seat->read;
+                seat->took = false;
             }
         }
     }
-    b->parts.noted = true;
-    b->parts.drained = 0;
+    s->parts.noted = true;
+    s->parts.drained = 0;
 }
 
-/* The descriptor may be another's by now: a copy stays what it is while we
- * look whose.  libzmq finds the end and closes; without a reset the peer might
- * wait for room in a window of which nobody tells it any more. */
+/* By now the descriptor may belong to another connection.  A copy of it keeps
+ * meaning the same socket while its inode is compared.  After the shutdown
+ * libzmq reads the end and closes.  The reset is for the peer, which otherwise
+ * might wait for ever for room in the closed connection's window. */
 static bool
-shut_peer(const aif_seat *peer, int fd)
+parts_shut(const aif_seat *seat, int fd)
 {
     const struct linger reset = {.l_onoff = 1, .l_linger = 0};
     struct stat st;
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     bool is_it =
-        copy >= 0 && fstat(copy, &st) == 0 && st.st_ino == peer->inode;
+        copy >= 0 && fstat(copy, &st) == 0 && st.st_ino == seat->inode;
 
     if (is_it) {
         (void)setsockopt(copy, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
@@ -155,76 +159,75 @@ shut_peer(const aif_seat *peer, int fd)
 }
 
 static void
-end(aif_broker *b, aif_seat *peer, int fd)
+parts_end(aif_seats *s, aif_seat *seat, int fd)
 {
-    static const char why[] = "its message of many parts does not end";
-    const aif_str once[] = {{peer->address, strlen(peer->address)},
-                            {why, sizeof why - 1}};
+    const aif_str why = AIF_STR("its message of many parts does not end");
 
-    if (!shut_peer(peer, fd)) {
+    if (!parts_shut(seat, fd)) {
         return;
     }
-    peer->told = true;
-    peer->before = peer->read; /* it is closed in a moment */
-    aif_count(&b->status.endless, 1);
-    if (aif_trace_first(&b->status.trace, aif_hash_strs(once, 2).lo)) {
-        aif_status_say(
-            b, AIF_WARNING,
-            "connection closed address=%s why=\"%s\" (once; further "
-            "ones are counted)",
-            peer->address, why);
+    seat->told = true;
+    seat->before = seat->read; /* it is closed in a moment */
+    aif_status_count(s->status, AIF_N_ENDLESS, 1);
+    if (aif_status_first(
+            s->status, (aif_str){seat->address, strlen(seat->address)}, why)) {
+        aif_status_say(s->status, AIF_WARNING,
+                       "connection closed address=%s why=\"%s\" (once; "
+                       "further ones are counted)",
+                       seat->address, why.p);
     }
 }
 
 static void
-judge(aif_broker *b)
+parts_judge(aif_seats *s)
 {
-    for (size_t fd = 0; fd < b->seats.cap_peers; fd++) {
-        aif_seat *peer = &b->seats.peers[fd];
+    for (size_t fd = 0; fd < s->cap; fd++) {
+        aif_seat *seat = &s->seats[fd];
 
-        if (peer->open && !peer->took && peer->read > peer->before + MOST) {
-            end(b, peer, (int)fd);
+        if (seat->open && !seat->took && seat->read > seat->before + MOST) {
+            parts_end(s, seat, (int)fd);
         }
     }
-    b->parts.noted = false;
+    s->parts.noted = false;
 }
 
-/* libzmq takes from its connections in turn: who had something whole has
- * given some of it when there is nothing left, or all had two turns. */
+/* libzmq takes messages from its connections in turn.  So whoever had a whole
+ * message has given one when nothing is left, or when as many were taken as
+ * give each connection two turns. */
 static bool
-all_had_a_turn(const aif_broker *b, bool dry)
+parts_all_had_a_turn(const aif_seats *s, bool dry)
 {
-    return dry || b->parts.drained > 2 * b->seats.n_peers + 64;
+    return dry || s->parts.drained > 2 * s->n + 64;
 }
 
 void
-aif_parts_look(aif_broker *b, bool dry)
+aif_parts_look(aif_seats *s, bool dry)
 {
-    aif_parts *p = &b->parts;
+    aif_parts *p = &s->parts;
     int64_t now;
 
-    if (!p->on) {
+    if (!s->tcp) {
         return;
     }
-    if (p->noted && all_had_a_turn(b, dry)) {
-        judge(b);
+    if (p->noted && parts_all_had_a_turn(s, dry)) {
+        parts_judge(s);
     }
     now = aif_now_ms();
     if (!p->noted && now >= p->due) {
         p->due = now + TICK_MS;
-        if (has_grown(p)) {
-            p->due += (int64_t)b->seats.n_peers / PEERS_A_MS;
-            note(b);
+        if (parts_grown(p)) {
+            p->due += (int64_t)s->n / PEERS_A_MS;
+            parts_note(s);
         }
     }
 }
 
 long
-aif_parts_wait(const aif_broker *b, long due)
+aif_parts_wait(const aif_seats *s, long due)
 {
-    int64_t tick = b->parts.noted ? 0 : b->parts.due - aif_now_ms();
+    int64_t tick = s->parts.noted ? 0 : s->parts.due - aif_now_ms();
 
-    if (!b->parts.on || b->seats.n_peers == 0 || (due >= 0 && due <= tick)) {
+    if (!s->tcp || s->n == 0 || (due >= 0 && due <= tick)) {
         return due;
     }
     return tick > 0 ? (long)tick : 0;

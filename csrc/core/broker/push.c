@@ -1,17 +1,18 @@
-/* broker/push.c - events to subscribers, in frames.
+/* push.c - events to subscribers, in frames.
  *
  * The happy path: of a span of the log, find what a subscriber wants, encode
- * it in pieces, send them, move its cursor.  A subscriber without credit, or
- * whose pipe is full, just falls behind (broker/catch.c); one that is gone is
- * dropped.  Nothing here waits.
+ * it in pieces, send them, move its cursor.
+ *
+ * A subscriber without credit, or whose queue in libzmq is full, falls behind
+ * (catch.c).  One that is gone is dropped.  Nothing here waits.
  */
-#include "broker/in.h"
+#include "broker/subs.h"
 
 static bool
-wants(const aif_subscriber *s, const aif_event *ev)
+sub_wants(const aif_subscriber *sub, const aif_event *ev)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        if (aif_pattern_matches(&s->patterns[i], ev)) {
+    for (size_t i = 0; i < sub->n; i++) {
+        if (aif_pattern_matches(&sub->patterns[i], ev)) {
             return true;
         }
     }
@@ -20,7 +21,7 @@ wants(const aif_subscriber *s, const aif_event *ev)
 
 /* The index of span's first event beyond offset. */
 static size_t
-beyond(const aif_span *span, uint64_t offset)
+span_beyond(const aif_span *span, uint64_t offset)
 {
     size_t low = 0;
     size_t high = span->n;
@@ -37,58 +38,72 @@ beyond(const aif_span *span, uint64_t offset)
     return low;
 }
 
-/* Where a piece that begins at i ends: it is full, or the span is over. */
-static size_t
-piece_end(const aif_subscriber *s, const aif_span *span, size_t i, size_t most,
-          size_t *n)
+/* What one EVENTS frame holds: n events that the subscriber wants, of those
+ * before end; and with it all up to the offset `to` was looked at. */
+typedef struct {
+    size_t n;
+    size_t end;
+    uint64_t to;
+    size_t bytes; /* of the frame */
+} piece;
+
+/* The piece that begins at i, and ends where it has `most` bytes or
+ * AIF_PIECE_EVENTS events, or where the span does. */
+static piece
+piece_from(const aif_subscriber *sub, const aif_span *span, size_t i,
+           size_t most)
 {
+    piece p = {.end = i};
     size_t bytes = 0;
 
-    for (*n = 0; i < span->n; i++) {
-        const aif_event *ev = &span->events[i];
+    for (; p.end < span->n; p.end++) {
+        const aif_event *ev = &span->events[p.end];
 
-        if (!wants(s, ev)) {
+        if (!sub_wants(sub, ev)) {
             continue;
         }
         bytes += aif_wire_event_size(ev);
-        if (*n == AIF_PIECE_EVENTS || (*n > 0 && bytes > most)) {
+        if (p.n == AIF_PIECE_EVENTS || (p.n > 0 && bytes > most)) {
             break;
         }
-        ++*n;
+        p.n++;
     }
-    return i;
+    p.to = p.end == span->n ? span->to : span->events[p.end - 1].offset;
+    return p;
 }
 
-/* b->out: the events of span in [i, end) that s wants. */
+/* Into the buffer of out: the wanted events of span from i on, as p says. */
 static aif_err
-encode_piece(aif_broker *b, const aif_subscriber *s, const aif_span *span,
-             size_t i, size_t end, uint64_t to)
+piece_encode(aif_subs *s, const aif_subscriber *sub, const aif_span *span,
+             size_t i, piece *p)
 {
     const aif_frame f = {
-        .kind = AIF_K_EVENTS, .id = s->id, .from = s->told, .to = to};
+        .kind = AIF_K_EVENTS, .id = sub->id, .from = sub->told, .to = p->to};
+    aif_buf *frame;
     aif_error e;
-    aif_err err = aif_frame_encode(&f, &b->out, &e);
+    aif_err err = aif_out_begin(s->out, &f, &frame, &e);
 
-    for (; err == AIF_OK && i < end; i++) {
-        if (wants(s, &span->events[i])) {
-            err = aif_event_encode(&span->events[i], &b->out, &e);
+    for (; err == AIF_OK && i < p->end; i++) {
+        if (sub_wants(sub, &span->events[i])) {
+            err = aif_event_encode(&span->events[i], frame, &e);
         }
     }
+    p->bytes = frame->n;
     return err;
 }
 
-/* Send b->out, EVENTS up to `to`; false when s is gone. */
+/* Send what was encoded; false when the subscriber is gone. */
 static bool
-send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
+piece_send(aif_subs *s, aif_subscriber *sub, const piece *p)
 {
-    switch (aif_broker_send(b, &s->to)) {
+    switch (aif_out_send(s->out, &sub->to)) {
     case AIF_SENT:
-        aif_credit_sent(&s->credit, &b->status.flight, b->out.n);
-        s->cursor = s->told = to;
-        aif_count(&b->status.pushed, n);
+        aif_credit_sent(&sub->credit, s->flight, p->bytes);
+        sub->cursor = sub->told = p->to;
+        aif_status_count(s->status, AIF_N_PUSHED, p->n);
         return true;
     case AIF_FULL:
-        s->full = true;
+        sub->full = true;
         return true;
     case AIF_GONE:
         break;
@@ -97,99 +112,111 @@ send_piece(aif_broker *b, aif_subscriber *s, uint64_t to, size_t n)
 }
 
 bool
-aif_push_may(const aif_broker *b, const aif_subscriber *s)
+aif_push_may(const aif_subs *s, const aif_subscriber *sub)
 {
-    return !s->full && aif_credit_may(&s->credit, b->status.flight, b->now);
+    return !sub->full && aif_credit_may(&sub->credit, *s->flight, s->now);
 }
 
-/* A frame, unless one event alone is larger. */
+/* The most bytes of a frame; one event alone may have more. */
 static size_t
-piece_bytes(const aif_broker *b, const aif_subscriber *s)
+piece_bytes(const aif_subs *s, const aif_subscriber *sub)
 {
-    uint64_t most = aif_credit_share(&s->credit, b->status.flight, b->now);
+    uint64_t most = aif_credit_share(&sub->credit, *s->flight, s->now);
 
     return most < AIF_PIECE_BYTES ? (size_t)most : AIF_PIECE_BYTES;
 }
 
-/* Push as much of span as s wants and may have; false when it is gone. */
+/* Push as much of span as it wants and may have; false when it is gone. */
 static bool
-serve(aif_broker *b, aif_subscriber *s, const aif_span *span)
+sub_push(aif_subs *s, aif_subscriber *sub, const aif_span *span)
 {
     bool here = true;
 
-    while (here && aif_push_may(b, s) && s->cursor >= span->from &&
-           s->cursor < span->to) {
-        size_t n;
-        size_t i = beyond(span, s->cursor);
-        size_t end = piece_end(s, span, i, piece_bytes(b, s), &n);
-        uint64_t to = end == span->n ? span->to : span->events[end - 1].offset;
+    while (here && aif_push_may(s, sub) && sub->cursor >= span->from &&
+           sub->cursor < span->to) {
+        size_t i = span_beyond(span, sub->cursor);
+        piece p = piece_from(sub, span, i, piece_bytes(s, sub));
 
-        if (n == 0) { /* nothing for it: it is told with the next CREDIT */
-            s->cursor = to;
-        } else if (encode_piece(b, s, span, i, end, to) == AIF_OK) {
-            here = send_piece(b, s, to, n);
+        if (p.n == 0) { /* nothing for it: it is told with the next CREDIT */
+            sub->cursor = p.to;
+        } else if (piece_encode(s, sub, span, i, &p) == AIF_OK) {
+            here = piece_send(s, sub, &p);
         } else {
-            s->full = true; /* no memory: the same cure */
+            sub->full = true; /* no memory: it is tried again in 5 ms, too */
         }
     }
     return here;
 }
 
-/* Mark those for whom the index finds something in span; false when there was
- * no memory for it, and all have to be asked. */
+/* Mark those for whom the index finds something in span.  False: there was no
+ * memory for it, and the patterns of all have to be compared. */
 static bool
-touch(aif_broker *b, const aif_span *span)
+subs_touch(aif_subs *s, const aif_span *span)
 {
     const uint64_t *ids;
     size_t n;
     aif_error e;
 
-    b->spans++;
-    for (size_t i = 0; b->n_indexed > 0 && i < span->n; i++) {
-        if (aif_match_find(b->index, &span->events[i], &ids, &n, &e) !=
+    s->spans++;
+    for (size_t i = 0; s->n_indexed > 0 && i < span->n; i++) {
+        if (aif_match_find(s->index, &span->events[i], &ids, &n, &e) !=
             AIF_OK) {
             return false;
         }
         for (size_t k = 0; k < n; k++) {
-            ((aif_subscriber *)(uintptr_t)ids[k])->touched = b->spans;
+            ((aif_subscriber *)(uintptr_t)ids[k])->touched = s->spans;
         }
     }
     return true;
 }
 
-/* Nothing in span is for it: it is where span ends, and told so later. */
+/* True where nothing in span is for it.  Then its cursor moves to the end of
+ * span, and its client is told so with the next CREDIT. */
 static bool
-passes(const aif_broker *b, aif_subscriber *s, const aif_span *span)
+sub_passes(const aif_subs *s, aif_subscriber *sub, const aif_span *span)
 {
-    if (!s->indexed || s->touched == b->spans) {
+    if (!sub->indexed || sub->touched == s->spans) {
         return false;
     }
-    if (s->cursor >= span->from && s->cursor < span->to) {
-        s->cursor = span->to;
+    if (sub->cursor >= span->from && sub->cursor < span->to) {
+        sub->cursor = span->to;
     }
     return true;
 }
 
 void
-aif_subs_push(aif_broker *b, const aif_span *span)
+aif_subs_push(aif_subs *s, const aif_span *span)
 {
-    bool marked = touch(b, span);
+    bool marked = subs_touch(s, span);
 
-    for (size_t i = b->n_subs; i-- > 0;) {
-        aif_subscriber *s = b->subs[i];
+    for (size_t i = s->n; i-- > 0;) {
+        aif_subscriber *sub = s->list[i];
 
-        if (!(marked && passes(b, s, span)) && !serve(b, s, span)) {
-            aif_count(&b->status.gone, 1);
-            aif_subs_drop(b, i);
+        if (!(marked && sub_passes(s, sub, span)) && !sub_push(s, sub, span)) {
+            aif_status_count(s->status, AIF_N_GONE, 1);
+            aif_subs_drop(s, i);
         }
     }
 }
 
 bool
-aif_push_cursor(aif_broker *b, aif_subscriber *s)
+aif_subs_appended(aif_subs *s, const aif_span *span, int64_t now)
+{
+    s->now = now;
+    s->appended += span->n;
+    if (s->n == 0) {
+        return false;
+    }
+    aif_subs_push(s, span);
+    return true;
+}
+
+bool
+aif_push_cursor(aif_subs *s, aif_subscriber *sub)
 {
     const aif_span nothing = {0};
+    piece p = {.to = sub->cursor};
 
-    return encode_piece(b, s, &nothing, 0, 0, s->cursor) != AIF_OK ||
-           send_piece(b, s, s->cursor, 0);
+    return piece_encode(s, sub, &nothing, 0, &p) != AIF_OK ||
+           piece_send(s, sub, &p);
 }

@@ -1,16 +1,16 @@
-/* broker/seats.c - the connections of a broker.
+/* seats.c - counts the connections of a broker, and bounds them.
  *
- * The happy path: libzmq's monitor tells of each that came and went, so their
- * number is known.  Who never gets as far as a frame (no ZMTP, no key, the
- * wrong one, silence) is counted, and said once.
+ * The happy path: libzmq's monitor tells of each connection that came and
+ * went, so their number is known.  A connection that ends before its first
+ * frame (it does not speak ZMTP, has no key or the wrong one, or says nothing)
+ * is counted, and a line says so once for each address and reason.
  *
- * Beyond a bound the listener drops what knocks: with no descriptor left
- * libzmq would spin, and the store fail.  libzmq itself has no such bound:
+ * At the bound, new connections have to wait: without a free descriptor libzmq
+ * would spin, and the store would fail.  libzmq itself has no such bound:
  * ZMQ_MAX_SOCKETS is of sockets, not of connections.
  */
-#include "broker/in.h"
+#include "broker/seats.h"
 
-#include "base/hash.h"
 #include "base/mem.h"
 #include "net/port.h"
 
@@ -21,17 +21,19 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <zmq.h>
 
 #define EVENTS                                                                \
     (ZMQ_EVENT_LISTENING | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |      \
      ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |                                   \
      ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL)
-#define LOOKS 1000  /* events taken in one turn */
+#define LOOKS 1000  /* pieces of news taken in one turn */
 #define RESERVE 128 /* descriptors for the store and the host */
 
-/* As many connections as there may be descriptors, less what we need. */
+/* As many connections as this process may have descriptors, less those that
+ * the store, the host and the kernel's backlog need. */
 static size_t
-most_connections(void)
+seats_most(void)
 {
     const size_t kept = RESERVE + AIF_BACKLOG;
     struct rlimit limit;
@@ -45,156 +47,177 @@ most_connections(void)
                : (size_t)limit.rlim_cur / 4;
 }
 
-aif_err
-aif_seats_open(aif_broker *b, aif_error *e)
+void
+aif_seats_init(aif_seats *s, const aif_endpoint *endpoint, bool tcp,
+               aif_status *status)
 {
-    aif_seats *d = &b->seats;
+    *s = (aif_seats){.endpoint = endpoint,
+                     .status = status,
+                     .tcp = tcp,
+                     .listener = -1,
+                     .parts = {.statm = -1}};
+}
 
-    d->most = most_connections();
-    d->listener = -1;
-    d->monitor = aif_port_monitor(b->ctx, b->router, EVENTS);
-    if (d->monitor != NULL &&
-        aif_port_set(b->router, ZMQ_BACKLOG, AIF_BACKLOG)) {
+aif_err
+aif_seats_open(aif_seats *s, void *ctx, void *router, aif_error *e)
+{
+    s->most = seats_most();
+    if (s->tcp) {
+        aif_parts_open(s);
+    }
+    s->monitor = aif_port_monitor(ctx, router, EVENTS);
+    if (s->monitor != NULL && aif_port_set(router, ZMQ_BACKLOG, AIF_BACKLOG)) {
         return AIF_OK;
     }
     return aif_port_failed("a monitor", e);
 }
 
+void
+aif_seats_close(aif_seats *s)
+{
+    if (s->monitor != NULL) {
+        (void)zmq_close(s->monitor);
+    }
+    aif_free(s->seats);
+    aif_parts_close(s);
+}
+
+void *
+aif_seats_socket(const aif_seats *s)
+{
+    return s->monitor;
+}
+
 /* For people, once for each address and reason. */
 static void
-say(aif_broker *b, const char *address, const char *why, const char *key)
+seats_say_refused(aif_seats *s, const char *address, const char *why,
+                  const char *key)
 {
-    const aif_str once[] = {{address, strlen(address)}, {why, strlen(why)}};
-
-    if (aif_trace_first(&b->status.trace, aif_hash_strs(once, 2).lo)) {
-        aif_status_say(b, AIF_WARNING,
+    if (aif_status_first(s->status, (aif_str){address, strlen(address)},
+                         (aif_str){why, strlen(why)})) {
+        aif_status_say(s->status, AIF_WARNING,
                        "connection refused address=%s why=\"%s\"%s%s (once; "
                        "further ones are counted)",
                        address, why, key[0] == '\0' ? "" : " key=", key);
     }
 }
 
-/* libzmq asks about a key by its peer's address only: of several connections
- * from there any one will do. */
+/* libzmq names only the address when it asks about a key.  Where there are
+ * several connections from one address, any of them is marked: it is only so
+ * that no second line is said when it ends. */
 void
-aif_seats_unknown(aif_broker *b, const char *address, const char *key)
+aif_seats_unknown(aif_seats *s, const char *address, const char *key)
 {
-    aif_seats *d = &b->seats;
+    for (size_t i = 0; i < s->cap; i++) {
+        aif_seat *seat = &s->seats[i];
 
-    for (size_t i = 0; i < d->cap_peers; i++) {
-        aif_seat *peer = &d->peers[i];
-
-        if (peer->open && !peer->spoke && !peer->told &&
-            strcmp(peer->address, address) == 0) {
-            peer->told = true;
+        if (seat->open && !seat->spoke && !seat->told &&
+            strcmp(seat->address, address) == 0) {
+            seat->told = true;
             break;
         }
     }
-    say(b, address, "its key is not known", key);
+    seats_say_refused(s, address, "its key is not known", key);
 }
 
 void
-aif_seats_took(aif_broker *b, zmq_msg_t *last, bool ours)
+aif_seats_took(aif_seats *s, const aif_message *m)
 {
-    aif_seats *d = &b->seats;
-    int fd = d->monitor == NULL ? -1 : zmq_msg_get(last, ZMQ_SRCFD);
+    int fd = aif_message_fd(m);
 
-    b->parts.drained++;
-    if (fd >= 0 && (size_t)fd < d->cap_peers) {
-        d->peers[fd].spoke |= ours;
-        d->peers[fd].took = true;
+    s->parts.drained++;
+    if (fd >= 0 && (size_t)fd < s->cap) {
+        s->seats[fd].spoke |= m->ours;
+        s->seats[fd].took = true;
     }
 }
 
-/* While there are too many connections, packets for the listener are dropped
- * by the kernel: who knocks waits and tries again, as with a full backlog.
- * Those that are open have sockets of their own and notice nothing.  Over ipc
- * there are no packets to drop, so the socket's file is put aside. */
+/* While there are too many connections, the kernel drops packets for the
+ * listener: a new client waits and tries again, as with a full backlog.  Open
+ * connections have sockets of their own and notice nothing.  Over ipc there
+ * are no packets to drop, so the socket's file is put aside. */
 static bool
-shield(aif_broker *b, bool on)
+seats_shield(aif_seats *s, bool on)
 {
     struct sock_filter drop = {.code = BPF_RET | BPF_K, .k = 0};
     struct sock_fprog all = {.len = 1, .filter = &drop};
-    aif_seats *d = &b->seats;
-    bool done = aif_endpoint_is_tcp(b->endpoint.uri)
-                    ? setsockopt(d->listener, SOL_SOCKET,
-                                 on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
-                                 &all, sizeof all) == 0
-                    : aif_endpoint_hide(&b->endpoint, on);
+    bool done = s->tcp ? setsockopt(s->listener, SOL_SOCKET,
+                                    on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
+                                    &all, sizeof all) == 0
+                       : aif_endpoint_hide(s->endpoint, on);
 
-    d->shielded = done ? on : d->shielded;
+    s->shielded = done ? on : s->shielded;
     return done;
 }
 
 static void
-bound_connections(aif_broker *b)
+seats_bound(aif_seats *s)
 {
-    aif_seats *d = &b->seats;
-
-    if (d->listener < 0) {
+    if (s->listener < 0) {
         return;
     }
-    if (!d->shielded && d->n_peers >= d->most && shield(b, true)) {
+    if (!s->shielded && s->n >= s->most && seats_shield(s, true)) {
         aif_status_say(
-            b, AIF_WARNING,
+            s->status, AIF_WARNING,
             "connections are at their bound most=%zu (new ones wait)",
-            d->most);
-    } else if (d->shielded && d->n_peers < d->most - d->most / 8 &&
-               shield(b, false)) {
-        aif_status_say(b, AIF_INFO, "connections are taken again");
+            s->most);
+    } else if (s->shielded && s->n < s->most - s->most / 8 &&
+               seats_shield(s, false)) {
+        aif_status_say(s->status, AIF_INFO, "connections are taken again");
     }
 }
 
-/* Room for fd; without memory it stays unknown. */
+/* The seat of a descriptor; NULL: no memory, and the connection is not
+ * counted. */
 static aif_seat *
-peer_at(aif_seats *d, uint32_t fd)
+seats_at(aif_seats *s, uint32_t fd)
 {
-    size_t cap = d->cap_peers == 0 ? 64 : d->cap_peers;
-    aif_seat *peers;
+    size_t cap = s->cap == 0 ? 64 : s->cap;
+    aif_seat *seats;
 
-    while (cap <= fd) { /* a descriptor: the kernel bounds it */
+    while (cap <= fd) { /* the kernel bounds descriptors */
         cap *= 2;
     }
-    if (cap != d->cap_peers) {
-        peers = aif_realloc(d->peers, cap * sizeof *peers);
-        if (peers == NULL) {
+    if (cap != s->cap) {
+        seats = aif_realloc(s->seats, cap * sizeof *seats);
+        if (seats == NULL) {
             return NULL;
         }
-        memset(peers + d->cap_peers, 0, (cap - d->cap_peers) * sizeof *peers);
-        d->peers = peers;
-        d->cap_peers = cap;
+        memset(seats + s->cap, 0, (cap - s->cap) * sizeof *seats);
+        s->seats = seats;
+        s->cap = cap;
     }
-    return &d->peers[fd];
+    return &s->seats[fd];
 }
 
-/* It may be closed again, and fd another's: this is for people to read. */
+/* By now the connection may be closed, and the descriptor another one's.  So
+ * the address is good enough for people to read, and for nothing else. */
 static void
-on_accepted(aif_broker *b, uint32_t fd)
+seats_on_accepted(aif_seats *s, uint32_t fd)
 {
-    aif_seats *d = &b->seats;
     struct sockaddr_storage sa;
     socklen_t n = sizeof sa;
-    aif_seat *peer = peer_at(d, fd);
+    aif_seat *seat = seats_at(s, fd);
 
-    if (peer == NULL) {
+    if (seat == NULL) {
         return;
     }
-    d->n_peers += !peer->open;
-    *peer = (aif_seat){.open = true};
-    if (!aif_endpoint_is_tcp(b->endpoint.uri)) {
-        peer->spoke = true; /* who may open our file is no stranger */
+    s->n += !seat->open;
+    *seat = (aif_seat){.open = true};
+    if (!s->tcp) {
+        seat->spoke = true; /* only this user may open the socket's file */
         return;
     }
-    aif_parts_accepted(peer, (int)fd);
+    aif_parts_accepted(seat, (int)fd);
     if (getpeername((int)fd, (struct sockaddr *)&sa, &n) != 0 ||
-        getnameinfo((struct sockaddr *)&sa, n, peer->address,
-                    sizeof peer->address, NULL, 0, NI_NUMERICHOST) != 0) {
-        (void)snprintf(peer->address, sizeof peer->address, "unknown");
+        getnameinfo((struct sockaddr *)&sa, n, seat->address,
+                    sizeof seat->address, NULL, 0, NI_NUMERICHOST) != 0) {
+        (void)snprintf(seat->address, sizeof seat->address, "unknown");
     }
 }
 
 static const char *
-why(uint32_t code)
+seat_why(uint32_t code)
 {
     switch (code) {
     case ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
@@ -206,52 +229,50 @@ why(uint32_t code)
     }
 }
 
-/* libzmq does not tell of every failure: of ZMTP 1.0, for one.  Who has not
- * said a word failed. */
+/* libzmq does not tell of every failure, for example not of a peer that speaks
+ * ZMTP 1.0.  So a connection that ends before its first frame has failed. */
 static void
-on_disconnected(aif_broker *b, uint32_t fd)
+seats_on_disconnected(aif_seats *s, uint32_t fd)
 {
-    aif_seats *d = &b->seats;
-    aif_seat *peer = fd < d->cap_peers ? &d->peers[fd] : NULL;
-    const char *failed = d->failed;
+    aif_seat *seat = fd < s->cap ? &s->seats[fd] : NULL;
+    const char *failed = s->failed;
 
-    d->failed = NULL;
-    if (peer == NULL || !peer->open) {
+    s->failed = NULL;
+    if (seat == NULL || !seat->open) {
         return;
     }
-    peer->open = false;
-    d->n_peers--;
-    if (peer->spoke) {
+    seat->open = false;
+    s->n--;
+    if (seat->spoke) {
         return;
     }
-    aif_count(&b->status.strangers, 1);
-    if (!peer->told) {
-        say(b, peer->address, failed != NULL ? failed : why(0), "");
+    aif_status_count(s->status, AIF_N_STRANGERS, 1);
+    if (!seat->told) {
+        seats_say_refused(s, seat->address,
+                          failed != NULL ? failed : seat_why(0), "");
     }
 }
 
-/* A failure is followed by its connection's end: libzmq has one I/O thread
- * here, which reports both. */
+/* The end of a connection directly follows the news that its handshake failed,
+ * because the one I/O thread of this context reports both. */
 static void
-on_event(aif_broker *b, uint16_t event, uint32_t value)
+seats_on_event(aif_seats *s, uint16_t event, uint32_t value)
 {
-    aif_seats *d = &b->seats;
-
     switch (event) {
     case ZMQ_EVENT_LISTENING:
-        d->listener = (int)value;
+        s->listener = (int)value;
         break;
     case ZMQ_EVENT_ACCEPTED:
-        on_accepted(b, value);
+        seats_on_accepted(s, value);
         break;
     case ZMQ_EVENT_DISCONNECTED:
-        on_disconnected(b, value);
+        seats_on_disconnected(s, value);
         break;
     case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-        d->failed = "it did not finish its handshake";
+        s->failed = "it did not finish its handshake";
         break;
     case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
-        d->failed = why(value);
+        s->failed = seat_why(value);
         break;
     default:
         break;
@@ -259,23 +280,14 @@ on_event(aif_broker *b, uint16_t event, uint32_t value)
 }
 
 void
-aif_seats_tend(aif_broker *b)
+aif_seats_tend(aif_seats *s)
 {
     uint16_t event;
     uint32_t value;
 
-    for (int i = 0;
-         i < LOOKS && aif_port_news(b->seats.monitor, &event, &value); i++) {
-        on_event(b, event, value);
+    for (int i = 0; i < LOOKS && aif_port_news(s->monitor, &event, &value);
+         i++) {
+        seats_on_event(s, event, value);
     }
-    bound_connections(b);
-}
-
-void
-aif_seats_close(aif_broker *b)
-{
-    if (b->seats.monitor != NULL) {
-        (void)zmq_close(b->seats.monitor);
-    }
-    aif_free(b->seats.peers);
+    seats_bound(s);
 }

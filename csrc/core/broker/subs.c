@@ -1,139 +1,159 @@
-/* broker/subs.c - subscribers: who wants what, how far each has got.
+/* subs.c - the list of subscribers, and the frames of their clients.
  *
- * The happy path: SUBSCRIBE makes one, with a cursor and a credit of bytes;
- * each turn's new events are pushed to those whose cursor is at the head;
- * who is behind is caught up from the log, one bounded read a turn, whoever
- * is at the same place sharing it; CREDIT keeps the lease and says how many
- * bytes were taken.
+ * The happy path: SUBSCRIBE makes a subscriber, with a cursor and a credit of
+ * bytes.  Each turn's new events are pushed to those whose cursor is at the
+ * head (push.c).  Those that are behind are caught up from the log (catch.c).
+ * CREDIT says how many bytes were taken, and renews the lease of 10 seconds.
  *
- * A subscriber without credit, or whose pipe is full, just falls behind.  One
- * that is gone (zmq says so, or its lease ended) is dropped; when it comes
- * back it subscribes again from the cursor that it was told last.
+ * A subscriber without credit, or whose queue in libzmq is full, falls behind,
+ * and nothing else happens.  One that is gone (libzmq says so, or its lease
+ * ended) is dropped.  Its client subscribes again, from the cursor that it was
+ * told last.
  */
-#include "broker/in.h"
+#include "broker/subs.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
 
-#include <assert.h>
 #include <string.h>
 
-static bool
-same_route(const aif_route *a, const aif_route *b)
+aif_err
+aif_subs_init(aif_subs *s, aif_out *out, aif_head_watch *head,
+              const aif_gate *gate, aif_status *status, aif_error *e)
 {
-    return a->n == b->n && memcmp(a->p, b->p, a->n) == 0;
+    *s = (aif_subs){.out = out, .head = head, .gate = gate, .status = status};
+    s->flight = aif_status_number(status, AIF_N_FLIGHT);
+    return aif_match_new(&s->index, e);
+}
+
+void
+aif_subs_fini(aif_subs *s)
+{
+    while (s->n > 0) {
+        aif_subs_drop(s, s->n - 1);
+    }
+    aif_free(s->list);
+    aif_match_free(s->index);
+    aif_batch_fini(&s->read);
+}
+
+size_t
+aif_subs_count(const aif_subs *s)
+{
+    return s->n;
 }
 
 static aif_subscriber *
-find(const aif_broker *b, const aif_route *from, uint64_t id)
+sub_find(const aif_subs *s, const aif_route *from, uint64_t id)
 {
-    for (size_t i = 0; i < b->n_subs; i++) {
-        if (b->subs[i]->id == id && same_route(&b->subs[i]->to, from)) {
-            return b->subs[i];
+    for (size_t i = 0; i < s->n; i++) {
+        if (s->list[i]->id == id && aif_route_same(&s->list[i]->to, from)) {
+            return s->list[i];
         }
     }
     return NULL;
 }
 
 static void
-sub_free(aif_subscriber *s)
+sub_free(aif_subscriber *sub)
 {
-    if (s != NULL) {
-        aif_free(s->bytes);
-        aif_free(s);
+    if (sub != NULL) {
+        aif_free(sub->bytes);
+        aif_free(sub);
     }
 }
 
 static uint64_t
-index_id(const aif_subscriber *s)
+sub_index_id(const aif_subscriber *sub)
 {
-    return (uint64_t)(uintptr_t)s;
+    return (uint64_t)(uintptr_t)sub;
 }
 
 static void
-forget(aif_broker *b, const aif_subscriber *s)
+sub_unindex(aif_subs *s, const aif_subscriber *sub)
 {
-    if (s->indexed) {
-        aif_match_remove(b->index, index_id(s));
-        b->n_indexed--;
+    if (sub->indexed) {
+        aif_match_remove(s->index, sub_index_id(sub));
+        s->n_indexed--;
     }
 }
 
-/* Who wants certain keys is found by them, however many there are; the others
- * the index would only list, each time, and slower than we do. */
+/* A subscriber that wants only exact namespaces and keys is found by them,
+ * however many subscribers there are.  All others the index would list for
+ * every event, and slower than a comparison of their patterns is. */
 static aif_err
-remember(aif_broker *b, aif_subscriber *s, aif_error *e)
+sub_index(aif_subs *s, aif_subscriber *sub, aif_error *e)
 {
     aif_err err = AIF_OK;
 
-    for (size_t i = 0; i < s->n; i++) {
-        if (!aif_pattern_exact(s->patterns[i].ns) ||
-            !aif_pattern_exact(s->patterns[i].key)) {
+    for (size_t i = 0; i < sub->n; i++) {
+        if (!aif_pattern_exact(sub->patterns[i].ns) ||
+            !aif_pattern_exact(sub->patterns[i].key)) {
             return AIF_OK;
         }
     }
-    for (size_t i = 0; err == AIF_OK && i < s->n; i++) {
-        err = aif_match_add(b->index, &s->patterns[i], index_id(s), e);
+    for (size_t i = 0; err == AIF_OK && i < sub->n; i++) {
+        err = aif_match_add(s->index, &sub->patterns[i], sub_index_id(sub), e);
     }
     if (err != AIF_OK) {
-        aif_match_remove(b->index, index_id(s));
+        aif_match_remove(s->index, sub_index_id(sub));
         return err;
     }
-    s->indexed = true;
-    b->n_indexed++;
+    sub->indexed = true;
+    s->n_indexed++;
     return AIF_OK;
 }
 
 void
-aif_subs_drop(aif_broker *b, size_t i)
+aif_subs_drop(aif_subs *s, size_t i)
 {
-    aif_credit_end(&b->subs[i]->credit, &b->status.flight);
-    forget(b, b->subs[i]);
-    sub_free(b->subs[i]);
-    b->subs[i] = b->subs[--b->n_subs];
-    atomic_store(&b->status.subscribers, b->n_subs);
+    aif_credit_end(&s->list[i]->credit, s->flight);
+    sub_unindex(s, s->list[i]);
+    sub_free(s->list[i]);
+    s->list[i] = s->list[--s->n];
+    aif_status_set(s->status, AIF_N_SUBSCRIBERS, s->n);
 }
 
 void
-aif_subs_remove(aif_broker *b, const aif_route *from, uint64_t id)
+aif_subs_remove(aif_subs *s, const aif_route *from, uint64_t id)
 {
-    for (size_t i = b->n_subs; i-- > 0;) {
-        if (b->subs[i]->id == id && same_route(&b->subs[i]->to, from)) {
-            aif_subs_drop(b, i);
+    for (size_t i = s->n; i-- > 0;) {
+        if (s->list[i]->id == id && aif_route_same(&s->list[i]->to, from)) {
+            aif_subs_drop(s, i);
         }
     }
 }
 
 static aif_err
-reserve(aif_broker *b, aif_error *e)
+subs_reserve(aif_subs *s, aif_error *e)
 {
-    size_t cap = b->cap_subs == 0 ? 16 : 2 * b->cap_subs;
-    aif_subscriber **subs;
+    size_t cap = s->cap == 0 ? 16 : 2 * s->cap;
+    aif_subscriber **list;
 
-    if (b->n_subs == AIF_SUBSCRIBERS_MAX) {
+    if (s->n == AIF_SUBSCRIBERS_MAX) {
         return aif_fail(e, AIF_ECONFLICT,
                         "the broker has %d subscribers: that is its limit",
                         AIF_SUBSCRIBERS_MAX);
     }
-    if (b->n_subs < b->cap_subs) {
+    if (s->n < s->cap) {
         return AIF_OK;
     }
-    subs = aif_realloc(b->subs, cap * sizeof *subs);
-    if (subs == NULL) {
+    list = aif_realloc(s->list, cap * sizeof *list);
+    if (list == NULL) {
         return aif_fail(e, AIF_ENOMEM, "%zu subscribers", cap);
     }
-    b->subs = subs;
-    b->cap_subs = cap;
+    s->list = list;
+    s->cap = cap;
     return AIF_OK;
 }
 
 /* A copy of the frame's patterns and their strings. */
 static aif_err
-copy_patterns(const aif_frame *f, aif_subscriber **out, aif_error *e)
+sub_copy_patterns(const aif_frame *f, aif_subscriber **out, aif_error *e)
 {
     aif_pattern patterns[AIF_PATTERNS_MAX];
     aif_reader in = f->tail;
-    aif_subscriber *s;
+    aif_subscriber *sub;
     size_t n;
     aif_err err;
 
@@ -142,48 +162,50 @@ copy_patterns(const aif_frame *f, aif_subscriber **out, aif_error *e)
     if (err != AIF_OK) {
         return err;
     }
-    s = aif_zalloc(sizeof *s + n * sizeof *patterns);
-    if (s != NULL) {
-        s->bytes = aif_realloc(NULL, f->tail.n);
+    sub = aif_zalloc(sizeof *sub + n * sizeof *patterns);
+    if (sub != NULL) {
+        sub->bytes = aif_realloc(NULL, f->tail.n);
     }
-    if (s == NULL || s->bytes == NULL) {
-        sub_free(s);
+    if (sub == NULL || sub->bytes == NULL) {
+        sub_free(sub);
         return aif_fail(e, AIF_ENOMEM, "a subscriber");
     }
-    memcpy(s->bytes, f->tail.p, f->tail.n);
-    in = (aif_reader){s->bytes, f->tail.n};
-    *out = s; /* the same bytes again, so this cannot fail */
-    return aif_wire_get_patterns(&in, n, n, s->patterns, &s->n, e);
+    memcpy(sub->bytes, f->tail.p, f->tail.n);
+    in = (aif_reader){sub->bytes, f->tail.n};
+    *out = sub; /* the same bytes were read above, so this cannot fail */
+    return aif_wire_get_patterns(&in, n, n, sub->patterns, &sub->n, e);
 }
 
 static aif_err
-first_cursor(aif_broker *b, const aif_frame *f, uint64_t *cursor, aif_error *e)
+sub_first_cursor(aif_subs *s, const aif_frame *f, uint64_t *cursor,
+                 aif_error *e)
 {
     aif_head head;
     aif_err err;
 
     *cursor = f->from;
     if (f->from > 0 && f->from != AIF_AFTER_NOW) {
-        return aif_broker_reach(b, f->from, e);
+        return aif_head_reach(s->head, f->from, e);
     }
-    err = aif_broker_look(b, &head, e);
+    err = aif_head_look(s->head, &head, e);
     *cursor = f->from == 0 ? 0 : head.offset;
     return err;
 }
 
 static aif_err
-make(aif_broker *b, const aif_route *from, const aif_frame *f,
-     aif_subscriber **out, aif_error *e)
+sub_make(aif_subs *s, const aif_route *from, const aif_frame *f,
+         aif_subscriber **out, aif_error *e)
 {
+    const char *key = aif_gate_key(s->gate);
     uint64_t cursor;
-    aif_err err = reserve(b, e);
+    aif_err err = subs_reserve(s, e);
 
     *out = NULL;
     if (err == AIF_OK) {
-        err = first_cursor(b, f, &cursor, e);
+        err = sub_first_cursor(s, f, &cursor, e);
     }
     if (err == AIF_OK) {
-        err = copy_patterns(f, out, e);
+        err = sub_copy_patterns(f, out, e);
     }
     if (err != AIF_OK) {
         return err;
@@ -192,129 +214,120 @@ make(aif_broker *b, const aif_route *from, const aif_frame *f,
     (*out)->id = f->id;
     (*out)->start = (*out)->cursor = (*out)->told = cursor;
     (*out)->hints = f->flag;
-    memcpy((*out)->key, b->gate.key, sizeof b->gate.key);
-    err = aif_catch_missed(b, *out, e);
+    memcpy((*out)->key, key, strlen(key) + 1);
+    err = aif_catch_missed(s, *out, e);
     if (err == AIF_OK) {
-        err = remember(b, *out, e);
+        err = sub_index(s, *out, e);
     }
     if (err != AIF_OK) {
         sub_free(*out);
         return err;
     }
-    b->subs[b->n_subs++] = *out;
-    atomic_store(&b->status.subscribers, b->n_subs);
+    s->list[s->n++] = *out;
+    aif_status_set(s->status, AIF_N_SUBSCRIBERS, s->n);
     return AIF_OK;
 }
 
 aif_err
-aif_subs_add(aif_broker *b, const aif_route *from, const aif_frame *f,
+aif_subs_add(aif_subs *s, const aif_route *from, const aif_frame *f,
              aif_error *e)
 {
-    aif_subscriber *s = find(b, from, f->id);
+    aif_subscriber *sub = sub_find(s, from, f->id);
     aif_err err = AIF_OK;
 
-    if (s == NULL) { /* else it asks again: the answer was slow or lost */
-        err = make(b, from, f, &s, e);
+    if (sub == NULL) { /* else it asks again: the answer was late or lost */
+        err = sub_make(s, from, f, &sub, e);
     }
     if (err != AIF_OK) {
         return err;
     }
-    s->credit.window = f->max;
-    s->heard = aif_now_ms();
-    aif_broker_answer(
-        b, from,
-        &(aif_frame){.kind = AIF_K_SUBSCRIBED, .id = f->id, .to = s->start});
+    sub->credit.window = f->max;
+    sub->heard = aif_now_ms();
+    aif_out_answer(
+        s->out, from,
+        &(aif_frame){.kind = AIF_K_SUBSCRIBED, .id = f->id, .to = sub->start});
     return AIF_OK;
 }
 
-/* Note what was taken and what may be under way, renew the lease, and say how
- * far everything was looked at: a client that wants few events can then begin
- * again from there. */
+/* Note how many bytes were taken and how many may be under way, renew the
+ * lease, and tell the cursor: a client that wants few events can then begin
+ * again from there, and not from its last event. */
 aif_err
-aif_subs_credit(aif_broker *b, const aif_route *from, const aif_frame *f,
+aif_subs_credit(aif_subs *s, const aif_route *from, const aif_frame *f,
                 aif_error *e)
 {
-    aif_subscriber *s = find(b, from, f->id);
+    aif_subscriber *sub = sub_find(s, from, f->id);
     int64_t now = aif_now_ms();
 
-    if (s == NULL) {
+    if (sub == NULL) {
         return aif_fail(e, AIF_ECLOSED, "no subscription %llu here",
                         (unsigned long long)f->id);
     }
-    if (!aif_credit_take(&s->credit, &b->status.flight, f->from, now)) {
+    if (!aif_credit_take(&sub->credit, s->flight, f->from, now)) {
         return aif_fail(e, AIF_ECLOSED,
                         "no subscription %llu here that was sent %llu bytes: "
                         "this one was sent %llu",
                         (unsigned long long)f->id, (unsigned long long)f->from,
-                        (unsigned long long)s->credit.sent);
+                        (unsigned long long)sub->credit.sent);
     }
-    s->credit.window = f->max;
-    s->heard = now;
-    if (!aif_push_cursor(b, s)) {
-        aif_subs_remove(b, from, f->id);
+    sub->credit.window = f->max;
+    sub->heard = now;
+    if (!aif_push_cursor(s, sub)) {
+        aif_subs_remove(s, from, f->id);
     }
     return AIF_OK;
 }
 
 void
-aif_subs_hint(aif_broker *b, aif_str text)
+aif_subs_hint(aif_subs *s, aif_str text)
 {
-    for (size_t i = 0; i < b->n_subs; i++) {
-        if (b->subs[i]->hints) {
-            aif_broker_answer(b, &b->subs[i]->to,
-                              &(aif_frame){.kind = AIF_K_HINTED,
-                                           .id = b->subs[i]->id,
-                                           .text = text});
+    for (size_t i = 0; i < s->n; i++) {
+        if (s->list[i]->hints) {
+            aif_out_answer(s->out, &s->list[i]->to,
+                           &(aif_frame){.kind = AIF_K_HINTED,
+                                        .id = s->list[i]->id,
+                                        .text = text});
         }
     }
 }
 
 void
-aif_subs_expire(aif_broker *b, int64_t now)
+aif_subs_expire(aif_subs *s, int64_t now)
 {
-    if (now < b->lease_due) {
+    if (now < s->lease_due) {
         return;
     }
-    for (size_t i = b->n_subs; i-- > 0;) {
-        const aif_subscriber *s = b->subs[i];
+    for (size_t i = s->n; i-- > 0;) {
+        const aif_subscriber *sub = s->list[i];
 
-        if (now - s->heard > AIF_BROKER_LEASE_MS) {
-            aif_count(&b->status.expired, 1);
+        if (now - sub->heard > AIF_BROKER_LEASE_MS) {
+            aif_status_count(s->status, AIF_N_EXPIRED, 1);
             aif_status_say(
-                b, AIF_WARNING,
+                s->status, AIF_WARNING,
                 "subscriber expired peer=%s stream=%llu cursor=%llu "
                 "silent_ms=%lld",
-                aif_route_text(b, &s->to).text, (unsigned long long)s->id,
-                (unsigned long long)s->cursor, (long long)(now - s->heard));
-            aif_subs_drop(b, i);
+                aif_status_peer(s->status, &sub->to).text,
+                (unsigned long long)sub->id, (unsigned long long)sub->cursor,
+                (long long)(now - sub->heard));
+            aif_subs_drop(s, i);
         }
     }
-    b->lease_due = now + AIF_BROKER_LEASE_MS / 10;
+    s->lease_due = now + AIF_BROKER_LEASE_MS / 10;
 }
 
 void
-aif_subs_recheck(aif_broker *b)
+aif_subs_recheck(aif_subs *s)
 {
     aif_error e = {.sqlstate = ""};
 
-    for (size_t i = b->n_subs; i-- > 0;) {
-        const aif_subscriber *s = b->subs[i];
+    for (size_t i = s->n; i-- > 0;) {
+        const aif_subscriber *sub = s->list[i];
+        const aif_query q = {.patterns = sub->patterns, .n = sub->n};
 
-        if (aif_gate_keeps(&b->gate, s, &e) != AIF_OK) {
-            aif_broker_refuse(b, &s->to, s->id, &e);
-            aif_count(&b->status.denied, 1);
-            aif_subs_drop(b, i);
+        if (aif_gate_keeps(s->gate, sub->key, &q, sub->hints, &e) != AIF_OK) {
+            aif_out_refuse(s->out, &sub->to, sub->id, &e);
+            aif_status_count(s->status, AIF_N_DENIED, 1);
+            aif_subs_drop(s, i);
         }
     }
-}
-
-void
-aif_subs_fini(aif_broker *b)
-{
-    while (b->n_subs > 0) {
-        aif_subs_drop(b, b->n_subs - 1);
-    }
-    aif_free(b->subs);
-    aif_match_free(b->index);
-    aif_batch_fini(&b->span);
 }

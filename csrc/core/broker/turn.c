@@ -1,19 +1,22 @@
-/* broker/turn.c - the publishes of one turn: collect them, append them all in
- * one transaction, answer each, push the new events.  A publisher whose
- * identity belongs to another event is refused; the others are not touched.
+/* turn.c - the publishes of one turn.
  *
- * It can fail in the store (every publisher of the append is told, and may
- * send again) and for memory (the one publisher is told).  Events were
- * checked when they were decoded, so nobody's bad event hurts another's.
+ * The happy path: collect them, append them all in one transaction, answer
+ * each publisher, push the new events.
+ *
+ * It can fail in the store: then every publisher of the append is told, and
+ * may send again.  It can fail for memory: then that one publisher is told.  A
+ * publisher that sends an identity that belongs to another event is refused,
+ * and the others are not touched.  Events were checked when they were decoded,
+ * so a bad one hurts only its own PUBLISH.
  */
-#include "broker/in.h"
+#include "broker/turn.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/point.h"
 
 static aif_err
-reserve_events(aif_turn *t, size_t n, aif_error *e)
+turn_reserve_events(aif_turn *t, size_t n, aif_error *e)
 {
     size_t cap = t->cap == 0 ? 64 : t->cap;
     aif_event *events;
@@ -41,7 +44,7 @@ reserve_events(aif_turn *t, size_t n, aif_error *e)
 
 /* The next request to fill; those of earlier turns are used again. */
 static aif_err
-reserve_request(aif_turn *t, aif_request **out, aif_error *e)
+turn_reserve_request(aif_turn *t, aif_request **out, aif_error *e)
 {
     size_t cap = t->cap_requests == 0 ? 16 : 2 * t->cap_requests;
     aif_request **requests = t->requests;
@@ -65,9 +68,9 @@ reserve_request(aif_turn *t, aif_request **out, aif_error *e)
     return *out != NULL ? AIF_OK : aif_fail(e, AIF_ENOMEM, "a request");
 }
 
-/* Decode the events where they will stay; EPROTO leaves the turn as it was. */
+/* Decode the events to where they stay; on failure the turn is as before. */
 static aif_err
-decode_events(aif_turn *t, aif_reader in, size_t *n, aif_error *e)
+turn_decode(aif_turn *t, aif_reader in, size_t *n, aif_error *e)
 {
     int64_t now = aif_wall_ms();
     aif_err err = AIF_OK;
@@ -77,7 +80,7 @@ decode_events(aif_turn *t, aif_reader in, size_t *n, aif_error *e)
             return aif_fail(e, AIF_EPROTO, "more than %d events in a PUBLISH",
                             AIF_BATCH_MAX);
         }
-        err = reserve_events(t, *n + 1, e);
+        err = turn_reserve_events(t, *n + 1, e);
         if (err == AIF_OK) {
             err = aif_event_decode(&in, &t->events[t->n + *n], e);
         }
@@ -92,49 +95,62 @@ decode_events(aif_turn *t, aif_reader in, size_t *n, aif_error *e)
     return err;
 }
 
+void
+aif_turn_init(aif_turn *t, const aif_gate *gate, aif_head_watch *head,
+              aif_out *out, aif_subs *subs, aif_status *status)
+{
+    *t = (aif_turn){.gate = gate,
+                    .head = head,
+                    .out = out,
+                    .subs = subs,
+                    .status = status};
+}
+
+size_t
+aif_turn_events(const aif_turn *t)
+{
+    return t->n;
+}
+
 aif_err
-aif_turn_add(aif_turn *t, const aif_gate *gate, const aif_route *from,
-             const aif_frame *f, zmq_msg_t *frame, aif_error *e)
+aif_turn_add(aif_turn *t, aif_message *m, const aif_frame *f, aif_error *e)
 {
     aif_request *r;
     size_t n = 0;
-    aif_err err = reserve_request(t, &r, e);
+    aif_err err = turn_reserve_request(t, &r, e);
 
     if (err == AIF_OK) {
-        err = decode_events(t, f->tail, &n, e);
+        err = turn_decode(t, f->tail, &n, e);
     }
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
-        err = aif_gate_publish(gate, &t->events[t->n + i], e);
+        err = aif_gate_publish(t->gate, &t->events[t->n + i], e);
     }
     if (err != AIF_OK) {
         return err;
     }
-    *r = (aif_request){
-        .from = *from, .id = f->id, .at = aif_now_us(), .first = t->n, .n = n};
-    /* A frame of one event is beyond the size that zmq keeps inside
-     * zmq_msg_t, so its bytes, and the views, stay where they are. */
-    (void)zmq_msg_init(&r->frame);
-    (void)zmq_msg_move(&r->frame, frame);
+    *r = (aif_request){.id = f->id, .at = aif_now_us(), .first = t->n, .n = n};
+    aif_message_take(&r->message, m);
     t->n += n;
     t->n_requests++;
     return AIF_OK;
 }
 
 static void
-answer_published(aif_broker *b, const aif_request *r, const uint64_t *offsets)
+request_answer(aif_turn *t, const aif_request *r)
 {
     const aif_frame f = {.kind = AIF_K_PUBLISHED, .id = r->id};
+    aif_buf *tail;
     aif_error e;
-    aif_err err = aif_frame_encode(&f, &b->out, &e);
+    aif_err err = aif_out_begin(t->out, &f, &tail, &e);
 
     for (size_t i = 0; err == AIF_OK && i < r->n; i++) {
-        err = aif_buf_u64(&b->out, offsets[i], &e);
+        err = aif_buf_u64(tail, t->offsets[r->first + i], &e);
     }
     if (err != AIF_OK) { /* no memory: durable, but it must ask again */
-        aif_broker_refuse(b, &r->from, r->id, &e);
+        aif_out_refuse(t->out, &r->message.from, r->id, &e);
         return;
     }
-    (void)aif_broker_send(b, &r->from); /* lost: it will send again */
+    (void)aif_out_send(t->out, &r->message.from); /* lost: it sends again */
 }
 
 /* The requests [from, to) that fit in one append. */
@@ -154,7 +170,8 @@ group_end(const aif_turn *t, size_t from)
  * the append found.  The others were in the log before, or twice in this
  * turn. */
 static void
-keep_new(aif_event *events, const uint64_t *offsets, size_t n, aif_span *span)
+group_keep_new(aif_event *events, const uint64_t *offsets, size_t n,
+               aif_span *span)
 {
     for (size_t i = 0; i < n; i++) {
         if (offsets[i] > span->to) {
@@ -165,9 +182,10 @@ keep_new(aif_event *events, const uint64_t *offsets, size_t n, aif_span *span)
     }
 }
 
-/* As the log does: time does not go back, and pushed is what is stored. */
+/* The same rule as in the log, so that what is pushed is what is stored: the
+ * time of an event is never before that of the event in front of it. */
 static void
-set_times(aif_event *events, size_t n, int64_t time)
+group_set_times(aif_event *events, size_t n, int64_t time)
 {
     for (size_t i = 0; i < n; i++) {
         time = events[i].create_time > time ? events[i].create_time : time;
@@ -175,58 +193,60 @@ set_times(aif_event *events, size_t n, int64_t time)
     }
 }
 
+/* The n events from first on, in one append.  *before: the head that it
+ * found. */
 static aif_err
-append(aif_broker *b, aif_event *events, uint64_t *offsets, size_t n,
-       aif_head *before, aif_error *e)
+group_append(aif_turn *t, size_t first, size_t n, aif_head *before,
+             aif_error *e)
 {
     uint64_t since = aif_now_us();
     aif_err err;
 
     AIF_POINT("broker.drained");
-    err = aif_log_append(b->log, events, n, offsets, before, e);
-    aif_hist_add(&b->status.append, aif_now_us() - since);
-    aif_status_store(b, "append", err, e);
+    err = aif_log_append(aif_head_log(t->head), t->events + first, n,
+                         t->offsets + first, before, e);
+    aif_status_took(t->status, AIF_T_APPEND, aif_now_us() - since);
+    aif_status_store(t->status, "append", err, e);
     if (err != AIF_OK) {
-        aif_count(&b->status.retries, 1);
+        aif_status_count(t->status, AIF_N_RETRIES, 1);
         return err;
     }
     AIF_POINT("broker.appended");
-    aif_count(&b->status.turns, 1);
-    set_times(events, n, before->create_time);
+    aif_status_count(t->status, AIF_N_TURNS, 1);
+    group_set_times(t->events + first, n, before->create_time);
     return AIF_OK;
 }
 
-/* Tell who sent another event by an identity that is taken. */
+/* Tell a publisher that sent another event by an identity that is taken.  It
+ * is done before group_keep_new moves events. */
 static void
-refuse_conflicts(aif_broker *b, aif_request *r)
+request_refuse_conflicts(aif_turn *t, aif_request *r)
 {
-    const uint64_t *offsets = b->turn.offsets + r->first;
+    const uint64_t *offsets = t->offsets + r->first;
     aif_error e;
 
     for (size_t i = 0; i < r->n && !r->refused; i++) {
         if (offsets[i] == 0 &&
-            aif_log_conflict(b->log, &b->turn.events[r->first + i], &e) !=
-                AIF_OK) { /* always: it says what there is */
-            aif_broker_refuse(b, &r->from, r->id, &e);
+            aif_log_conflict(aif_head_log(t->head), &t->events[r->first + i],
+                             &e) != AIF_OK) { /* always an error: which one */
+            aif_out_refuse(t->out, &r->message.from, r->id, &e);
             r->refused = true;
         }
     }
 }
 
 static void
-answer_all(aif_broker *b, size_t from, size_t to, aif_err err,
-           const aif_error *e)
+group_answer(aif_turn *t, size_t from, size_t to, aif_err err,
+             const aif_error *e)
 {
-    const aif_turn *t = &b->turn;
-
     for (size_t i = from; i < to; i++) {
         const aif_request *r = t->requests[i];
 
         if (err != AIF_OK) {
-            aif_broker_refuse(b, &r->from, r->id, e);
+            aif_out_refuse(t->out, &r->message.from, r->id, e);
         } else if (!r->refused) {
-            answer_published(b, r, t->offsets + r->first);
-            aif_hist_add(&b->status.answer, aif_now_us() - r->at);
+            request_answer(t, r);
+            aif_status_took(t->status, AIF_T_ANSWER, aif_now_us() - r->at);
         }
     }
     AIF_POINT("broker.answered");
@@ -234,67 +254,60 @@ answer_all(aif_broker *b, size_t from, size_t to, aif_err err,
 
 /* The requests [from, to): append, answer, push what is new. */
 static void
-commit_group(aif_broker *b, size_t from, size_t to)
+group_commit(aif_turn *t, size_t from, size_t to, int64_t now)
 {
-    aif_turn *t = &b->turn;
     size_t first = t->requests[from]->first;
     size_t n = t->requests[to - 1]->first + t->requests[to - 1]->n - first;
     aif_error e = {.sqlstate = ""};
     aif_head before = {0};
-    aif_err err =
-        append(b, t->events + first, t->offsets + first, n, &before, &e);
+    aif_err err = group_append(t, first, n, &before, &e);
     aif_span span = {t->events + first, 0, before.offset, before.offset};
 
     for (size_t i = from; err == AIF_OK && i < to; i++) {
-        refuse_conflicts(b, t->requests[i]); /* while the events are there */
+        request_refuse_conflicts(t, t->requests[i]);
     }
     if (err == AIF_OK) {
-        keep_new(t->events + first, t->offsets + first, n, &span);
-        aif_broker_moved(b, &before);
-        b->head = span.to;
-        atomic_store(&b->status.head, b->head);
-        aif_count(&b->status.appended, span.n);
-        b->appended += span.n;
+        group_keep_new(t->events + first, t->offsets + first, n, &span);
+        aif_head_appended(t->head, &before, span.to);
+        aif_status_count(t->status, AIF_N_APPENDED, span.n);
     }
-    answer_all(b, from, to, err, &e);
-    if (span.n > 0 && b->n_subs > 0) {
-        aif_subs_push(b, &span);
-        aif_hist_add(&b->status.push, aif_now_us() - t->requests[from]->at);
+    group_answer(t, from, to, err, &e);
+    if (span.n > 0 && aif_subs_appended(t->subs, &span, now)) {
+        aif_status_took(t->status, AIF_T_PUSH,
+                        aif_now_us() - t->requests[from]->at);
     }
 }
 
 static void
-clear(aif_turn *t)
+turn_clear(aif_turn *t)
 {
     for (size_t i = 0; i < t->n_requests; i++) {
-        (void)zmq_msg_close(&t->requests[i]->frame);
+        aif_message_close(&t->requests[i]->message);
     }
     t->n = 0;
     t->n_requests = 0;
 }
 
 void
-aif_turn_commit(aif_broker *b)
+aif_turn_commit(aif_turn *t, int64_t now)
 {
-    aif_turn *t = &b->turn;
     size_t to;
 
     for (size_t from = 0; from < t->n_requests; from = to) {
         to = group_end(t, from);
-        commit_group(b, from, to);
+        group_commit(t, from, to, now);
     }
-    clear(t);
+    turn_clear(t);
 }
 
 void
 aif_turn_fini(aif_turn *t)
 {
-    clear(t);
+    turn_clear(t);
     for (size_t i = 0; i < t->cap_requests; i++) {
         aif_free(t->requests[i]);
     }
     aif_free(t->requests);
     aif_free(t->events);
     aif_free(t->offsets);
-    *t = (aif_turn){0};
 }
