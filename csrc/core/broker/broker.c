@@ -177,10 +177,11 @@ broker_drain(aif_broker *b)
 static void
 broker_turn(aif_broker *b)
 {
-    int64_t now = aif_now_ms();
+    int64_t now;
     bool dry;
 
     aif_status_turn_begins(&b->status);
+    aif_subs_begin(&b->subs, aif_now_ms());
     if (aif_gate_tend(&b->gate)) {
         aif_subs_recheck(&b->subs);
     }
@@ -188,7 +189,7 @@ broker_turn(aif_broker *b)
     dry = broker_drain(b);
     aif_seats_tend(&b->seats); /* after it: whoever left had its last words */
     aif_parts_look(&b->seats, dry);
-    aif_turn_commit(&b->turn, now);
+    aif_turn_commit(&b->turn);
     now = aif_now_ms();
     if (aif_subs_count(&b->subs) > 0) {
         aif_head_poll(&b->head, now);

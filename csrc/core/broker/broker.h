@@ -22,14 +22,14 @@ typedef struct {
     uint64_t appended; /* events made durable */
     uint64_t pushed;   /* events sent to subscribers */
     uint64_t turns;    /* appends */
-    uint64_t rejected; /* frames that were not ours */
+    uint64_t rejected; /* frames that the protocol does not allow */
     uint64_t retries;  /* appends that failed in the store */
     uint64_t subscribers;
     uint64_t denied;    /* frames and subscriptions that access forbids */
     uint64_t strangers; /* tcp connections that ended before their first
                            frame */
-    uint64_t flight;    /* bytes sent to subscribers, and not said to be
-                           taken */
+    uint64_t flight;    /* bytes sent to subscribers that they have not said
+                           they took */
 } aif_broker_stats;
 
 /* bind: "ipc://PATH" (socket 0600, its lock file PATH.lock held: ECONFLICT
@@ -44,8 +44,9 @@ typedef struct {
 
 AIF_MUST_CHECK aif_err aif_broker_open(const aif_broker_options *o,
                                        aif_broker **out, aif_error *e);
-/* Who may do what, from now on; takes it.  Until it was called, and with
- * NULL, nobody may do anything over CURVE.  Any thread; it does not wait. */
+/* Who may do what, from now on.  The broker frees the table.  Before the first
+ * call, and with NULL, nobody may do anything over CURVE.  Any thread; it does
+ * not wait. */
 void aif_broker_set_access(aif_broker *b, aif_access *access);
 /* The address clients connect to (the port filled in). */
 const char *aif_broker_uri(const aif_broker *b);
@@ -57,9 +58,11 @@ void aif_broker_get_stats(aif_broker *b, aif_broker_stats *out);
  * broker is doing.  Any thread. */
 AIF_MUST_CHECK aif_err aif_broker_status(aif_broker *b, aif_buf *out,
                                          aif_error *e);
-/* The oldest line that it has to say; false: none.  Any thread. */
+/* Take the oldest line that it has for the host's log; false: there is none.
+ * Any thread. */
 bool aif_broker_trace(aif_broker *b, aif_trace_line *out);
-/* Only after run returned (or was never called). Nothing in a fork. */
+/* Only after aif_broker_run returned, or where it was never called.  In a
+ * forked child it does nothing. */
 void aif_broker_free(aif_broker *b);
 
 #endif

@@ -173,7 +173,6 @@ aif_subs_catch_up(aif_subs *s, int64_t now)
     size_t events = 0;
 
     s->now = now;
-    s->appended = 0;
     subs_unblock(s, now);
     if (now < s->store_due) {
         return;

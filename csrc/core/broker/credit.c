@@ -13,6 +13,12 @@ under_way(const aif_credit *c)
 }
 
 void
+aif_credit_allow(aif_credit *c, uint32_t window)
+{
+    c->window = window;
+}
+
+void
 aif_credit_sent(aif_credit *c, _Atomic uint64_t *flight, uint64_t n)
 {
     c->sent += n;

@@ -11,13 +11,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Below FLIGHT bytes under way to all together, each subscriber may have its
- * own window under way.  Beyond FLIGHT, who has not taken anything lately may
- * have no more than SHARE; beyond twice FLIGHT nothing at all, and the others
- * no more than SHARE_TAKER.  One frame may go over.  So who stalls costs SHARE
- * and one event, and delays nobody who reads.  Who reads is never shut out:
- * the broker answers each CREDIT with an EVENTS frame, whatever the flight is,
- * and the client's next CREDIT says that it took that frame. */
+/* While less than FLIGHT bytes are under way to all subscribers together, each
+ * may have its whole window under way.  From FLIGHT on, a subscriber that took
+ * nothing for TAKER_MS may have no more than SHARE.  From twice FLIGHT on it
+ * may have nothing more, and the others no more than SHARE_TAKER.  One frame
+ * may go over these bounds.  So a subscriber that stalls costs SHARE and one
+ * event, and delays nobody who reads.  And one that reads is never shut out:
+ * the broker answers each CREDIT with an EVENTS frame, however many bytes are
+ * under way, and the client's next CREDIT says that it took that frame. */
 #define AIF_FLIGHT_BYTES (128u << 20)
 #define AIF_SHARE_BYTES (16u << 10)
 #define AIF_SHARE_TAKER_BYTES (256u << 10)
@@ -30,11 +31,14 @@ typedef struct {
     int64_t took;    /* when it last took something; 0: never */
 } aif_credit;
 
+/* Its client lets this many bytes be under way. */
+void aif_credit_allow(aif_credit *c, uint32_t window);
 void aif_credit_sent(aif_credit *c, _Atomic uint64_t *flight, uint64_t n);
-/* It says how much it took in all.  False: more than it was sent. */
+/* The client says how many bytes it took since SUBSCRIBE.  False: that is more
+ * than it was sent. */
 bool aif_credit_take(aif_credit *c, _Atomic uint64_t *flight, uint64_t taken,
                      int64_t now);
-/* It is gone: what was under way to it is not waited for. */
+/* The subscriber is gone, and so is what was under way to it. */
 void aif_credit_end(aif_credit *c, _Atomic uint64_t *flight);
 /* How many bytes may be under way to it, whatever its window is. */
 uint64_t aif_credit_share(const aif_credit *c, uint64_t flight, int64_t now);

@@ -45,8 +45,8 @@ aif_message_recv(aif_message *m, void *router)
     return true;
 }
 
-/* libzmq keeps a frame of up to 33 bytes inside zmq_msg_t, where a move would
- * change its place.  A PUBLISH with an event is longer than that. */
+/* libzmq 4.3 keeps a frame of up to 33 bytes inside zmq_msg_t itself, and there
+ * a move changes the place of its bytes.  A PUBLISH with an event is longer. */
 void
 aif_message_take(aif_message *to, aif_message *from)
 {

@@ -3,8 +3,8 @@
  * In:  the ROUTER socket.
  * Out: the peer's routing id, the bytes of its frame, and what libzmq knows
  *      of the connection: key, address, descriptor.
- * A message is initialized, then received or taken, then closed.  The broker's
- * thread only.
+ * A message is initialized, then received or taken, then closed.  Everybody may
+ * read its route, and `ours`.  The broker's thread only.
  */
 #ifndef AIF_MESSAGE_H
 #define AIF_MESSAGE_H
@@ -26,8 +26,9 @@ void aif_message_close(aif_message *m);
 /* Into an initialized m; it does not wait.  False: there is no message.  A
  * message of another form is read to its end, and is not ours. */
 bool aif_message_recv(aif_message *m, void *router);
-/* Move a message: `to` need not be initialized, `from` is empty then.  The
- * bytes stay where they are, so pointers into them stay valid. */
+/* Move a message.  `to` need not be initialized; `from` is empty then.  The
+ * bytes of a frame that has an event stay where they are, and so pointers into
+ * them stay valid. */
 void aif_message_take(aif_message *to, aif_message *from);
 
 aif_reader aif_message_bytes(aif_message *m);

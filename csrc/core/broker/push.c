@@ -199,10 +199,16 @@ aif_subs_push(aif_subs *s, const aif_span *span)
     }
 }
 
-bool
-aif_subs_appended(aif_subs *s, const aif_span *span, int64_t now)
+void
+aif_subs_begin(aif_subs *s, int64_t now)
 {
     s->now = now;
+    s->appended = 0;
+}
+
+bool
+aif_subs_appended(aif_subs *s, const aif_span *span)
+{
     s->appended += span->n;
     if (s->n == 0) {
         return false;

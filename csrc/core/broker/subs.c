@@ -241,7 +241,7 @@ aif_subs_add(aif_subs *s, const aif_route *from, const aif_frame *f,
     if (err != AIF_OK) {
         return err;
     }
-    sub->credit.window = f->max;
+    aif_credit_allow(&sub->credit, f->max);
     sub->heard = aif_now_ms();
     aif_out_answer(
         s->out, from,
@@ -270,7 +270,7 @@ aif_subs_credit(aif_subs *s, const aif_route *from, const aif_frame *f,
                         (unsigned long long)f->id, (unsigned long long)f->from,
                         (unsigned long long)sub->credit.sent);
     }
-    sub->credit.window = f->max;
+    aif_credit_allow(&sub->credit, f->max);
     sub->heard = now;
     if (!aif_push_cursor(s, sub)) {
         aif_subs_remove(s, from, f->id);

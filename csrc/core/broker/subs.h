@@ -6,8 +6,7 @@
  * Out: EVENTS frames, within the credit that each subscriber gave; refusals;
  *      the subscribers furthest behind, for STATUS.
  * The three files share the list of subscribers, and nobody else changes it.
- * The broker's thread only; the time comes in as an argument, but for when a
- * frame was heard.
+ * The broker's thread only.
  */
 #ifndef AIF_SUBS_H
 #define AIF_SUBS_H
@@ -70,7 +69,7 @@ typedef struct {
     size_t cap;
     aif_match *index; /* of those that want exact namespaces and keys only */
     size_t n_indexed;
-    int64_t now;       /* of the turn */
+    int64_t now;       /* when the turn began, or caught up */
     int64_t lease_due; /* the next look for those that are silent */
     int64_t shown;     /* when the furthest behind were last shown */
     /* Of push.c: */
@@ -109,8 +108,10 @@ void aif_subs_drop(aif_subs *s, size_t i);
 
 /* --- push.c: events ------------------------------------------------------ */
 
-/* This turn appended span.  False: nobody subscribes. */
-bool aif_subs_appended(aif_subs *s, const aif_span *span, int64_t now);
+/* A turn begins. */
+void aif_subs_begin(aif_subs *s, int64_t now);
+/* It appended span: push it.  False: nobody subscribes. */
+bool aif_subs_appended(aif_subs *s, const aif_span *span);
 /* Send of span what is next for each. */
 void aif_subs_push(aif_subs *s, const aif_span *span);
 /* Has it credit, and room? */

@@ -254,7 +254,7 @@ group_answer(aif_turn *t, size_t from, size_t to, aif_err err,
 
 /* The requests [from, to): append, answer, push what is new. */
 static void
-group_commit(aif_turn *t, size_t from, size_t to, int64_t now)
+group_commit(aif_turn *t, size_t from, size_t to)
 {
     size_t first = t->requests[from]->first;
     size_t n = t->requests[to - 1]->first + t->requests[to - 1]->n - first;
@@ -272,7 +272,7 @@ group_commit(aif_turn *t, size_t from, size_t to, int64_t now)
         aif_status_count(t->status, AIF_N_APPENDED, span.n);
     }
     group_answer(t, from, to, err, &e);
-    if (span.n > 0 && aif_subs_appended(t->subs, &span, now)) {
+    if (span.n > 0 && aif_subs_appended(t->subs, &span)) {
         aif_status_took(t->status, AIF_T_PUSH,
                         aif_now_us() - t->requests[from]->at);
     }
@@ -289,13 +289,13 @@ turn_clear(aif_turn *t)
 }
 
 void
-aif_turn_commit(aif_turn *t, int64_t now)
+aif_turn_commit(aif_turn *t)
 {
     size_t to;
 
     for (size_t from = 0; from < t->n_requests; from = to) {
         to = group_end(t, from);
-        group_commit(t, from, to, now);
+        group_commit(t, from, to);
     }
     turn_clear(t);
 }

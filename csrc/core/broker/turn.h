@@ -53,6 +53,6 @@ size_t aif_turn_events(const aif_turn *t);
 AIF_MUST_CHECK aif_err aif_turn_add(aif_turn *t, aif_message *m,
                                     const aif_frame *f, aif_error *e);
 /* Append, answer, push; the turn is empty then. */
-void aif_turn_commit(aif_turn *t, int64_t now);
+void aif_turn_commit(aif_turn *t);
 
 #endif
