@@ -359,6 +359,7 @@ another_event_by_a_taken_identity_is_refused(void **state)
         f.text, AIF_STR("sequence 1 of producer p is in the log already, as "
                         "another event (offset 1)")));
     assert_int_equal(raw_next(&other).kind, AIF_K_PUBLISHED);
+    assert_it_lives(s); /* it has counted what it appended */
     assert_int_equal(stats_of(s).appended, 4);
     aif_buf_fini(&tail);
     raw_close(&mixed_up);
