@@ -25,11 +25,14 @@ static const char SETTINGS[] = "PRAGMA synchronous = FULL;"
                                "PRAGMA cache_size = -32768;"
                                "PRAGMA wal_autocheckpoint = 1000;";
 
+/* Kept behind the places of others. */
+enum { BEGIN = AIF_DB_PLACES, COMMIT, PLACES };
+
 typedef struct {
     sqlite3 *db; /* NULL: lost, to be opened again */
     aif_owned file;
     bool hurry;
-    sqlite3_stmt *kept[AIF_DB_PLACES];
+    sqlite3_stmt *kept[PLACES];
     sqlite3_stmt *asked; /* whose rows are being taken */
     bool once;           /* asked is not kept */
     const char *what;    /* it is for */
@@ -65,7 +68,7 @@ sqlite_drop(void *db)
 {
     sqlite *s = db;
 
-    for (int i = 0; i < AIF_DB_PLACES; i++) {
+    for (int i = 0; i < PLACES; i++) {
         (void)sqlite3_finalize(s->kept[i]); /* its error was told already */
         s->kept[i] = NULL;
     }
@@ -312,25 +315,21 @@ sqlite_change(void *db, const aif_statement *st, const char *what,
     return err;
 }
 
-static aif_err
-sqlite_run(sqlite *s, const char *sql, const char *what, aif_error *e)
-{
-    const aif_statement st = {.sql = sql, .place = AIF_DB_ONCE};
-
-    return sqlite_change(s, &st, what, NULL, e);
-}
-
 /* With the lock that writers need. */
 static aif_err
 sqlite_begin(void *db, const char *what, aif_error *e)
 {
-    return sqlite_run(db, "BEGIN IMMEDIATE", what, e);
+    const aif_statement st = {.sql = "BEGIN IMMEDIATE", .place = BEGIN};
+
+    return sqlite_change(db, &st, what, NULL, e);
 }
 
 static aif_err
 sqlite_commit(void *db, const char *what, aif_error *e)
 {
-    return sqlite_run(db, "COMMIT", what, e);
+    const aif_statement st = {.sql = "COMMIT", .place = COMMIT};
+
+    return sqlite_change(db, &st, what, NULL, e);
 }
 
 static aif_err
