@@ -1,4 +1,4 @@
-"""The boxes of docs/notification.md are programs that work, and its commands are commands."""
+"""The boxes of docs/notification.md work, its commands are commands, and what docs/walk.md names is there."""
 
 import os
 import re
@@ -10,8 +10,10 @@ import pytest
 
 from aiflow_ext import cli
 
-PAGE = Path(__file__).parents[2] / "docs/notification.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/notification.md"
 TEXT = PAGE.read_text()
+WALK = (ROOT / "docs/walk.md").read_text()
 COMMANDS = re.findall(r"^    aiflow (.+)$", TEXT, re.M)
 
 
@@ -43,6 +45,29 @@ def test_every_command_is_one(command):
     cli.parser().parse_args(command.replace("'", "").replace("...", "mem:").split())
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)", TEXT):
-        assert (PAGE.parent / target).exists(), target
+PAGES = ["README.md", "csrc/README.md", *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("docs/**/*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_walk_names_what_is_there():
+    """Each function of a section is in one of the files that the section names."""
+    named = 0
+    for section in re.split(r"^##+ ", WALK, flags=re.M):
+        files = re.findall(r"`((?:aiflow_ext|csrc|tests)/[\w/.]+)`", section)
+        text = "".join((ROOT / file).read_text() for file in files if (ROOT / file).is_file())
+        assert all((ROOT / file).exists() for file in files), files
+        for owner, function in re.findall(r"`(?:(\w+)\.)?(\w+)\(\)`", section):
+            method = rf"^class {owner}\b.*?^    def {function}\("
+            found = re.search(method if owner else rf"^(def )?{function}\(", text, re.M | re.S)
+            assert found, f"{owner} {function}() is in none of {files}"
+            named += 1
+    assert named > 20
+
+
+def test_the_walk_is_ten_files_long():
+    assert [int(n) for n in re.findall(r"^### (\d+)\. `", WALK, re.M)] == [*range(1, 11)]

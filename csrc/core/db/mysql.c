@@ -83,7 +83,7 @@ mysql_drop(void *db)
 }
 
 static aif_err
-code_of(unsigned number)
+error_code(unsigned number)
 {
     switch (number) {
     case CR_OUT_OF_MEMORY:
@@ -101,10 +101,10 @@ code_of(unsigned number)
 
 /* The texts live in what is closed at the end. */
 static aif_err
-fail(mysql *s, unsigned number, const char *state, const char *why,
-     const char *what, aif_error *e)
+mysql_fail_with(mysql *s, unsigned number, const char *state, const char *why,
+                const char *what, aif_error *e)
 {
-    (void)aif_fail(e, code_of(number), "%s: %.*s", what,
+    (void)aif_fail(e, error_code(number), "%s: %.*s", what,
                    (int)strcspn(why, "\n"), why);
     (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
     e->busy = s->hurry && number == ER_LOCK_WAIT_TIMEOUT;
@@ -115,15 +115,16 @@ fail(mysql *s, unsigned number, const char *state, const char *why,
 static aif_err
 mysql_fail(mysql *s, const char *what, aif_error *e)
 {
-    return fail(s, mysql_errno(s->conn), mysql_sqlstate(s->conn),
-                mysql_error(s->conn), what, e);
+    return mysql_fail_with(s, mysql_errno(s->conn), mysql_sqlstate(s->conn),
+                           mysql_error(s->conn), what, e);
 }
 
 aif_err
 aif_mysql_fail_stmt(void *db, MYSQL_STMT *stmt, const char *what, aif_error *e)
 {
-    return fail(db, mysql_stmt_errno(stmt), mysql_stmt_sqlstate(stmt),
-                mysql_stmt_error(stmt), what, e);
+    return mysql_fail_with(db, mysql_stmt_errno(stmt),
+                           mysql_stmt_sqlstate(stmt), mysql_stmt_error(stmt),
+                           what, e);
 }
 
 MYSQL *
@@ -147,14 +148,14 @@ aif_mysql_packet(void *db)
 /* --- opening ------------------------------------------------------------ */
 
 static uint64_t
-number_of(const char *text)
+text_number(const char *text)
 {
     return text == NULL ? 0 : (uint64_t)strtoll(text, NULL, 10);
 }
 
 /* MySQL and MariaDB keep these for all sessions: we can but look. */
 static aif_err
-check_durable(const uint64_t found[4], aif_error *e)
+server_check_durable(const uint64_t found[4], aif_error *e)
 {
     if (found[1] != 1) {
         return aif_fail(e, AIF_EINVAL,
@@ -174,7 +175,7 @@ check_durable(const uint64_t found[4], aif_error *e)
 }
 
 static aif_err
-check_server(mysql *s, aif_error *e)
+server_check(mysql *s, aif_error *e)
 {
     uint64_t found[4] = {0};
     MYSQL_RES *res;
@@ -186,7 +187,7 @@ check_server(mysql *s, aif_error *e)
     }
     row = mysql_fetch_row(res);
     for (int i = 0; row != NULL && i < 4; i++) {
-        found[i] = number_of(row[i]);
+        found[i] = text_number(row[i]);
     }
     mysql_free_result(res);
     s->packet = found[0];
@@ -196,11 +197,11 @@ check_server(mysql *s, aif_error *e)
                         " bytes: a log needs %u or more",
                         s->packet, PACKET_MIN);
     }
-    return s->at.relaxed ? AIF_OK : check_durable(found, e);
+    return s->at.relaxed ? AIF_OK : server_check_durable(found, e);
 }
 
 static void
-set_tls(MYSQL *conn, const aif_mysql_uri *at)
+options_set_tls(MYSQL *conn, const aif_mysql_uri *at)
 {
     const my_bool tls = at->tls;
     const my_bool verify = at->verify;
@@ -213,7 +214,7 @@ set_tls(MYSQL *conn, const aif_mysql_uri *at)
 }
 
 static void
-set_options(MYSQL *conn, const aif_mysql_uri *at)
+options_set(MYSQL *conn, const aif_mysql_uri *at)
 {
     const unsigned connect_s = CONNECT_S;
     const unsigned answer_s = ANSWER_S;
@@ -229,11 +230,11 @@ set_options(MYSQL *conn, const aif_mysql_uri *at)
     (void)mysql_optionsv(conn, MYSQL_SET_CHARSET_NAME, "utf8mb4");
     (void)mysql_optionsv(conn, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name",
                          "aiflow log");
-    set_tls(conn, at);
+    options_set_tls(conn, at);
 }
 
 static aif_err
-run(mysql *s, const char *sql, const char *what, aif_error *e)
+mysql_run(mysql *s, const char *sql, const char *what, aif_error *e)
 {
     return mysql_real_query(s->conn, sql, strlen(sql)) == 0
                ? AIF_OK
@@ -255,7 +256,7 @@ mysql_connect(mysql *s, aif_error *e)
         return aif_fail(e, AIF_ENOMEM, "connecting");
     }
     s->connection++;
-    set_options(s->conn, at);
+    options_set(s->conn, at);
     if (mysql_real_connect(s->conn, at->unix_socket == NULL ? at->host : NULL,
                            at->user, at->password, at->database, at->port,
                            at->unix_socket, 0) == NULL) {
@@ -268,13 +269,13 @@ mysql_connect(mysql *s, aif_error *e)
     aif_forks_go();
     for (size_t i = 0; err == AIF_OK && i < sizeof SESSION / sizeof *SESSION;
          i++) {
-        err = run(s, SESSION[i], "connecting", e);
+        err = mysql_run(s, SESSION[i], "connecting", e);
     }
     if (err == AIF_OK && s->hurry) {
-        err = run(s, HURRY, "connecting", e);
+        err = mysql_run(s, HURRY, "connecting", e);
     }
     if (err == AIF_OK) {
-        err = check_server(s, e);
+        err = server_check(s, e);
     }
     if (err != AIF_OK) {
         mysql_drop(s);
@@ -339,7 +340,7 @@ mysql_ready(void *db, bool *fresh, aif_error *e)
 /* --- statements --------------------------------------------------------- */
 
 static aif_err
-put_text(aif_buf *out, aif_str t, aif_error *e)
+statement_put_text(aif_buf *out, aif_str t, aif_error *e)
 {
     static const char digits[] = "0123456789abcdef";
     aif_err err = aif_buf_put(out, "_utf8mb4 X'", 11, e);
@@ -354,13 +355,13 @@ put_text(aif_buf *out, aif_str t, aif_error *e)
 }
 
 static aif_err
-put_parameter(aif_buf *out, const aif_statement *st, int i, aif_error *e)
+statement_put(aif_buf *out, const aif_statement *st, int i, aif_error *e)
 {
     char number[24];
     int n;
 
     if (i > st->n_numbers) {
-        return put_text(out, st->texts[i - st->n_numbers - 1], e);
+        return statement_put_text(out, st->texts[i - st->n_numbers - 1], e);
     }
     n = snprintf(number, sizeof number, "%" PRIu64, st->numbers[i - 1]);
     return aif_buf_put(out, number, (size_t)n, e);
@@ -369,8 +370,8 @@ put_parameter(aif_buf *out, const aif_statement *st, int i, aif_error *e)
 /* Send st, with each $1 and so on replaced by what it stands for.  Our own
  * statements have no other '$'. */
 static aif_err
-mysql_send_statement(mysql *s, const aif_statement *st, const char *what,
-                     aif_error *e)
+statement_send(mysql *s, const aif_statement *st, const char *what,
+               aif_error *e)
 {
     const char *sql = st->sql;
     aif_err err = AIF_OK;
@@ -385,7 +386,7 @@ mysql_send_statement(mysql *s, const aif_statement *st, const char *what,
             char *end;
             const int i = (int)strtol(sql + 1, &end, 10);
 
-            err = put_parameter(&s->text, st, i, e);
+            err = statement_put(&s->text, st, i, e);
             sql = end;
         }
     }
@@ -401,7 +402,7 @@ static aif_err
 mysql_ask(void *db, const aif_statement *st, const char *what, aif_error *e)
 {
     mysql *s = db;
-    aif_err err = mysql_send_statement(s, st, what, e);
+    aif_err err = statement_send(s, st, what, e);
 
     if (err != AIF_OK) {
         return err;
@@ -436,7 +437,7 @@ mysql_next(void *db, bool *there, aif_error *e)
 static uint64_t
 mysql_number(void *db, int column)
 {
-    return number_of(((mysql *)db)->row[column]);
+    return text_number(((mysql *)db)->row[column]);
 }
 
 static aif_str
@@ -480,7 +481,7 @@ mysql_change(void *db, const aif_statement *st, const char *what,
              uint64_t *changed, aif_error *e)
 {
     mysql *s = db;
-    aif_err err = mysql_send_statement(s, st, what, e);
+    aif_err err = statement_send(s, st, what, e);
 
     if (err == AIF_OK && mysql_field_count(s->conn) > 0) {
         MYSQL_RES *res = mysql_store_result(s->conn);
@@ -499,13 +500,13 @@ mysql_change(void *db, const aif_statement *st, const char *what,
 static aif_err
 mysql_begin(void *db, const char *what, aif_error *e)
 {
-    return run(db, "START TRANSACTION", what, e);
+    return mysql_run(db, "START TRANSACTION", what, e);
 }
 
 static aif_err
 mysql_commit_it(void *db, const char *what, aif_error *e)
 {
-    return run(db, "COMMIT", what, e);
+    return mysql_run(db, "COMMIT", what, e);
 }
 
 static void
@@ -515,7 +516,7 @@ mysql_undo(void *db)
     aif_error ignored;
 
     if (s->conn != NULL) {
-        (void)run(s, "ROLLBACK", "rolling back", &ignored);
+        (void)mysql_run(s, "ROLLBACK", "rolling back", &ignored);
     }
 }
 
@@ -525,7 +526,8 @@ mysql_hurry(void *db, aif_error *e)
     mysql *s = db;
 
     s->hurry = true;
-    return s->conn == NULL ? AIF_OK : run(s, HURRY, "opening the log", e);
+    return s->conn == NULL ? AIF_OK
+                           : mysql_run(s, HURRY, "opening the log", e);
 }
 
 const aif_db_ops aif_mysql = {

@@ -25,11 +25,14 @@ static const char SETTINGS[] = "PRAGMA synchronous = FULL;"
                                "PRAGMA cache_size = -32768;"
                                "PRAGMA wal_autocheckpoint = 1000;";
 
+/* Kept behind the places of others. */
+enum { BEGIN = AIF_DB_PLACES, COMMIT, PLACES };
+
 typedef struct {
     sqlite3 *db; /* NULL: lost, to be opened again */
     aif_owned file;
     bool hurry;
-    sqlite3_stmt *kept[AIF_DB_PLACES];
+    sqlite3_stmt *kept[PLACES];
     sqlite3_stmt *asked; /* whose rows are being taken */
     bool once;           /* asked is not kept */
     const char *what;    /* it is for */
@@ -65,7 +68,7 @@ sqlite_drop(void *db)
 {
     sqlite *s = db;
 
-    for (int i = 0; i < AIF_DB_PLACES; i++) {
+    for (int i = 0; i < PLACES; i++) {
         (void)sqlite3_finalize(s->kept[i]); /* its error was told already */
         s->kept[i] = NULL;
     }
@@ -84,7 +87,7 @@ lock_ms(const sqlite *s)
 
 /* Going over to WAL does not wait for another that does so now. */
 static int
-enter_wal(sqlite *s)
+wal_enter(sqlite *s)
 {
     int rc = SQLITE_BUSY;
 
@@ -115,7 +118,7 @@ sqlite_connect(sqlite *s, aif_error *e)
     rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
     if (rc == SQLITE_OK) {
         (void)sqlite3_busy_timeout(s->db, lock_ms(s));
-        rc = enter_wal(s);
+        rc = wal_enter(s);
     }
     if (rc == SQLITE_OK) {
         rc = sqlite3_exec(s->db, SETTINGS, NULL, NULL, NULL);
@@ -132,7 +135,7 @@ sqlite_connect(sqlite *s, aif_error *e)
  * drop the locks that this process has on the file through another handle.
  * SQLite gives -wal and -shm the mode of the file. */
 static aif_err
-create_file(const char *path, aif_error *e)
+file_create(const char *path, aif_error *e)
 {
     if (mknod(path, S_IFREG | S_IRUSR | S_IWUSR, 0) != 0 && errno != EEXIST) {
         return aif_fail(e, AIF_ESTORE, "creating %s: %s", path,
@@ -160,7 +163,7 @@ sqlite_open(const char *uri, void **db, aif_error *e)
         return aif_fail(e, AIF_ENOMEM, "opening %s", path);
     }
     memcpy(s->path, path, strlen(path) + 1);
-    err = create_file(path, e);
+    err = file_create(path, e);
     if (err != AIF_OK) {
         aif_free(s);
         return err;
@@ -200,8 +203,8 @@ sqlite_ready(void *db, bool *fresh, aif_error *e)
 
 /* What is no SQL to this database lacks a table or a column. */
 static aif_err
-prepare(sqlite *s, const aif_statement *st, const char *what,
-        sqlite3_stmt **out, aif_error *e)
+statement_prepare(sqlite *s, const aif_statement *st, const char *what,
+                  sqlite3_stmt **out, aif_error *e)
 {
     const bool keep = st->place != AIF_DB_ONCE;
     int rc = SQLITE_OK;
@@ -224,7 +227,7 @@ prepare(sqlite *s, const aif_statement *st, const char *what,
 
 /* It fails only for a number or a size out of range. */
 static void
-bind(sqlite3_stmt *q, const aif_statement *st)
+statement_bind(sqlite3_stmt *q, const aif_statement *st)
 {
     for (int i = 0; i < st->n_numbers; i++) {
         (void)sqlite3_bind_int64(q, 1 + i, (sqlite3_int64)st->numbers[i]);
@@ -242,12 +245,12 @@ static aif_err
 sqlite_ask(void *db, const aif_statement *st, const char *what, aif_error *e)
 {
     sqlite *s = db;
-    aif_err err = prepare(s, st, what, &s->asked, e);
+    aif_err err = statement_prepare(s, st, what, &s->asked, e);
 
     if (err == AIF_OK) {
         s->once = st->place == AIF_DB_ONCE;
         s->what = what;
-        bind(s->asked, st);
+        statement_bind(s->asked, st);
     }
     return err;
 }
@@ -312,25 +315,21 @@ sqlite_change(void *db, const aif_statement *st, const char *what,
     return err;
 }
 
-static aif_err
-sqlite_run(sqlite *s, const char *sql, const char *what, aif_error *e)
-{
-    const aif_statement st = {.sql = sql, .place = AIF_DB_ONCE};
-
-    return sqlite_change(s, &st, what, NULL, e);
-}
-
 /* With the lock that writers need. */
 static aif_err
 sqlite_begin(void *db, const char *what, aif_error *e)
 {
-    return sqlite_run(db, "BEGIN IMMEDIATE", what, e);
+    const aif_statement st = {.sql = "BEGIN IMMEDIATE", .place = BEGIN};
+
+    return sqlite_change(db, &st, what, NULL, e);
 }
 
 static aif_err
 sqlite_commit(void *db, const char *what, aif_error *e)
 {
-    return sqlite_run(db, "COMMIT", what, e);
+    const aif_statement st = {.sql = "COMMIT", .place = COMMIT};
+
+    return sqlite_change(db, &st, what, NULL, e);
 }
 
 static aif_err

@@ -21,7 +21,7 @@
 #include <string.h>
 
 #define WHAT "appending"
-#define KNOWN_AT_ONCE 500 /* of more than 1000 MariaDB makes a table */
+#define KNOWN_AT_ONCE 300 /* producers are texts: no more than AIF_DB_TEXTS */
 /* Of a row in a statement: lengths, types, what is no text. */
 #define ROW_BYTES 128
 
@@ -123,32 +123,33 @@ statements_ready(mysql_store *s, aif_error *e)
 /* --- the head, and the rows --------------------------------------------- */
 
 static int64_t
-later(int64_t a, int64_t b)
+time_later(int64_t a, int64_t b)
 {
     return a > b ? a : b;
 }
 
 static aif_head
-advanced(const aif_head *before, const aif_event *events, size_t n)
+head_after(const aif_head *before, const aif_event *events, size_t n)
 {
     aif_head after = *before;
 
     after.offset += n;
     for (size_t i = 0; i < n; i++) {
-        after.create_time = later(after.create_time, events[i].create_time);
+        after.create_time =
+            time_later(after.create_time, events[i].create_time);
     }
     return after;
 }
 
 static void
-bind_number(MYSQL_BIND *b, const void *number)
+number_bind(MYSQL_BIND *b, const void *number)
 {
     *b = (MYSQL_BIND){.buffer_type = MYSQL_TYPE_LONGLONG,
                       .buffer = (void *)(uintptr_t)number};
 }
 
 static void
-bind_text(MYSQL_BIND *b, aif_str s)
+text_bind(MYSQL_BIND *b, aif_str s)
 {
     const char *p = s.n == 0 ? "" : s.p;
 
@@ -158,7 +159,7 @@ bind_text(MYSQL_BIND *b, aif_str s)
 }
 
 static bool
-execute(MYSQL_STMT *stmt, MYSQL_BIND *binds)
+statement_execute(MYSQL_STMT *stmt, MYSQL_BIND *binds)
 {
     return mysql_stmt_bind_param(stmt, binds) == 0 &&
            mysql_stmt_execute(stmt) == 0;
@@ -166,16 +167,16 @@ execute(MYSQL_STMT *stmt, MYSQL_BIND *binds)
 
 /* Make the head after, if it is s->head; *taken: it was, and is locked. */
 static aif_err
-take(mysql_store *s, const aif_head *after, bool *taken, aif_error *e)
+head_try(mysql_store *s, const aif_head *after, bool *taken, aif_error *e)
 {
     MYSQL_BIND binds[5];
 
-    bind_number(&binds[0], &after->offset);
-    bind_number(&binds[1], &after->create_time);
-    bind_number(&binds[2], &s->head.offset);
-    bind_number(&binds[3], &s->head.create_time);
-    bind_number(&binds[4], &s->head.purged);
-    if (!execute(s->take, binds)) {
+    number_bind(&binds[0], &after->offset);
+    number_bind(&binds[1], &after->create_time);
+    number_bind(&binds[2], &s->head.offset);
+    number_bind(&binds[3], &s->head.create_time);
+    number_bind(&binds[4], &s->head.purged);
+    if (!statement_execute(s->take, binds)) {
         return aif_mysql_fail_stmt(s->sql.db, s->take, WHAT, e);
     }
     *taken = mysql_stmt_affected_rows(s->take) == 1;
@@ -183,27 +184,27 @@ take(mysql_store *s, const aif_head *after, bool *taken, aif_error *e)
 }
 
 static void
-bind_row(mysql_store *s, size_t i, const aif_event *ev)
+row_bind(mysql_store *s, size_t i, const aif_event *ev)
 {
     MYSQL_BIND *b = &s->binds[i * COLUMNS];
 
-    s->times[i] = later(ev->create_time, s->head.create_time);
+    s->times[i] = time_later(ev->create_time, s->head.create_time);
     s->sequences[i] = (int64_t)ev->sequence;
-    bind_number(&b[0], &s->offsets[i]);
-    bind_number(&b[1], &s->times[i]);
-    bind_text(&b[2], ev->ns);
-    bind_text(&b[3], ev->key);
-    bind_text(&b[4], ev->value);
-    bind_text(&b[5], ev->type);
-    bind_text(&b[6], ev->sender);
-    bind_text(&b[7], ev->context);
-    bind_text(&b[8], ev->producer);
-    bind_number(&b[9], &s->sequences[i]);
+    number_bind(&b[0], &s->offsets[i]);
+    number_bind(&b[1], &s->times[i]);
+    text_bind(&b[2], ev->ns);
+    text_bind(&b[3], ev->key);
+    text_bind(&b[4], ev->value);
+    text_bind(&b[5], ev->type);
+    text_bind(&b[6], ev->sender);
+    text_bind(&b[7], ev->context);
+    text_bind(&b[8], ev->producer);
+    number_bind(&b[9], &s->sequences[i]);
 }
 
 /* The statement for as many of them as there are, and as it may be long. */
 static int
-pick(mysql_store *s, const aif_event *events, size_t n)
+insert_pick(mysql_store *s, const aif_event *events, size_t n)
 {
     for (int which = 0; which < INSERTS - 1; which++) {
         const size_t rows = insert_rows[which];
@@ -221,22 +222,22 @@ pick(mysql_store *s, const aif_event *events, size_t n)
 
 /* Behind s->head; *known: one of them, or its offset, is there already. */
 static aif_err
-insert(mysql_store *s, const aif_event *events, size_t n, bool *known,
-       aif_error *e)
+rows_insert(mysql_store *s, const aif_event *events, size_t n, bool *known,
+            aif_error *e)
 {
     size_t rows;
 
     *known = false;
     for (size_t done = 0; done < n; done += rows) {
-        const int which = pick(s, events + done, n - done);
+        const int which = insert_pick(s, events + done, n - done);
         MYSQL_STMT *stmt = s->inserts[which];
 
         rows = insert_rows[which];
         for (size_t i = 0; i < rows; i++) {
             s->offsets[i] = (int64_t)(s->head.offset + done + i + 1);
-            bind_row(s, i, &events[done + i]);
+            row_bind(s, i, &events[done + i]);
         }
-        if (!execute(stmt, s->binds)) {
+        if (!statement_execute(stmt, s->binds)) {
             *known = mysql_stmt_errno(stmt) == ER_DUP_ENTRY;
             return *known ? AIF_OK
                           : aif_mysql_fail_stmt(s->sql.db, stmt, WHAT, e);
@@ -246,13 +247,7 @@ insert(mysql_store *s, const aif_event *events, size_t n, bool *known,
 }
 
 static aif_err
-begin(mysql_store *s, aif_error *e)
-{
-    return aif_mysql.begin(s->sql.db, WHAT, e);
-}
-
-static aif_err
-commit(mysql_store *s, const aif_head *after, aif_error *e)
+append_commit(mysql_store *s, const aif_head *after, aif_error *e)
 {
     aif_err err;
 
@@ -267,19 +262,19 @@ commit(mysql_store *s, const aif_head *after, aif_error *e)
 
 /* Lock the head, and move it on by n. */
 static aif_err
-take_head(mysql_store *s, const aif_event *events, size_t n, aif_head *after,
+head_take(mysql_store *s, const aif_event *events, size_t n, aif_head *after,
           aif_error *e)
 {
     bool taken = false;
     aif_err err;
 
-    *after = advanced(&s->head, events, n);
-    err = take(s, after, &taken, e);
+    *after = head_after(&s->head, events, n);
+    err = head_try(s, after, &taken, e);
     if (err == AIF_OK && !taken) { /* somebody else has moved it */
         err = aif_sql_head(&s->sql, AIF_SQL_LOCK, WHAT, &s->head, e);
         if (err == AIF_OK) {
-            *after = advanced(&s->head, events, n);
-            err = take(s, after, &taken, e);
+            *after = head_after(&s->head, events, n);
+            err = head_try(s, after, &taken, e);
         }
     }
     return err;
@@ -291,14 +286,14 @@ append_new(mysql_store *s, const aif_event *events, size_t n, aif_head *before,
            bool *known, aif_error *e)
 {
     aif_head after;
-    aif_err err = begin(s, e);
+    aif_err err = aif_mysql.begin(s->sql.db, WHAT, e);
 
     if (err == AIF_OK) {
-        err = take_head(s, events, n, &after, e);
+        err = head_take(s, events, n, &after, e);
     }
     if (err == AIF_OK) {
         *before = s->head;
-        err = insert(s, events, n, known, e);
+        err = rows_insert(s, events, n, known, e);
     }
     if (err != AIF_OK) {
         return err;
@@ -307,14 +302,14 @@ append_new(mysql_store *s, const aif_event *events, size_t n, aif_head *before,
         aif_mysql.undo(s->sql.db);
         return AIF_OK;
     }
-    return commit(s, &after, e);
+    return append_commit(s, &after, e);
 }
 
 /* The offsets that the server has for n events of all; ids knows all. */
 static aif_err
-find_some(mysql_store *s, const aif_event *events, size_t n,
-          const aif_ids *ids, const aif_event *all, uint64_t *offsets,
-          aif_error *e)
+known_find_some(mysql_store *s, const aif_event *events, size_t n,
+                const aif_ids *ids, const aif_event *all, uint64_t *offsets,
+                aif_error *e)
 {
     aif_str producers[KNOWN_AT_ONCE];
     aif_statement st = {.texts = producers, .n_texts = (int)n};
@@ -361,7 +356,7 @@ find_some(mysql_store *s, const aif_event *events, size_t n,
 
 /* offsets[i] of each that is in the log; of the others, 0. */
 static aif_err
-find_known(mysql_store *s, const aif_event *events, size_t n,
+known_find(mysql_store *s, const aif_event *events, size_t n,
            uint64_t *offsets, aif_error *e)
 {
     aif_ids ids = {0};
@@ -373,7 +368,7 @@ find_known(mysql_store *s, const aif_event *events, size_t n,
     }
     for (size_t i = 0; err == AIF_OK && i < n; i += KNOWN_AT_ONCE) {
         const size_t some = n - i < KNOWN_AT_ONCE ? n - i : KNOWN_AT_ONCE;
-        err = find_some(s, events + i, some, &ids, events, offsets, e);
+        err = known_find_some(s, events + i, some, &ids, events, offsets, e);
     }
     aif_ids_fini(&ids);
     return err;
@@ -381,23 +376,23 @@ find_known(mysql_store *s, const aif_event *events, size_t n,
 
 /* The head is locked. */
 static aif_err
-insert_fresh(mysql_store *s, const aif_event *fresh, size_t n, aif_error *e)
+fresh_insert(mysql_store *s, const aif_event *fresh, size_t n, aif_error *e)
 {
     aif_head after = s->head;
     bool known = false;
     aif_err err = AIF_OK;
 
     if (n > 0) {
-        err = take_head(s, fresh, n, &after, e);
+        err = head_take(s, fresh, n, &after, e);
     }
     if (err == AIF_OK) {
-        err = insert(s, fresh, n, &known, e);
+        err = rows_insert(s, fresh, n, &known, e);
     }
     if (err == AIF_OK && known) {
         err = aif_fail(e, AIF_ECORRUPT,
                        WHAT ": aiflow_log_head is behind aiflow_event");
     }
-    return err != AIF_OK ? err : commit(s, &after, e);
+    return err != AIF_OK ? err : append_commit(s, &after, e);
 }
 
 /* Those that are known keep their offsets; fresh has room for the others. */
@@ -407,21 +402,21 @@ append_fresh(mysql_store *s, const aif_event *events, size_t n,
              aif_error *e)
 {
     size_t count = 0;
-    aif_err err = begin(s, e);
+    aif_err err = aif_mysql.begin(s->sql.db, WHAT, e);
 
     if (err == AIF_OK) {
         err = aif_sql_head(&s->sql, AIF_SQL_LOCK, WHAT, &s->head, e);
     }
     if (err == AIF_OK) {
         *before = s->head;
-        err = find_known(s, events, n, offsets, e);
+        err = known_find(s, events, n, offsets, e);
     }
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
         if (offsets[i] == 0) {
             fresh[count++] = events[i];
         }
     }
-    return err != AIF_OK ? err : insert_fresh(s, fresh, count, e);
+    return err != AIF_OK ? err : fresh_insert(s, fresh, count, e);
 }
 
 static aif_err

@@ -30,7 +30,7 @@ arrays_fini(arrays *a)
 }
 
 static aif_err
-put_be32(aif_buf *b, uint32_t v, aif_error *e)
+array_put_u32(aif_buf *b, uint32_t v, aif_error *e)
 {
     const uint32_t be = htonl(v);
 
@@ -39,7 +39,7 @@ put_be32(aif_buf *b, uint32_t v, aif_error *e)
 
 /* An array's head in binary: dimensions, no NULLs, type, size, lower bound. */
 static aif_err
-put_head(aif_buf *b, uint32_t type, size_t n, aif_error *e)
+array_begin(aif_buf *b, uint32_t type, size_t n, aif_error *e)
 {
     const uint32_t head[HEAD_BYTES / 4] = {htonl(1), 0, htonl(type),
                                            htonl((uint32_t)n), htonl(1)};
@@ -48,15 +48,15 @@ put_head(aif_buf *b, uint32_t type, size_t n, aif_error *e)
 }
 
 static aif_err
-put_text(aif_buf *b, aif_str s, aif_error *e)
+array_put_text(aif_buf *b, aif_str s, aif_error *e)
 {
-    aif_err err = put_be32(b, (uint32_t)s.n, e);
+    aif_err err = array_put_u32(b, (uint32_t)s.n, e);
 
     return err != AIF_OK ? err : aif_buf_put(b, s.p, s.n, e);
 }
 
 static aif_err
-put_int8(aif_buf *b, uint64_t v, aif_error *e)
+array_put_int8(aif_buf *b, uint64_t v, aif_error *e)
 {
     const uint32_t be[] = {htonl(8), htonl((uint32_t)(v >> 32)),
                            htonl((uint32_t)v)};
@@ -65,38 +65,39 @@ put_int8(aif_buf *b, uint64_t v, aif_error *e)
 }
 
 static aif_err
-put_event(arrays *a, const aif_event *ev, aif_error *e)
+arrays_put_event(arrays *a, const aif_event *ev, aif_error *e)
 {
     const aif_str texts[] = {ev->ns,     ev->key,     ev->value,   ev->type,
                              ev->sender, ev->context, ev->producer};
-    aif_err err = put_int8(&a->bytes[0], (uint64_t)ev->create_time, e);
+    aif_err err = array_put_int8(&a->bytes[0], (uint64_t)ev->create_time, e);
 
     for (int i = 0; err == AIF_OK && i < ARRAYS - 2; i++) {
-        err = put_text(&a->bytes[i + 1], texts[i], e);
+        err = array_put_text(&a->bytes[i + 1], texts[i], e);
     }
-    return err != AIF_OK ? err
-                         : put_int8(&a->bytes[ARRAYS - 1], ev->sequence, e);
+    return err != AIF_OK
+               ? err
+               : array_put_int8(&a->bytes[ARRAYS - 1], ev->sequence, e);
 }
 
 static aif_err
-put_all(arrays *a, const aif_event *events, size_t n, aif_error *e)
+arrays_make(arrays *a, const aif_event *events, size_t n, aif_error *e)
 {
     aif_err err = AIF_OK;
 
     for (int i = 0; err == AIF_OK && i < ARRAYS; i++) {
-        err = put_head(&a->bytes[i],
-                       i == 0 || i == ARRAYS - 1 ? AIF_PG_INT8 : AIF_PG_TEXT,
-                       n, e);
+        err = array_begin(
+            &a->bytes[i],
+            i == 0 || i == ARRAYS - 1 ? AIF_PG_INT8 : AIF_PG_TEXT, n, e);
     }
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
-        err = put_event(a, &events[i], e);
+        err = arrays_put_event(a, &events[i], e);
     }
     return err;
 }
 
 /* Send the arrays, or the one element that each of them has. */
 static PGresult *
-execute(aif_sql_store *s, aif_sql which, const arrays *a)
+arrays_send(aif_sql_store *s, aif_sql which, const arrays *a)
 {
     const bool one = which == AIF_SQL_APPEND_ONE;
     const size_t skip = one ? HEAD_BYTES + 4 : 0;
@@ -119,7 +120,7 @@ execute(aif_sql_store *s, aif_sql which, const arrays *a)
 /* unique_violation: of the identity another was first; of the offset, the
  * head is behind its events. */
 static bool
-violates(const PGresult *res, const char *constraint)
+is_violation(const PGresult *res, const char *constraint)
 {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *name = PQresultErrorField(res, PG_DIAG_CONSTRAINT_NAME);
@@ -130,8 +131,8 @@ violates(const PGresult *res, const char *constraint)
 
 /* Rows (0, head before) and (i from 1, offset it has) -> offsets. */
 static aif_err
-set_offsets(const PGresult *res, size_t n, uint64_t *offsets, aif_head *before,
-            aif_error *e)
+offsets_read(const PGresult *res, size_t n, uint64_t *offsets,
+             aif_head *before, aif_error *e)
 {
     bool found = false;
     uint64_t next;
@@ -161,18 +162,19 @@ set_offsets(const PGresult *res, size_t n, uint64_t *offsets, aif_head *before,
 }
 
 static aif_err
-append(aif_sql_store *s, const arrays *a, size_t n, uint64_t *offsets,
-       aif_head *before, aif_error *e)
+arrays_append(aif_sql_store *s, const arrays *a, size_t n, uint64_t *offsets,
+              aif_head *before, aif_error *e)
 {
-    PGresult *res = n == 1 ? execute(s, AIF_SQL_APPEND_ONE, a)
-                           : execute(s, AIF_SQL_APPEND, a);
+    PGresult *res = n == 1 ? arrays_send(s, AIF_SQL_APPEND_ONE, a)
+                           : arrays_send(s, AIF_SQL_APPEND, a);
     aif_err err;
 
-    for (int i = 0; i < TRIES && violates(res, "aiflow_event_identity"); i++) {
+    for (int i = 0; i < TRIES && is_violation(res, "aiflow_event_identity");
+         i++) {
         PQclear(res);
-        res = execute(s, AIF_SQL_APPEND_AGAIN, a);
+        res = arrays_send(s, AIF_SQL_APPEND_AGAIN, a);
     }
-    if (violates(res, "aiflow_event_pkey")) {
+    if (is_violation(res, "aiflow_event_pkey")) {
         PQclear(res);
         return aif_fail(e, AIF_ECORRUPT,
                         "appending: aiflow_log_head is behind aiflow_event");
@@ -180,7 +182,7 @@ append(aif_sql_store *s, const arrays *a, size_t n, uint64_t *offsets,
     if (PQresultStatus(res) != PGRES_TUPLES_OK) {
         return aif_pg_fail(s->db, res, "appending", e);
     }
-    err = set_offsets(res, n, offsets, before, e);
+    err = offsets_read(res, n, offsets, before, e);
     PQclear(res);
     return err;
 }
@@ -195,11 +197,11 @@ pg_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
 
     AIF_POINT("append.begin");
     if (err == AIF_OK) {
-        err = put_all(&a, events, n, e);
+        err = arrays_make(&a, events, n, e);
     }
     if (err == AIF_OK) {
         AIF_POINT("append.before_commit"); /* the server does both at once */
-        err = append(s, &a, n, offsets, before, e);
+        err = arrays_append(s, &a, n, offsets, before, e);
         AIF_POINT("append.after_commit");
     }
     arrays_fini(&a);

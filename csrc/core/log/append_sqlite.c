@@ -10,7 +10,7 @@
 #define WHAT "appending to"
 
 static aif_err
-find_known(aif_sql_store *s, const aif_event *ev, uint64_t *offset,
+known_find(aif_sql_store *s, const aif_event *ev, uint64_t *offset,
            aif_error *e)
 {
     aif_statement st = {
@@ -22,8 +22,8 @@ find_known(aif_sql_store *s, const aif_event *ev, uint64_t *offset,
 
 /* Insert them after *head, which moves on. */
 static aif_err
-insert(aif_sql_store *s, const aif_event *events, size_t n, aif_head *head,
-       uint64_t *offsets, aif_error *e)
+events_insert(aif_sql_store *s, const aif_event *events, size_t n,
+              aif_head *head, uint64_t *offsets, aif_error *e)
 {
     aif_str texts[7];
     aif_statement st = {.n_numbers = 3, .texts = texts, .n_texts = 7};
@@ -51,7 +51,7 @@ insert(aif_sql_store *s, const aif_event *events, size_t n, aif_head *head,
             offsets[i] = ++head->offset;
             head->create_time = time;
         } else if (err == AIF_OK) {
-            err = find_known(s, ev, &offsets[i], e);
+            err = known_find(s, ev, &offsets[i], e);
         }
     }
     return err;
@@ -68,7 +68,7 @@ append_locked(aif_sql_store *s, const aif_event *events, size_t n,
         return err;
     }
     head = *before;
-    err = insert(s, events, n, &head, offsets, e);
+    err = events_insert(s, events, n, &head, offsets, e);
     if (err == AIF_OK && head.offset > before->offset) {
         aif_statement st = {
             .numbers = {head.offset, (uint64_t)head.create_time},

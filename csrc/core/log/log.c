@@ -88,7 +88,7 @@ aif_log_hurry(aif_log *log, aif_error *e)
 }
 
 static aif_err
-take_turn(aif_log *log, aif_error *e)
+turn_take(aif_log *log, aif_error *e)
 {
     return log->hurry
                ? aif_guard_enter_within(&log->guard, AIF_LOCK_SLICE_MS, e)
@@ -96,7 +96,7 @@ take_turn(aif_log *log, aif_error *e)
 }
 
 static aif_err
-check_all(const aif_event *events, size_t n, aif_error *e)
+events_check(const aif_event *events, size_t n, aif_error *e)
 {
     size_t bytes = 0;
     aif_err err;
@@ -138,7 +138,7 @@ append_distinct(aif_log *log, const aif_event *events, size_t n,
 }
 
 static aif_err
-leave(aif_log *log, aif_err err)
+turn_leave(aif_log *log, aif_err err)
 {
     aif_guard_leave(&log->guard);
     return err;
@@ -192,10 +192,10 @@ aif_log_append(aif_log *log, const aif_event *events, size_t n,
                uint64_t *offsets, aif_head *before, aif_error *e)
 {
     aif_head found = {0};
-    aif_err err = check_all(events, n, e);
+    aif_err err = events_check(events, n, e);
 
     if (err == AIF_OK) {
-        err = take_turn(log, e);
+        err = turn_take(log, e);
     }
     if (err != AIF_OK) {
         return err;
@@ -212,21 +212,21 @@ aif_log_append(aif_log *log, const aif_event *events, size_t n,
     if (err == AIF_OK && before != NULL) {
         *before = found;
     }
-    return leave(log, err);
+    return turn_leave(log, err);
 }
 
 aif_err
 aif_log_conflict(aif_log *log, const aif_event *ev, aif_error *e)
 {
     uint64_t offset = 0;
-    aif_err err = take_turn(log, e);
+    aif_err err = turn_take(log, e);
 
     if (err == AIF_OK) {
         const aif_ask ask = {.what = AIF_ASK_FIND,
                              .producer = ev->producer,
                              .sequence = ev->sequence};
 
-        err = leave(log, ask_number(log, &ask, &offset, e));
+        err = turn_leave(log, ask_number(log, &ask, &offset, e));
     }
     return err != AIF_OK
                ? err
@@ -240,7 +240,7 @@ aif_log_conflict(aif_log *log, const aif_event *ev, aif_error *e)
 
 /* A row is somebody else's bytes. */
 static aif_err
-check_row(const aif_event *ev, uint64_t last, aif_error *e)
+row_check(const aif_event *ev, uint64_t last, aif_error *e)
 {
     if (ev->offset <= last) {
         return aif_fail(e, AIF_ECORRUPT, "offset %llu follows %llu",
@@ -264,7 +264,7 @@ typedef struct {
 } gap;
 
 static aif_err
-check_rows(const aif_batch *out, size_t from, uint64_t after, gap *found,
+rows_check(const aif_batch *out, size_t from, uint64_t after, gap *found,
            aif_error *e)
 {
     uint64_t last = after;
@@ -272,7 +272,7 @@ check_rows(const aif_batch *out, size_t from, uint64_t after, gap *found,
 
     *found = (gap){0};
     for (size_t i = from; err == AIF_OK && i < out->n; i++) {
-        err = check_row(&out->events[i], last, e);
+        err = row_check(&out->events[i], last, e);
         if (out->events[i].offset != last + 1) {
             *found = (gap){last, out->events[i].offset};
         }
@@ -283,7 +283,7 @@ check_rows(const aif_batch *out, size_t from, uint64_t after, gap *found,
 
 /* Of a query for all events: a gap is a hole that a purge left. */
 static aif_err
-check_gap(const gap *found, const aif_head *head, aif_error *e)
+gap_check(const gap *found, const aif_head *head, aif_error *e)
 {
     return found->next <= head->purged + 1
                ? AIF_OK
@@ -294,7 +294,7 @@ check_gap(const gap *found, const aif_head *head, aif_error *e)
 
 /* An offset is an SQL bigint; beyond the greatest there is nothing. */
 static aif_query
-bigint(const aif_query *q)
+query_bigint(const aif_query *q)
 {
     aif_query own = *q;
 
@@ -304,15 +304,16 @@ bigint(const aif_query *q)
 }
 
 static aif_err
-enter(aif_log *log, const aif_query *q, aif_error *e)
+query_enter(aif_log *log, const aif_query *q, aif_error *e)
 {
     aif_err err = aif_query_check(q, e);
 
-    return err != AIF_OK ? err : take_turn(log, e);
+    return err != AIF_OK ? err : turn_take(log, e);
 }
 
 static aif_err
-missed(aif_log *log, const aif_query *q, const aif_head *head, aif_error *e)
+missed_check(aif_log *log, const aif_query *q, const aif_head *head,
+             aif_error *e)
 {
     aif_buf rows = {0};
     uint64_t known = 0;
@@ -333,14 +334,14 @@ missed(aif_log *log, const aif_query *q, const aif_head *head, aif_error *e)
  * events and each next to the last, nothing is missing: the usual case needs
  * no look at the head. */
 static aif_err
-check_read(aif_log *log, const aif_query *q, const aif_batch *out, size_t from,
+read_check(aif_log *log, const aif_query *q, const aif_batch *out, size_t from,
            bool full, aif_error *e)
 {
     const bool all = q->n == 0;
     bool look = !q->kept && q->after > 0;
     aif_head head;
     gap found;
-    aif_err err = check_rows(out, from, q->after, &found, e);
+    aif_err err = rows_check(out, from, q->after, &found, e);
 
     look = look && (!all || !full || found.next != 0);
     if (err != AIF_OK || (!look && (!all || found.next == 0))) {
@@ -348,20 +349,20 @@ check_read(aif_log *log, const aif_query *q, const aif_batch *out, size_t from,
     }
     err = ask_head(log, &head, e);
     if (err == AIF_OK && all) {
-        err = check_gap(&found, &head, e);
+        err = gap_check(&found, &head, e);
     }
-    return err != AIF_OK || !look ? err : missed(log, q, &head, e);
+    return err != AIF_OK || !look ? err : missed_check(log, q, &head, e);
 }
 
 aif_err
 aif_log_read(aif_log *log, const aif_query *q, size_t max, aif_batch *out,
              aif_error *e)
 {
-    const aif_query own = bigint(q);
+    const aif_query own = query_bigint(q);
     const size_t n = out->n;
     const size_t bytes = out->bytes;
     bool full;
-    aif_err err = enter(log, q, e);
+    aif_err err = query_enter(log, q, e);
 
     if (err != AIF_OK) {
         return err;
@@ -372,25 +373,25 @@ aif_log_read(aif_log *log, const aif_query *q, size_t max, aif_batch *out,
     if (err == AIF_OK && max > 0) {
         full = out->n - n == max || out->bytes - bytes >= AIF_READ_BYTES ||
                (out->n > n && out->events[out->n - 1].offset == own.upto);
-        err = check_read(log, &own, out, n, full, e);
+        err = read_check(log, &own, out, n, full, e);
     }
     if (err != AIF_OK) {
         out->n = n;
         out->bytes = bytes;
     }
-    return leave(log, err);
+    return turn_leave(log, err);
 }
 
 aif_err
 aif_log_count(aif_log *log, const aif_query *q, uint64_t *n, aif_error *e)
 {
-    const aif_query own = bigint(q);
+    const aif_query own = query_bigint(q);
     const aif_ask ask = {.what = AIF_ASK_COUNT, .q = &own};
     aif_err err;
 
     *n = 0;
-    err = enter(log, q, e);
-    return err != AIF_OK ? err : leave(log, ask_number(log, &ask, n, e));
+    err = query_enter(log, q, e);
+    return err != AIF_OK ? err : turn_leave(log, ask_number(log, &ask, n, e));
 }
 
 aif_err
@@ -399,24 +400,25 @@ aif_log_head(aif_log *log, aif_head *out, aif_error *e)
     aif_err err;
 
     *out = (aif_head){0};
-    err = take_turn(log, e);
-    return err != AIF_OK ? err : leave(log, ask_head(log, out, e));
+    err = turn_take(log, e);
+    return err != AIF_OK ? err : turn_leave(log, ask_head(log, out, e));
 }
 
 aif_err
 aif_log_last(aif_log *log, const aif_query *q, uint64_t *offset, aif_error *e)
 {
-    const aif_query own = bigint(q);
+    const aif_query own = query_bigint(q);
     const aif_ask ask = {.what = AIF_ASK_NEWEST, .q = &own};
     aif_err err;
 
     *offset = 0;
-    err = enter(log, q, e);
-    return err != AIF_OK ? err : leave(log, ask_number(log, &ask, offset, e));
+    err = query_enter(log, q, e);
+    return err != AIF_OK ? err
+                         : turn_leave(log, ask_number(log, &ask, offset, e));
 }
 
 static aif_err
-check_senders(const aif_buf *out, size_t from, aif_error *e)
+senders_check(const aif_buf *out, size_t from, aif_error *e)
 {
     aif_reader in = {out->p + from, out->n - from};
     aif_str sender;
@@ -441,17 +443,17 @@ check_senders(const aif_buf *out, size_t from, aif_error *e)
 aif_err
 aif_log_senders(aif_log *log, const aif_query *q, aif_buf *out, aif_error *e)
 {
-    const aif_query own = bigint(q);
+    const aif_query own = query_bigint(q);
     const size_t n = out->n;
-    aif_err err = enter(log, q, e);
+    aif_err err = query_enter(log, q, e);
 
     if (err == AIF_OK) {
         const aif_ask ask = {.what = AIF_ASK_SENDERS, .q = &own};
 
-        err = leave(log, log->ops->ask(log->store, &ask, out, e));
+        err = turn_leave(log, log->ops->ask(log->store, &ask, out, e));
     }
     if (err == AIF_OK && out->n > n) {
-        err = check_senders(out, n, e);
+        err = senders_check(out, n, e);
     }
     out->n = err == AIF_OK ? out->n : n;
     return err;
@@ -466,17 +468,17 @@ aif_log_sequence(aif_log *log, aif_str producer, uint64_t *sequence,
 
     *sequence = 0;
     if (err == AIF_OK) {
-        err = take_turn(log, e);
+        err = turn_take(log, e);
     }
     return err != AIF_OK ? err
-                         : leave(log, ask_number(log, &ask, sequence, e));
+                         : turn_leave(log, ask_number(log, &ask, sequence, e));
 }
 
 /* low: the first event beyond after, where it was created before ms; else
  * high comes down. */
 static aif_err
-bisect(aif_log *log, uint64_t after, int64_t ms, uint64_t *low, uint64_t *high,
-       aif_error *e)
+time_bisect(aif_log *log, uint64_t after, int64_t ms, uint64_t *low,
+            uint64_t *high, aif_error *e)
 {
     const aif_query q = {.after = after, .upto = INT64_MAX};
     aif_batch found = {0};
@@ -496,7 +498,7 @@ aif_log_at(aif_log *log, int64_t ms, uint64_t *offset, aif_error *e)
 {
     aif_head head;
     uint64_t low = 0;
-    aif_err err = take_turn(log, e);
+    aif_err err = turn_take(log, e);
 
     *offset = 0;
     if (err != AIF_OK) {
@@ -504,11 +506,11 @@ aif_log_at(aif_log *log, int64_t ms, uint64_t *offset, aif_error *e)
     }
     err = ask_head(log, &head, e);
     while (err == AIF_OK && low < head.offset) {
-        err = bisect(log, low + (head.offset - low) / 2, ms, &low,
-                     &head.offset, e);
+        err = time_bisect(log, low + (head.offset - low) / 2, ms, &low,
+                          &head.offset, e);
     }
     *offset = err == AIF_OK ? low : 0;
-    return leave(log, err);
+    return turn_leave(log, err);
 }
 
 /* Everything in a namespace, exact or by a prefix. */
@@ -525,7 +527,7 @@ aif_log_purge(aif_log *log, aif_str ns, uint64_t upto, size_t max,
               uint64_t *gone, aif_error *e)
 {
     const aif_pattern of = pattern_of(ns);
-    aif_err err = enter(log, &(aif_query){.patterns = &of, .n = 1}, e);
+    aif_err err = query_enter(log, &(aif_query){.patterns = &of, .n = 1}, e);
 
     *gone = 0;
     if (err != AIF_OK) {
@@ -533,19 +535,20 @@ aif_log_purge(aif_log *log, aif_str ns, uint64_t upto, size_t max,
     }
     upto = upto > INT64_MAX ? INT64_MAX : upto;
     max = max > INT64_MAX ? INT64_MAX : max;
-    return leave(log, log->ops->purge(log->store, ns, upto, max, gone, e));
+    return turn_leave(log,
+                      log->ops->purge(log->store, ns, upto, max, gone, e));
 }
 
 aif_err
 aif_log_purged(aif_log *log, aif_buf *out, aif_error *e)
 {
     const size_t n = out->n;
-    aif_err err = take_turn(log, e);
+    aif_err err = turn_take(log, e);
 
     if (err == AIF_OK) {
-        err = leave(log,
-                    log->ops->ask(log->store,
-                                  &(aif_ask){.what = AIF_ASK_PURGED}, out, e));
+        err = turn_leave(log, log->ops->ask(log->store,
+                                            &(aif_ask){.what = AIF_ASK_PURGED},
+                                            out, e));
     }
     out->n = err == AIF_OK ? out->n : n;
     return err;
@@ -559,8 +562,9 @@ aif_log_keep(aif_log *log, aif_str ns, uint64_t n, uint64_t *upto,
     const aif_query q = {.patterns = &of, .n = 1, .upto = INT64_MAX};
     const aif_ask ask = {
         .what = AIF_ASK_NEWEST, .q = &q, .n = n > INT64_MAX ? INT64_MAX : n};
-    aif_err err = enter(log, &q, e);
+    aif_err err = query_enter(log, &q, e);
 
     *upto = 0;
-    return err != AIF_OK ? err : leave(log, ask_number(log, &ask, upto, e));
+    return err != AIF_OK ? err
+                         : turn_leave(log, ask_number(log, &ask, upto, e));
 }

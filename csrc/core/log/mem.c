@@ -35,8 +35,8 @@ mem_close(void *store)
 
 /* Where an event is already, or its new place at the end. */
 static aif_err
-put(mem_store *s, const aif_event *ev, uint64_t *next, uint64_t *offset,
-    aif_error *e)
+mem_put(mem_store *s, const aif_event *ev, uint64_t *next, uint64_t *offset,
+        aif_error *e)
 {
     const size_t known = aif_ids_find(&s->ids, s->log.events, ev);
     aif_event own = *ev;
@@ -66,7 +66,7 @@ mem_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
     *before = s->head;
     err = aif_ids_reserve(&s->ids, s->log.events, had + n, e);
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
-        err = put(s, &events[i], &next, &offsets[i], e);
+        err = mem_put(s, &events[i], &next, &offsets[i], e);
     }
     if (err != AIF_OK) { /* what they took of the arena stays unused */
         s->log.n = had;
@@ -83,7 +83,7 @@ mem_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
 
 /* The place of the first event beyond offset. */
 static size_t
-beyond(const mem_store *s, uint64_t offset)
+mem_beyond(const mem_store *s, uint64_t offset)
 {
     size_t low = 0;
     size_t high = s->log.n;
@@ -109,7 +109,7 @@ mem_read(void *store, const aif_query *q, size_t max, aif_batch *out,
     const size_t bytes = out->bytes;
     aif_err err;
 
-    for (size_t i = beyond(s, q->after); i < s->log.n; i++) {
+    for (size_t i = mem_beyond(s, q->after); i < s->log.n; i++) {
         if (out->n - from == max || out->bytes - bytes >= AIF_READ_BYTES) {
             break;
         }
@@ -124,11 +124,11 @@ mem_read(void *store, const aif_query *q, size_t max, aif_batch *out,
 }
 
 static uint64_t
-count(const mem_store *s, const aif_query *q)
+mem_count(const mem_store *s, const aif_query *q)
 {
     uint64_t n = 0;
 
-    for (size_t i = beyond(s, q->after); i < s->log.n; i++) {
+    for (size_t i = mem_beyond(s, q->after); i < s->log.n; i++) {
         n += aif_query_matches(q, &s->log.events[i]);
     }
     return n;
@@ -136,7 +136,7 @@ count(const mem_store *s, const aif_query *q)
 
 /* The newest that q means after passing over n of them; 0: none. */
 static uint64_t
-newest(const mem_store *s, const aif_query *q, uint64_t n)
+mem_newest(const mem_store *s, const aif_query *q, uint64_t n)
 {
     for (size_t i = s->log.n; i-- > 0;) {
         if (aif_query_matches(q, &s->log.events[i]) && n-- == 0) {
@@ -147,19 +147,19 @@ newest(const mem_store *s, const aif_query *q, uint64_t n)
 }
 
 static int
-by_bytes(const void *a, const void *b)
+str_by_bytes(const void *a, const void *b)
 {
     return aif_str_cmp(*(const aif_str *)a, *(const aif_str *)b);
 }
 
 static aif_err
-put_senders(aif_str *all, size_t n, aif_buf *out, aif_error *e)
+senders_put(aif_str *all, size_t n, aif_buf *out, aif_error *e)
 {
     aif_err err = AIF_OK;
     size_t senders = 0;
     size_t next;
 
-    qsort(all, n, sizeof *all, by_bytes);
+    qsort(all, n, sizeof *all, str_by_bytes);
     for (size_t i = 0; i < n && senders <= AIF_SENDERS_MAX; i = next) {
         for (next = i + 1; next < n && aif_str_eq(all[next], all[i]); next++) {
         }
@@ -176,8 +176,8 @@ put_senders(aif_str *all, size_t n, aif_buf *out, aif_error *e)
 }
 
 static aif_err
-put_senders_of(const mem_store *s, const aif_query *q, aif_buf *out,
-               aif_error *e)
+mem_put_senders(const mem_store *s, const aif_query *q, aif_buf *out,
+                aif_error *e)
 {
     aif_str *all = aif_zalloc((s->log.n + 1) * sizeof *all);
     size_t n = 0;
@@ -186,18 +186,18 @@ put_senders_of(const mem_store *s, const aif_query *q, aif_buf *out,
     if (all == NULL) {
         return aif_fail(e, AIF_ENOMEM, "the senders of %zu events", s->log.n);
     }
-    for (size_t i = beyond(s, q->after); i < s->log.n; i++) {
+    for (size_t i = mem_beyond(s, q->after); i < s->log.n; i++) {
         if (aif_query_matches(q, &s->log.events[i])) {
             all[n++] = s->log.events[i].sender;
         }
     }
-    err = put_senders(all, n, out, e);
+    err = senders_put(all, n, out, e);
     aif_free(all);
     return err;
 }
 
 static uint64_t
-sequence_of(const mem_store *s, aif_str producer)
+mem_sequence(const mem_store *s, aif_str producer)
 {
     uint64_t sequence = 0;
 
@@ -212,7 +212,7 @@ sequence_of(const mem_store *s, aif_str producer)
 }
 
 static uint64_t
-find(const mem_store *s, aif_str producer, uint64_t sequence)
+mem_find(const mem_store *s, aif_str producer, uint64_t sequence)
 {
     const aif_event ev = {.producer = producer, .sequence = sequence};
     const size_t place = aif_ids_find(&s->ids, s->log.events, &ev);
@@ -236,7 +236,7 @@ kept_fini(kept *k)
 }
 
 static aif_err
-keep_rest(const mem_store *s, aif_str ns, uint64_t upto, size_t max, kept *k,
+kept_make(const mem_store *s, aif_str ns, uint64_t upto, size_t max, kept *k,
           aif_error *e)
 {
     aif_err err = aif_ids_reserve(&k->ids, NULL, s->log.n, e);
@@ -259,13 +259,13 @@ keep_rest(const mem_store *s, aif_str ns, uint64_t upto, size_t max, kept *k,
 }
 
 static int
-by_ns(const void *a, const void *b)
+purged_by_ns(const void *a, const void *b)
 {
     return aif_str_cmp(((const aif_event *)a)->ns, ((const aif_event *)b)->ns);
 }
 
 static aif_err
-count_purged(mem_store *s, aif_str ns, const kept *k, aif_error *e)
+purged_count(mem_store *s, aif_str ns, const kept *k, aif_error *e)
 {
     const aif_event row = {.ns = ns, .offset = k->upto, .sequence = k->gone};
     aif_err err;
@@ -279,7 +279,7 @@ count_purged(mem_store *s, aif_str ns, const kept *k, aif_error *e)
     }
     err = aif_batch_add(&s->purged, &row, e);
     if (err == AIF_OK) {
-        qsort(s->purged.events, s->purged.n, sizeof row, by_ns);
+        qsort(s->purged.events, s->purged.n, sizeof row, purged_by_ns);
     }
     return err;
 }
@@ -293,9 +293,9 @@ mem_purge(void *store, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
     aif_err err;
 
     AIF_POINT("purge.begin");
-    err = keep_rest(s, ns, upto, max, &k, e);
+    err = kept_make(s, ns, upto, max, &k, e);
     if (err == AIF_OK && k.gone > 0) {
-        err = count_purged(s, ns, &k, e);
+        err = purged_count(s, ns, &k, e);
     }
     if (err == AIF_OK && k.gone > 0) { /* the commit */
         const mem_store old = *s;
@@ -312,7 +312,7 @@ mem_purge(void *store, aif_str ns, uint64_t upto, size_t max, uint64_t *gone,
 }
 
 static aif_err
-put_purged(const mem_store *s, aif_buf *out, aif_error *e)
+mem_put_purged(const mem_store *s, aif_buf *out, aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -331,7 +331,7 @@ put_purged(const mem_store *s, aif_buf *out, aif_error *e)
 }
 
 static aif_err
-put_head(const aif_head *head, aif_buf *out, aif_error *e)
+head_put(const aif_head *head, aif_buf *out, aif_error *e)
 {
     aif_err err = aif_buf_u64(out, head->offset, e);
 
@@ -350,22 +350,22 @@ mem_ask(void *store, const aif_ask *ask, aif_buf *out, aif_error *e)
 
     switch (ask->what) {
     case AIF_ASK_HEAD:
-        return put_head(&s->head, out, e);
+        return head_put(&s->head, out, e);
     case AIF_ASK_SENDERS:
-        return put_senders_of(s, ask->q, out, e);
+        return mem_put_senders(s, ask->q, out, e);
     case AIF_ASK_PURGED:
-        return put_purged(s, out, e);
+        return mem_put_purged(s, out, e);
     case AIF_ASK_COUNT:
-        number = count(s, ask->q);
+        number = mem_count(s, ask->q);
         break;
     case AIF_ASK_NEWEST:
-        number = newest(s, ask->q, ask->n);
+        number = mem_newest(s, ask->q, ask->n);
         break;
     case AIF_ASK_SEQUENCE:
-        number = sequence_of(s, ask->producer);
+        number = mem_sequence(s, ask->producer);
         break;
     case AIF_ASK_FIND:
-        number = find(s, ask->producer, ask->sequence);
+        number = mem_find(s, ask->producer, ask->sequence);
         break;
     }
     return aif_buf_u64(out, number, e);

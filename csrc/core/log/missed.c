@@ -7,7 +7,7 @@ typedef struct {
 } purged;
 
 static aif_err
-next_row(aif_reader *rows, purged *row, aif_error *e)
+purged_next(aif_reader *rows, purged *row, aif_error *e)
 {
     aif_err err = aif_read_str(rows, rows->n, &row->ns, e);
 
@@ -18,7 +18,7 @@ next_row(aif_reader *rows, purged *row, aif_error *e)
 }
 
 static bool
-concerns(const aif_query *q, aif_str ns)
+purged_concerns(const aif_query *q, aif_str ns)
 {
     for (size_t i = 0; i < q->n; i++) {
         if (aif_pattern_overlap(q->patterns[i].ns, ns)) {
@@ -29,7 +29,7 @@ concerns(const aif_query *q, aif_str ns)
 }
 
 static aif_err
-say(const aif_query *q, const purged *worst, aif_error *e)
+missed_fail(const aif_query *q, const purged *worst, aif_error *e)
 {
     const int shown = worst->ns.n < 80 ? (int)worst->ns.n : 80;
 
@@ -54,15 +54,15 @@ aif_missed(const aif_buf *rows, const aif_query *q, uint64_t *known,
     aif_err err = AIF_OK;
 
     while (err == AIF_OK && in.n > 0) {
-        err = next_row(&in, &row, e);
-        if (err == AIF_OK && concerns(q, row.ns)) {
+        err = purged_next(&in, &row, e);
+        if (err == AIF_OK && purged_concerns(q, row.ns)) {
             gone += row.events;
             worst = row.upto > worst.upto ? row : worst;
         }
     }
     if (err == AIF_OK && q->after > 0 && gone != *known &&
         worst.upto > q->after) {
-        err = say(q, &worst, e);
+        err = missed_fail(q, &worst, e);
     }
     *known = err == AIF_OK ? gone : *known;
     return err;

@@ -6,15 +6,15 @@
 #define FIELD_CAP 128 /* the longest of a dialect is under 80 */
 
 static aif_err
-put(aif_where *w, const char *sql, aif_error *e)
+where_put(aif_where *w, const char *sql, aif_error *e)
 {
     return aif_buf_put(&w->sql, sql, strlen(sql), e);
 }
 
 /* A field that may be anything says nothing. */
 static aif_err
-put_field(aif_where *w, const aif_dialect *d, const char *column,
-          aif_str field, aif_error *e)
+where_put_field(aif_where *w, const aif_dialect *d, const char *column,
+                aif_str field, aif_error *e)
 {
     const bool exact = aif_pattern_exact(field);
     char sql[FIELD_CAP];
@@ -26,14 +26,14 @@ put_field(aif_where *w, const aif_dialect *d, const char *column,
     (void)snprintf(sql, sizeof sql, exact ? d->exact : d->prefix, column,
                    w->numbers + 1 + (int)w->n);
     w->params[w->n++] = (aif_str){field.p, exact ? field.n : field.n - 1};
-    err = put(w, " AND ", e);
-    return err != AIF_OK ? err : put(w, sql, e);
+    err = where_put(w, " AND ", e);
+    return err != AIF_OK ? err : where_put(w, sql, e);
 }
 
 /* The keys of those that are like the pattern at i. */
 static aif_err
-put_list(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
-         aif_error *e)
+where_put_list(aif_where *w, const aif_dialect *d, const aif_query *q,
+               size_t i, aif_error *e)
 {
     char sql[FIELD_CAP];
     const char *between = "";
@@ -44,10 +44,10 @@ put_list(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
             (void)snprintf(sql, sizeof sql, d->one_of,
                            w->numbers + 1 + (int)w->n);
             w->params[w->n++] = q->patterns[k].key;
-            err = put(w, between, e);
+            err = where_put(w, between, e);
             between = ", ";
             if (err == AIF_OK) {
-                err = put(w, sql, e);
+                err = where_put(w, sql, e);
             }
         }
     }
@@ -55,18 +55,18 @@ put_list(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
 }
 
 static aif_err
-put_keys(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
-         aif_error *e)
+where_put_keys(aif_where *w, const aif_dialect *d, const aif_query *q,
+               size_t i, aif_error *e)
 {
     aif_err err = AIF_OK;
 
     for (const char *const *in = d->in; err == AIF_OK && *in != NULL; in++) {
-        err = put(w, *in, e);
+        err = where_put(w, *in, e);
         if (err == AIF_OK) {
-            err = put_list(w, d, q, i, e);
+            err = where_put_list(w, d, q, i, e);
         }
         if (err == AIF_OK) {
-            err = put(w, d->in_end, e);
+            err = where_put(w, d->in_end, e);
         }
     }
     return err;
@@ -74,8 +74,8 @@ put_keys(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
 
 /* The pattern at i, with those that are like it. */
 static aif_err
-put_pattern(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
-            aif_error *e)
+where_put_pattern(aif_where *w, const aif_dialect *d, const aif_query *q,
+                  size_t i, aif_error *e)
 {
     const aif_pattern *p = &q->patterns[i];
     const bool list = aif_query_like(q, i + 1, q->n, p);
@@ -87,19 +87,19 @@ put_pattern(aif_where *w, const aif_dialect *d, const aif_query *q, size_t i,
                    {"type", p->type},
                    {"sender", p->sender},
                    {"context", p->context}};
-    aif_err err = put(w, "(1 = 1", e);
+    aif_err err = where_put(w, "(1 = 1", e);
 
     for (size_t k = 0; err == AIF_OK && k < 5; k++) {
-        err = k == KEY && list
-                  ? put_keys(w, d, q, i, e)
-                  : put_field(w, d, fields[k].column, fields[k].field, e);
+        err = k == KEY && list ? where_put_keys(w, d, q, i, e)
+                               : where_put_field(w, d, fields[k].column,
+                                                 fields[k].field, e);
     }
-    return err != AIF_OK ? err : put(w, ")", e);
+    return err != AIF_OK ? err : where_put(w, ")", e);
 }
 
 static aif_err
-put_patterns(aif_where *w, const aif_dialect *d, const aif_query *q,
-             aif_error *e)
+where_put_patterns(aif_where *w, const aif_dialect *d, const aif_query *q,
+                   aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -107,12 +107,12 @@ put_patterns(aif_where *w, const aif_dialect *d, const aif_query *q,
         if (aif_query_like(q, 0, i, &q->patterns[i])) {
             continue;
         }
-        err = put(w, i == 0 ? " AND (" : " OR ", e);
+        err = where_put(w, i == 0 ? " AND (" : " OR ", e);
         if (err == AIF_OK) {
-            err = put_pattern(w, d, q, i, e);
+            err = where_put_pattern(w, d, q, i, e);
         }
     }
-    return err != AIF_OK || q->n == 0 ? err : put(w, ")", e);
+    return err != AIF_OK || q->n == 0 ? err : where_put(w, ")", e);
 }
 
 aif_err
@@ -128,12 +128,12 @@ aif_where_make(aif_where *w, const aif_dialect *d, int numbers,
     if (own != NULL) {
         w->params[w->n++] = *own;
     }
-    err = put(w, from, e);
+    err = where_put(w, from, e);
     if (err == AIF_OK && q != NULL) {
-        err = put_patterns(w, d, q, e);
+        err = where_put_patterns(w, d, q, e);
     }
     if (err == AIF_OK) {
-        err = put(w, to, e);
+        err = where_put(w, to, e);
     }
     return err != AIF_OK ? err : aif_buf_u8(&w->sql, 0, e);
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from aiflow_ext import Event, EventClient
-from aiflow_ext.provider import embedded
+from aiflow_ext.provider.scheduler import embedded
 from aiflow_ext.provider.scheduler.embedded import Embedded
 
 # A scheduler: says the pid of its broker, tends it until that serves, and then until a line comes.
@@ -260,9 +260,10 @@ def test_it_ends_with_its_scheduler_while_it_waits_for_a_database(tmp_path, unti
 
 
 def test_a_password_is_not_seen_and_descriptors_are_plenty(tmp_path):
+    before = children()
     tended = Tended(tmp_path, "postgresql://u:seCret@127.0.0.1:1/d?connect_timeout=2")
     tended.broker.tend()
-    (pid,) = children()
+    (pid,) = children() - before
     assert "seCret" not in Path(f"/proc/{pid}/cmdline").read_text()
     tended.broker.close()
     tended = Tended(tmp_path)
