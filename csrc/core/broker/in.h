@@ -41,6 +41,11 @@
 #define AIF_PIECE_EVENTS 1000      /* in one EVENTS frame */
 #define AIF_PIECE_BYTES (1u << 20) /* unless one event alone is larger */
 #define AIF_SUBSCRIBERS_MAX 4096
+/* Of them one connection has no more than these, so that one peer neither
+ * keeps all others out nor makes each event slow for them: to compare an event
+ * with 4,096 patterns takes some 13 us. */
+#define AIF_SUBSCRIBERS_EACH 1024
+#define AIF_COMPARED_EACH 4096 /* patterns of those that are not indexed */
 
 #define AIF_BROKER_LEASE_MS 10000  /* a subscriber not heard from is gone */
 #define AIF_BROKER_FULL_RETRY_MS 5 /* a subscriber whose pipe was full */

@@ -61,16 +61,54 @@ forget(aif_broker *b, const aif_subscriber *s)
 
 /* Who wants certain keys is found by them, however many there are; the others
  * the index would only list, each time, and slower than we do. */
+static bool
+can_be_indexed(const aif_subscriber *s)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        if (!aif_pattern_exact(s->patterns[i].ns) ||
+            !aif_pattern_exact(s->patterns[i].key)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* May its connection have this one, too? */
+static aif_err
+check_share(const aif_broker *b, const aif_subscriber *s, aif_error *e)
+{
+    size_t subs = 1;
+    size_t compared = can_be_indexed(s) ? 0 : s->n;
+
+    for (size_t i = 0; i < b->n_subs; i++) {
+        if (same_route(&b->subs[i]->to, &s->to)) {
+            subs++;
+            compared += b->subs[i]->indexed ? 0 : b->subs[i]->n;
+        }
+    }
+    if (subs > AIF_SUBSCRIBERS_EACH) {
+        return aif_fail(e, AIF_ECONFLICT,
+                        "this connection has %d subscriptions: that is its "
+                        "limit; end some, or open another connection",
+                        AIF_SUBSCRIBERS_EACH);
+    }
+    if (compared > AIF_COMPARED_EACH) {
+        return aif_fail(e, AIF_ECONFLICT,
+                        "this connection's subscriptions would have %zu "
+                        "patterns in those with a * in a namespace or key: %d "
+                        "is its limit; end some, or use fewer patterns",
+                        compared, AIF_COMPARED_EACH);
+    }
+    return AIF_OK;
+}
+
 static aif_err
 remember(aif_broker *b, aif_subscriber *s, aif_error *e)
 {
     aif_err err = AIF_OK;
 
-    for (size_t i = 0; i < s->n; i++) {
-        if (!aif_pattern_exact(s->patterns[i].ns) ||
-            !aif_pattern_exact(s->patterns[i].key)) {
-            return AIF_OK;
-        }
+    if (!can_be_indexed(s)) {
+        return AIF_OK;
     }
     for (size_t i = 0; err == AIF_OK && i < s->n; i++) {
         err = aif_match_add(b->index, &s->patterns[i], index_id(s), e);
@@ -193,7 +231,10 @@ make(aif_broker *b, const aif_route *from, const aif_frame *f,
     (*out)->start = (*out)->cursor = (*out)->told = cursor;
     (*out)->hints = f->flag;
     memcpy((*out)->key, b->gate.key, sizeof b->gate.key);
-    err = aif_catch_missed(b, *out, e);
+    err = check_share(b, *out, e);
+    if (err == AIF_OK) {
+        err = aif_catch_missed(b, *out, e);
+    }
     if (err == AIF_OK) {
         err = remember(b, *out, e);
     }
