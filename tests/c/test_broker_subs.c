@@ -196,6 +196,38 @@ who_is_gone_is_dropped_with_the_first_push(void **state)
     assert_int_equal(b->n_subs, 0);
 }
 
+/* 16 connections, each with all the patterns that it may have: a turn looks at
+ * so many events that others need not wait, and the next one goes on.  Whom
+ * the index finds does not wait for them. */
+static void
+a_turn_compares_no_more_than_4_million_times(void **state)
+{
+    const aif_str any = AIF_STR("*");
+    const aif_pattern rare = {any, AIF_STR("no such*"), any, any, any};
+    const aif_pattern exact = {AIF_STR("ns"), AIF_STR("no"), any, any, any};
+    const uint64_t most = AIF_TURN_COMPARES / (16 * AIF_COMPARED_EACH);
+    aif_broker *b = *state;
+    aif_error e;
+
+    for (uint8_t i = 0; i < 16; i++) {
+        for (uint64_t id = 1; id <= 64; id++) {
+            assert_int_equal(add_at(b, i, id, 0, &rare, 64, &e), AIF_OK);
+        }
+    }
+    assert_int_equal(add_at(b, 16, 1, 0, &exact, 1, &e), AIF_OK);
+    append(b, 1, 2 * (size_t)most + 1);
+    for (uint64_t turn = 1; turn <= 3; turn++) {
+        b->compared = 0; /* as a turn begins */
+        b->appended = 1000000;
+        aif_subs_catch_up(b, aif_now_ms());
+        for (size_t i = 0; i < b->n_subs; i++) {
+            assert_int_equal(b->subs[i]->cursor,
+                             b->subs[i]->indexed || turn == 3 ? b->head
+                                                              : turn * most);
+        }
+    }
+}
+
 static void
 after_now_is_the_head_of_the_log(void **state)
 {
@@ -336,6 +368,7 @@ main(void)
         OPEN(who_is_behind_misses_what_goes_before_what_went),
         OPEN(who_begins_with_the_oldest_misses_what_goes_later),
         OPEN(who_is_gone_is_dropped_with_the_first_push),
+        OPEN(a_turn_compares_no_more_than_4_million_times),
         OPEN(after_now_is_the_head_of_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -286,6 +286,7 @@ turn(aif_broker *b)
     atomic_store(&b->stats.busy_since, since);
     aif_gate_tend(b);
     b->now = aif_now_ms();
+    b->compared = 0;
     dry = drain(b);
     aif_door_tend(b); /* after it: the last words of who left were heard */
     aif_parts_look(b, dry);

@@ -168,7 +168,8 @@ aif_subs_catch_up(aif_broker *b, int64_t now)
     if (now < b->store_due) {
         return;
     }
-    while (catch_up_one(b, &events) && events < most) {
+    while (catch_up_one(b, &events) && events < most &&
+           b->compared < AIF_TURN_COMPARES) {
     }
 }
 

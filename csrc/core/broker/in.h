@@ -38,6 +38,10 @@
 #define AIF_SCAN_EVENTS 50000
 #define AIF_SCAN_WEIGHT 4
 
+/* A turn compares no more events with patterns, some 3 ns each: the rest is
+ * caught up in the next turns, and what others ask is done in between. */
+#define AIF_TURN_COMPARES 4000000
+
 #define AIF_PIECE_EVENTS 1000      /* in one EVENTS frame */
 #define AIF_PIECE_BYTES (1u << 20) /* unless one event alone is larger */
 #define AIF_SUBSCRIBERS_MAX 4096
@@ -238,6 +242,7 @@ struct aif_broker {
     size_t n_indexed;
     uint64_t spans;  /* pushed so far */
     size_t appended; /* in this turn */
+    size_t compared; /* an event with a pattern, in this turn */
     int64_t now;     /* of this turn */
     aif_subscriber **subs;
     size_t n_subs;

@@ -170,15 +170,43 @@ passes(const aif_broker *b, aif_subscriber *s, const aif_span *span)
     return true;
 }
 
+/* Of span, what may still be compared in this turn with the patterns of those
+ * who are in it, but one event at least. */
+static aif_span
+affordable(aif_broker *b, const aif_span *span)
+{
+    const size_t left =
+        b->compared < AIF_TURN_COMPARES ? AIF_TURN_COMPARES - b->compared : 0;
+    aif_span some = *span;
+    size_t patterns = 0;
+
+    for (size_t i = 0; i < b->n_subs; i++) {
+        const aif_subscriber *s = b->subs[i];
+
+        if (!s->indexed && s->cursor >= span->from && s->cursor < span->to &&
+            aif_push_may(b, s)) {
+            patterns += s->n;
+        }
+    }
+    b->compared += span->n * patterns;
+    if (span->n > 1 && patterns > 0 && b->compared > AIF_TURN_COMPARES) {
+        some.n = left > patterns ? left / patterns : 1;
+        some.to = span->events[some.n - 1].offset;
+    }
+    return some;
+}
+
 void
 aif_subs_push(aif_broker *b, const aif_span *span)
 {
+    const aif_span some = affordable(b, span);
     bool marked = touch(b, span);
 
     for (size_t i = b->n_subs; i-- > 0;) {
         aif_subscriber *s = b->subs[i];
 
-        if (!(marked && passes(b, s, span)) && !serve(b, s, span)) {
+        if (!(marked && passes(b, s, span)) &&
+            !serve(b, s, s->indexed ? span : &some)) {
             aif_count(&b->stats.gone, 1);
             aif_subs_drop(b, i);
         }
