@@ -258,11 +258,15 @@ Broker_status(PyObject *op, PyObject *Py_UNUSED(ignored))
     PyObject *text = NULL;
     aif_buf out = {0};
     aif_error e;
+    aif_err err;
 
     if (broker == NULL) {
         return NULL;
     }
-    if (aif_broker_status(broker, &out, &e) != AIF_OK) {
+    Py_BEGIN_ALLOW_THREADS
+    err = aif_broker_status(broker, &out, &e);
+    Py_END_ALLOW_THREADS
+    if (err != AIF_OK) {
         (void)raise_error(state_of(op), &e);
     } else {
         text = PyUnicode_FromStringAndSize((const char *)out.p,
@@ -271,6 +275,17 @@ Broker_status(PyObject *op, PyObject *Py_UNUSED(ignored))
     aif_buf_fini(&out);
     handle_leave(op);
     return text;
+}
+
+static bool
+next_line(aif_broker *broker, aif_trace_line *line)
+{
+    bool got;
+
+    Py_BEGIN_ALLOW_THREADS
+    got = aif_broker_trace(broker, line);
+    Py_END_ALLOW_THREADS
+    return got;
 }
 
 PyDoc_STRVAR(trace__doc__,
@@ -289,7 +304,7 @@ Broker_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     lines = PyList_New(0);
-    while (lines != NULL && aif_broker_trace(broker, &line)) {
+    while (lines != NULL && next_line(broker, &line)) {
         PyObject *one = Py_BuildValue(
             "(iN)", (int)line.level,
             PyUnicode_DecodeUTF8(line.text, (Py_ssize_t)strlen(line.text),

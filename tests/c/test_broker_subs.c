@@ -26,20 +26,31 @@ teardown(void **state)
     return 0;
 }
 
+/* On the connection number i: one subscription, n times the same pattern. */
 static aif_err
-add_for(aif_broker *b, uint64_t id, uint64_t after, const aif_pattern *p,
-        aif_error *e)
+add_at(aif_broker *b, uint8_t i, uint64_t id, uint64_t after,
+       const aif_pattern *p, size_t n, aif_error *e)
 {
+    const aif_route from = {.n = 5, .p = {i, 1, 2, 3, 4}};
     aif_frame f = {
         .kind = AIF_K_SUBSCRIBE, .id = id, .from = after, .max = 1000};
     aif_buf tail = {0};
     aif_err err;
 
-    assert_int_equal(aif_wire_put_pattern(p, &tail, e), AIF_OK);
+    while (n-- > 0) {
+        assert_int_equal(aif_wire_put_pattern(p, &tail, e), AIF_OK);
+    }
     f.tail = (aif_reader){tail.p, tail.n};
-    err = aif_subs_add(&b->subs, &here, &f, e);
+    err = aif_subs_add(&b->subs, &from, &f, e);
     aif_buf_fini(&tail);
     return err;
+}
+
+static aif_err
+add_for(aif_broker *b, uint64_t id, uint64_t after, const aif_pattern *p,
+        aif_error *e)
+{
+    return add_at(b, here.p[0], id, after, p, 1, e);
 }
 
 static aif_err
@@ -80,21 +91,60 @@ a_lease_is_10_seconds_from_what_was_heard_last(void **state)
     assert_int_equal(aif_subs_due(&b->subs, 0), INT64_MAX);
 }
 
+/* A quarter of them for one connection, so others have room. */
 static void
 there_are_4096_subscriptions_at_most(void **state)
 {
     aif_broker *b = *state;
     aif_error e;
 
-    for (uint64_t i = 1; i <= AIF_SUBSCRIBERS_MAX; i++) {
-        assert_int_equal(add(b, i, 0, &e), AIF_OK);
+    for (uint8_t i = 0; i < 4; i++) {
+        for (uint64_t id = 1; id <= AIF_SUBSCRIBERS_EACH; id++) {
+            assert_int_equal(add_at(b, i, id, 0, &everything, 1, &e), AIF_OK);
+        }
+        assert_int_equal(add_at(b, i, 7, 0, &everything, 1, &e), AIF_OK);
+        if (i < 3) {
+            assert_int_equal(
+                add_at(b, i, AIF_SUBSCRIBERS_EACH + 1, 0, &everything, 1, &e),
+                AIF_ECONFLICT);
+            assert_string_equal(
+                e.text, "this connection has 1024 subscriptions: that is its "
+                        "limit; end some, or open another connection");
+        }
     }
-    assert_int_equal(add(b, AIF_SUBSCRIBERS_MAX + 1, 0, &e), AIF_ECONFLICT);
+    assert_int_equal(b->subs.n, AIF_SUBSCRIBERS_MAX);
+    assert_int_equal(add_at(b, 4, 1, 0, &everything, 1, &e), AIF_ECONFLICT);
     assert_string_equal(e.text,
                         "the broker has 4096 subscribers: that is its limit");
-    assert_int_equal(add(b, 7, 0, &e), AIF_OK); /* again: it is there */
     aif_subs_remove(&b->subs, &here, 7);
-    assert_int_equal(add(b, AIF_SUBSCRIBERS_MAX + 1, 0, &e), AIF_OK);
+    assert_int_equal(add_at(b, 4, 1, 0, &everything, 1, &e), AIF_OK);
+}
+
+/* Those of exact namespaces and keys apart: they are found by an index. */
+static void
+a_connection_has_4096_patterns_to_compare(void **state)
+{
+    const aif_str any = AIF_STR("*");
+    const aif_pattern exact = {AIF_STR("ns"), AIF_STR("k"), any, any, any};
+    aif_broker *b = *state;
+    aif_error e;
+
+    assert_int_equal(add_at(b, 0, 1, 0, &exact, 64, &e), AIF_OK);
+    for (uint64_t id = 2; id <= 64; id++) {
+        assert_int_equal(add_at(b, 0, id, 0, &everything, 64, &e), AIF_OK);
+    }
+    assert_int_equal(add_at(b, 0, 65, 0, &everything, 63, &e), AIF_OK);
+    assert_int_equal(add_at(b, 0, 66, 0, &everything, 2, &e), AIF_ECONFLICT);
+    assert_string_equal(
+        e.text, "this connection's subscriptions would have 4097 patterns in "
+                "those with a * in a namespace or key: 4096 is its limit; end "
+                "some, or use fewer patterns");
+    assert_int_equal(add_at(b, 0, 66, 0, &everything, 1, &e), AIF_OK);
+    assert_int_equal(add_at(b, 0, 67, 0, &everything, 1, &e), AIF_ECONFLICT);
+    assert_int_equal(add_at(b, 0, 67, 0, &exact, 64, &e), AIF_OK);
+    assert_int_equal(add_at(b, 1, 1, 0, &everything, 64, &e), AIF_OK);
+    aif_subs_remove(&b->subs, &here, 66);
+    assert_int_equal(add_at(b, 0, 66, 0, &everything, 1, &e), AIF_OK);
 }
 
 static void
@@ -147,6 +197,39 @@ who_is_gone_is_dropped_with_the_first_push(void **state)
     append(b, 1, 1);
     aif_subs_catch_up(&b->subs, aif_now_ms());
     assert_int_equal(b->subs.n, 0);
+}
+
+/* 16 connections, each with all the patterns that it may have: a turn looks at
+ * so many events that others need not wait, and the next one goes on.  Whom
+ * the index finds does not wait for them. */
+static void
+a_turn_compares_no_more_than_4_million_times(void **state)
+{
+    const aif_str any = AIF_STR("*");
+    const aif_pattern rare = {any, AIF_STR("no such*"), any, any, any};
+    const aif_pattern exact = {AIF_STR("ns"), AIF_STR("no"), any, any, any};
+    const uint64_t most = AIF_TURN_COMPARES / (16 * AIF_COMPARED_EACH);
+    aif_broker *b = *state;
+    aif_error e;
+
+    for (uint8_t i = 0; i < 16; i++) {
+        for (uint64_t id = 1; id <= 64; id++) {
+            assert_int_equal(add_at(b, i, id, 0, &rare, 64, &e), AIF_OK);
+        }
+    }
+    assert_int_equal(add_at(b, 16, 1, 0, &exact, 1, &e), AIF_OK);
+    append(b, 1, 2 * (size_t)most + 1);
+    for (uint64_t turn = 1; turn <= 3; turn++) {
+        b->subs.compared = 0; /* as a turn begins */
+        b->subs.appended = 1000000;
+        aif_subs_catch_up(&b->subs, aif_now_ms());
+        for (size_t i = 0; i < b->subs.n; i++) {
+            assert_int_equal(b->subs.list[i]->cursor,
+                             b->subs.list[i]->indexed || turn == 3
+                                 ? b->head.newest
+                                 : turn * most);
+        }
+    }
 }
 
 static void
@@ -289,12 +372,14 @@ main(void)
     const struct CMUnitTest tests[] = {
         OPEN(a_lease_is_10_seconds_from_what_was_heard_last),
         OPEN(there_are_4096_subscriptions_at_most),
+        OPEN(a_connection_has_4096_patterns_to_compare),
         OPEN(who_is_behind_is_due),
         OPEN(a_push_finds_who_wants_it_by_the_key),
         OPEN(who_missed_events_is_dropped),
         OPEN(who_is_behind_misses_what_goes_before_what_went),
         OPEN(who_begins_with_the_oldest_misses_what_goes_later),
         OPEN(who_is_gone_is_dropped_with_the_first_push),
+        OPEN(a_turn_compares_no_more_than_4_million_times),
         OPEN(after_now_is_the_head_of_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,10 +1,14 @@
+/* dlsym's RTLD_NEXT: to see which names libpq looks up. */
+#define _GNU_SOURCE
 #include "cmocka_all.h"
 
 #include "fault.h"
 #include "loop/watch.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <libpq-fe.h>
+#include <netdb.h>
 #include <poll.h>
 #include <sqlite3.h>
 #include <stdio.h>
@@ -15,6 +19,21 @@
 
 static aif_error e;
 static char payload[8192];
+static int lookups; /* of a name, not of an address */
+
+__attribute__((visibility("default"))) int
+getaddrinfo(const char *name, const char *service,
+            const struct addrinfo *hints, struct addrinfo **out)
+{
+    static int (*real)(const char *, const char *, const struct addrinfo *,
+                       struct addrinfo **);
+
+    if (real == NULL) {
+        *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    }
+    lookups += hints == NULL || (hints->ai_flags & AI_NUMERICHOST) == 0;
+    return real(name, service, hints, out);
+}
 
 static bool
 changed(aif_watch *w)
@@ -265,6 +284,27 @@ a_lost_connection_comes_back_changed(void **state)
     readable(t->w);
     assert_true(changed(t->w));
     assert_string_equal(payload, "again");
+}
+
+/* To look a name up is to wait, with all who wait in the same loop. */
+static void
+a_lost_connection_comes_back_without_a_look_up(void **state)
+{
+    pg *t = server(state);
+    char uri[512];
+    int before;
+
+    (void)snprintf(uri, sizeof uri, "%s%shost=localhost", t->uri,
+                   strchr(t->uri, '?') == NULL ? "?" : "&");
+    aif_watch_free(t->w);
+    assert_int_equal(aif_watch_open(uri, "aif_test_watch", &t->w, &e), AIF_OK);
+    before = lookups;
+    assert_in_range(before, 1, 100);
+    for (int i = 0; i < 2; i++) {
+        terminate(t);
+        until_changed(t->w);
+    }
+    assert_int_equal(lookups, before);
 }
 
 static void
@@ -605,6 +645,7 @@ main(int argc, char **argv)
         PG(a_payload_is_cut_between_characters),
         PG(a_peek_does_not_use_it_up),
         PG(a_lost_connection_comes_back_changed),
+        PG(a_lost_connection_comes_back_without_a_look_up),
         PG(a_server_that_turns_us_down_is_tried_again),
         cmocka_unit_test(a_server_that_does_not_let_us_in_is_named),
         cmocka_unit_test(opening_survives_every_oom_on_pg_too),

@@ -177,7 +177,8 @@ aif_subs_catch_up(aif_subs *s, int64_t now)
     if (now < s->store_due) {
         return;
     }
-    while (subs_catch_up_one(s, &events) && events < most) {
+    while (subs_catch_up_one(s, &events) && events < most &&
+           s->compared < AIF_TURN_COMPARES) {
     }
 }
 

@@ -184,15 +184,43 @@ sub_passes(const aif_subs *s, aif_subscriber *sub, const aif_span *span)
     return true;
 }
 
+/* Of span, what may still be compared in this turn with the patterns of those
+ * whose cursor is in it, but one event at least. */
+static aif_span
+span_affordable(aif_subs *s, const aif_span *span)
+{
+    const size_t left =
+        s->compared < AIF_TURN_COMPARES ? AIF_TURN_COMPARES - s->compared : 0;
+    aif_span some = *span;
+    size_t patterns = 0;
+
+    for (size_t i = 0; i < s->n; i++) {
+        const aif_subscriber *sub = s->list[i];
+
+        if (!sub->indexed && sub->cursor >= span->from &&
+            sub->cursor < span->to && aif_push_may(s, sub)) {
+            patterns += sub->n;
+        }
+    }
+    s->compared += span->n * patterns;
+    if (span->n > 1 && patterns > 0 && s->compared > AIF_TURN_COMPARES) {
+        some.n = left > patterns ? left / patterns : 1;
+        some.to = span->events[some.n - 1].offset;
+    }
+    return some;
+}
+
 void
 aif_subs_push(aif_subs *s, const aif_span *span)
 {
+    const aif_span some = span_affordable(s, span);
     bool marked = subs_touch(s, span);
 
     for (size_t i = s->n; i-- > 0;) {
         aif_subscriber *sub = s->list[i];
 
-        if (!(marked && sub_passes(s, sub, span)) && !sub_push(s, sub, span)) {
+        if (!(marked && sub_passes(s, sub, span)) &&
+            !sub_push(s, sub, sub->indexed ? span : &some)) {
             aif_status_count(s->status, AIF_N_GONE, 1);
             aif_subs_drop(s, i);
         }
@@ -204,6 +232,7 @@ aif_subs_begin(aif_subs *s, int64_t now)
 {
     s->now = now;
     s->appended = 0;
+    s->compared = 0;
 }
 
 bool

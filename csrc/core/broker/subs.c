@@ -81,16 +81,54 @@ sub_unindex(aif_subs *s, const aif_subscriber *sub)
 /* A subscriber that wants only exact namespaces and keys is found by them,
  * however many subscribers there are.  All others the index would list for
  * every event, and slower than a comparison of their patterns is. */
+static bool
+sub_can_be_indexed(const aif_subscriber *sub)
+{
+    for (size_t i = 0; i < sub->n; i++) {
+        if (!aif_pattern_exact(sub->patterns[i].ns) ||
+            !aif_pattern_exact(sub->patterns[i].key)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* May its connection have this one, too? */
+static aif_err
+sub_check_share(const aif_subs *s, const aif_subscriber *sub, aif_error *e)
+{
+    size_t subs = 1;
+    size_t compared = sub_can_be_indexed(sub) ? 0 : sub->n;
+
+    for (size_t i = 0; i < s->n; i++) {
+        if (aif_route_same(&s->list[i]->to, &sub->to)) {
+            subs++;
+            compared += s->list[i]->indexed ? 0 : s->list[i]->n;
+        }
+    }
+    if (subs > AIF_SUBSCRIBERS_EACH) {
+        return aif_fail(e, AIF_ECONFLICT,
+                        "this connection has %d subscriptions: that is its "
+                        "limit; end some, or open another connection",
+                        AIF_SUBSCRIBERS_EACH);
+    }
+    if (compared > AIF_COMPARED_EACH) {
+        return aif_fail(e, AIF_ECONFLICT,
+                        "this connection's subscriptions would have %zu "
+                        "patterns in those with a * in a namespace or key: %d "
+                        "is its limit; end some, or use fewer patterns",
+                        compared, AIF_COMPARED_EACH);
+    }
+    return AIF_OK;
+}
+
 static aif_err
 sub_index(aif_subs *s, aif_subscriber *sub, aif_error *e)
 {
     aif_err err = AIF_OK;
 
-    for (size_t i = 0; i < sub->n; i++) {
-        if (!aif_pattern_exact(sub->patterns[i].ns) ||
-            !aif_pattern_exact(sub->patterns[i].key)) {
-            return AIF_OK;
-        }
+    if (!sub_can_be_indexed(sub)) {
+        return AIF_OK;
     }
     for (size_t i = 0; err == AIF_OK && i < sub->n; i++) {
         err = aif_match_add(s->index, &sub->patterns[i], sub_index_id(sub), e);
@@ -215,7 +253,10 @@ sub_make(aif_subs *s, const aif_route *from, const aif_frame *f,
     (*out)->start = (*out)->cursor = (*out)->told = cursor;
     (*out)->hints = f->flag;
     memcpy((*out)->key, key, strlen(key) + 1);
-    err = aif_catch_missed(s, *out, e);
+    err = sub_check_share(s, *out, e);
+    if (err == AIF_OK) {
+        err = aif_catch_missed(s, *out, e);
+    }
     if (err == AIF_OK) {
         err = sub_index(s, *out, e);
     }

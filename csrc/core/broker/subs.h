@@ -23,6 +23,15 @@
 #include "net/curve.h"
 
 #define AIF_SUBSCRIBERS_MAX 4096
+/* One connection has no more than EACH of them, so that one peer neither keeps
+ * all others out nor makes each event slow for them: to compare an event with
+ * 4,096 patterns takes some 13 us. */
+#define AIF_SUBSCRIBERS_EACH 1024
+#define AIF_COMPARED_EACH 4096 /* patterns of those that are not indexed */
+/* A turn compares events with patterns no more often, each time some 3 ns.  The
+ * rest is caught up in the next turns, and what others ask is done in
+ * between. */
+#define AIF_TURN_COMPARES 4000000
 #define AIF_PIECE_EVENTS 1000      /* in one EVENTS frame at most, */
 #define AIF_PIECE_BYTES (1u << 20) /* and bytes, unless one event has more */
 #define AIF_BROKER_LEASE_MS 10000  /* who is silent for longer is dropped */
@@ -73,7 +82,8 @@ typedef struct {
     int64_t lease_due; /* the next look for those that are silent */
     int64_t shown;     /* when the furthest behind were last shown */
     /* Of push.c: */
-    uint64_t spans; /* pushed so far */
+    uint64_t spans;  /* pushed so far */
+    size_t compared; /* an event with a pattern, in this turn */
     /* Of catch.c: */
     size_t appended;   /* events of this turn */
     size_t next;       /* in the list; to read for */

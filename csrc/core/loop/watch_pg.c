@@ -6,6 +6,10 @@
  * The first time, another connection speaks, to see that it is heard.
  * Whatever fails leads back to DOWN.  What was missed in between nobody
  * knows, so reaching UP is itself a change.
+ *
+ * libpq looks the server's name up while its caller waits, and a DNS server
+ * that does not answer takes 10 s.  So what was UP is tried at the address
+ * that it had, for 5 s, and its name is looked up once a minute after that.
  */
 #include "base/clock.h"
 #include "base/forks.h"
@@ -22,6 +26,8 @@
 #define CHANNEL_MAX 63 /* NAMEDATALEN - 1 */
 #define CONNECT_MS 5000
 #define HEAR_MS 5000
+#define ADDRESS_MS 5000
+#define NAME_MS 60000
 
 typedef struct {
     enum { DOWN, CONNECTING, LISTENING, UP } state;
@@ -30,7 +36,9 @@ typedef struct {
     PostgresPollingStatusType want;
     int64_t give_up_at; /* CONNECTING, LISTENING */
     int64_t retry_at;
-    PGnotify *next; /* has a payload that was not asked for yet */
+    char address[64]; /* of the server; "": none, or one of several */
+    int64_t name_at;  /* its name is looked up no sooner */
+    PGnotify *next;   /* has a payload that was not asked for yet */
     char listen[sizeof "LISTEN \"\"" + CHANNEL_MAX];
     char uri[];
 } watch;
@@ -56,21 +64,19 @@ say_nothing(void *arg, const char *message)
 }
 
 /* keepalives: a server whose machine is gone is noticed in 25 s, not in two
- * hours.  They stand before the URI, which may say otherwise. */
+ * hours.  They stand before the URI, which may say otherwise.  address: ""
+ * leaves it to the URI. */
 static PGconn *
-dial(const watch *w, PGconn *(*connect_by)(const char *const *names,
-                                           const char *const *values, int))
+dial(const watch *w, const char *address,
+     PGconn *(*connect_by)(const char *const *names, const char *const *values,
+                           int))
 {
-    static const char *const names[] = {"application_name",
-                                        "keepalives_idle",
-                                        "keepalives_interval",
-                                        "keepalives_count",
-                                        "connect_timeout",
-                                        "client_encoding",
-                                        "dbname",
-                                        NULL};
-    const char *const values[] = {"aiflow watch", "10",   "5", "3", "5",
-                                  "UTF8",         w->uri, NULL};
+    static const char *const names[] = {
+        "application_name", "keepalives_idle", "keepalives_interval",
+        "keepalives_count", "connect_timeout", "client_encoding",
+        "dbname",           "hostaddr",        NULL};
+    const char *const values[] = {"aiflow watch", "10",   "5",     "3", "5",
+                                  "UTF8",         w->uri, address, NULL};
     PGconn *conn = connect_by(names, values, 1);
 
     (void)PQsetNoticeProcessor(conn, say_nothing, NULL);
@@ -81,12 +87,27 @@ static void
 start(watch *w)
 {
     int64_t now = aif_now_ms();
+    const bool by_name = now >= w->name_at;
 
+    if (by_name) {
+        w->name_at = now + NAME_MS;
+    }
     w->retry_at = now + AIF_WATCH_RETRY_MS;
     w->give_up_at = now + CONNECT_MS;
-    w->conn = dial(w, PQconnectStartParams);
+    w->conn = dial(w, by_name ? "" : w->address, PQconnectStartParams);
     w->want = PGRES_POLLING_WRITING;
     w->state = CONNECTING;
+}
+
+/* Of several servers another may be the one to turn to next time. */
+static void
+note_address(watch *w)
+{
+    const char *address = PQhostaddr(w->conn);
+
+    if (address != NULL && strchr(w->uri, ',') == NULL) {
+        (void)snprintf(w->address, sizeof w->address, "%s", address);
+    }
 }
 
 static bool
@@ -133,6 +154,7 @@ go_on_listening(watch *w)
         res = PQgetResult(w->conn);
         if (res == NULL) {
             w->state = UP;
+            note_address(w);
         } else {
             ok = PQresultStatus(res) == PGRES_COMMAND_OK;
         }
@@ -185,6 +207,7 @@ look_up(watch *w)
 
     if (!ok || PQstatus(w->conn) == CONNECTION_BAD) {
         disconnect(w);
+        w->name_at = aif_now_ms() + ADDRESS_MS;
     }
     return any;
 }
@@ -269,7 +292,7 @@ static aif_err
 speak(const watch *w, aif_error *e)
 {
     char notify[sizeof w->listen];
-    PGconn *other = dial(w, PQconnectdbParams);
+    PGconn *other = dial(w, w->address, PQconnectdbParams);
     aif_owned owned = {0};
     PGresult *res = NULL;
     aif_err err = AIF_OK;

@@ -1,7 +1,9 @@
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +143,26 @@ def test_stats_count_and_outlive_it(broker, client):
     assert (stats["appended"], stats["pushed"], stats["rejected"]) == (10, 10, 0)
     assert broker.error() is None
     assert broker.uri.startswith("ipc://")
+
+
+@pytest.mark.parametrize("asks", ["status", "trace"])
+def test_who_asks_lets_other_threads_run(broker, asks):
+    """It takes locks that the broker's thread may have.  A thread runs here only where the call lets go of the GIL."""
+    go, done = threading.Lock(), threading.Lock()
+    go.acquire(), done.acquire()
+    other = threading.Thread(target=lambda: go.acquire() and done.release())
+    other.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        deadline = time.monotonic() + 60
+        go.release()
+        while done.locked():
+            assert time.monotonic() < deadline, f"{asks}() keeps the GIL"
+            getattr(broker, asks)()
+    finally:
+        sys.setswitchinterval(before)
+        other.join()
 
 
 def test_its_thread_takes_no_signals():
