@@ -50,7 +50,7 @@ span_read(aif_subs *s, uint64_t from, aif_span *span, aif_error *e)
     bool cut = n == AIF_PIECE_EVENTS || s->read.bytes >= AIF_READ_BYTES;
 
     if (err == AIF_OK) {
-        aif_head_read(s->head, last); /* another process may have appended */
+        aif_head_found(s->head, last); /* another process may have appended */
     }
     *span = (aif_span){s->read.events, n, from,
                        cut ? last : aif_head_newest(s->head)};

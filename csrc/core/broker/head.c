@@ -27,7 +27,7 @@
 #define POLL_FILE_LEAST_MS 50
 #define POLL_FILE_MS 1000
 
-/* Another process moved the head: it may soon do so again. */
+/* Where another process moved the head, it may soon do so again. */
 static void
 head_moved(aif_head_watch *h, const aif_head *to)
 {
@@ -36,7 +36,7 @@ head_moved(aif_head_watch *h, const aif_head *to)
         aif_status_set(h->status, AIF_N_PURGED, h->purged);
     }
     if (to->offset > h->newest) {
-        aif_head_read(h, to->offset);
+        aif_head_found(h, to->offset);
         h->poll_now_ms = h->poll_least_ms;
         h->keen = aif_now_ms() + KEEN_MS;
     }
@@ -122,11 +122,11 @@ void
 aif_head_appended(aif_head_watch *h, const aif_head *before, uint64_t newest)
 {
     head_moved(h, before);
-    aif_head_read(h, newest);
+    aif_head_found(h, newest);
 }
 
 void
-aif_head_read(aif_head_watch *h, uint64_t offset)
+aif_head_found(aif_head_watch *h, uint64_t offset)
 {
     if (offset > h->newest) {
         h->newest = offset;

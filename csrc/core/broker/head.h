@@ -17,7 +17,7 @@
 typedef struct {
     aif_log *log;
     aif_status *status;
-    uint64_t newest;   /* offset; aif_head_newest */
+    uint64_t newest;   /* offset that is known */
     uint64_t purged;   /* at or below it events may have been let go */
     int poll_ms;       /* between two looks: at most (0: there are none), */
     int poll_least_ms; /* at least, */
@@ -44,7 +44,7 @@ AIF_MUST_CHECK aif_err aif_head_reach(aif_head_watch *h, uint64_t from,
 void aif_head_appended(aif_head_watch *h, const aif_head *before,
                        uint64_t newest);
 /* A read found this offset, which may be beyond the newest one known. */
-void aif_head_read(aif_head_watch *h, uint64_t offset);
+void aif_head_found(aif_head_watch *h, uint64_t offset);
 /* Look, if it is time to. */
 void aif_head_poll(aif_head_watch *h, int64_t now);
 /* When it will be time; INT64_MAX: never. */

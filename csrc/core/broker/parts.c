@@ -6,7 +6,8 @@
  *
  *   tick     every 20 ms: has this process grown by 8 MiB?  Then
  *   note     how many bytes of each connection libzmq has read until now
- *   drain    the broker takes the messages that were whole by then, of all
+ *   drain    the broker takes the messages that were whole by then, from all
+ *            connections
  *   judge    a connection that gave no message, although libzmq had read more
  *            of it than a frame may have, is shut down; libzmq then frees its
  *            parts

@@ -1,4 +1,5 @@
-/* seats.h - who is connected, how many may be, and who is shown out.
+/* seats.h - which connections there are, how many there may be, and which are
+ * closed.
  *
  * In:  libzmq's news of connections, the messages that were taken, and how
  *      many bytes the kernel received for each connection.

@@ -45,8 +45,8 @@ typedef struct {
     uint64_t cursor; /* all events up to here were sent, or are not for it */
     uint64_t told;   /* the cursor that the client was told last */
     aif_credit credit;
-    uint64_t gone; /* events that it wants were let go up to here, and it
-                      missed none by that, or was told */
+    uint64_t gone; /* how many events of namespaces that it wants had been let
+                      go when aif_missed was asked last */
     int64_t heard; /* when its client last sent something for it */
     char key[AIF_CURVE_KEY + 1]; /* of its client; "": no CURVE */
     bool hints;
@@ -78,7 +78,7 @@ typedef struct {
     size_t cap;
     aif_match *index; /* of those that want exact namespaces and keys only */
     size_t n_indexed;
-    int64_t now;       /* when the turn began, or caught up */
+    int64_t now;       /* of this turn */
     int64_t lease_due; /* the next look for those that are silent */
     int64_t shown;     /* when the furthest behind were last shown */
     /* Of push.c: */

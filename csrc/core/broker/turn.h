@@ -3,8 +3,7 @@
  * In:  PUBLISH frames, until the turn is committed.
  * Out: one append to the log (several, beyond 10,000 events), an answer to
  *      each publisher, and the new events to the subscribers.
- * It knows whom it commits to: the log (of head), out, subs.  The broker's
- * thread only.
+ * The log is that of head.  The broker's thread only.
  */
 #ifndef AIF_TURN_H
 #define AIF_TURN_H
