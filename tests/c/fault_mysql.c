@@ -91,11 +91,13 @@ fail_connect(MYSQL *c, const char *host, const char *user,
 {
     bool lost;
 
-    return fault_mysql_comes(&lost)
-               ? real_mysql_real_connect(c, "127.0.0.1", user, password,
-                                         database, 1, NULL, flags)
-               : real_mysql_real_connect(c, host, user, password, database,
-                                         port, unix_socket, flags);
+    c = fault_mysql_comes(&lost)
+            ? real_mysql_real_connect(c, "127.0.0.1", user, password, database,
+                                      1, NULL, flags)
+            : real_mysql_real_connect(c, host, user, password, database, port,
+                                      unix_socket, flags);
+    fault_connected_now();
+    return c;
 }
 
 void

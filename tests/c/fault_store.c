@@ -211,16 +211,38 @@ fault_store_syncs(void)
 ASKING(X)
 #undef X
 
+static void (*connected)(void);
+
+void
+fault_connected(void (*then)(void))
+{
+    connected = then;
+}
+
+void
+fault_connected_now(void)
+{
+    void (*then)(void) = connected;
+
+    connected = NULL;
+    if (then != NULL) {
+        then();
+    }
+}
+
 EXPORT PGconn *
 PQconnectdbParams(const char *const *names, const char *const *values, int x)
 {
     static PGconn *(*real)(const char *const *, const char *const *, int);
     static const char *const nobody[] = {"host", NULL};
     static const char *const nowhere[] = {"/nowhere", NULL};
+    PGconn *conn;
 
     if (real == NULL) {
         *(void **)&real = dlsym(RTLD_NEXT, "PQconnectdbParams");
     }
-    return comes_now(&pg_left) ? real(nobody, nowhere, 0)
+    conn = comes_now(&pg_left) ? real(nobody, nowhere, 0)
                                : real(names, values, x);
+    fault_connected_now();
+    return conn;
 }

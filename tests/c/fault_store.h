@@ -22,6 +22,9 @@ bool fault_mysql_comes(bool *answer_is_lost);
  * use of SQLite. */
 void fault_sqlite_memory_init(void);
 void fault_sqlite_memory_after(int n);
+/* Do this once, when a connection has been made and nobody knows of it yet. */
+void fault_connected(void (*then)(void));
+void fault_connected_now(void); /* for fault_mysql.c */
 void fault_store_off(void);
 /* Did the n-th call come? */
 bool fault_store_fired(void);

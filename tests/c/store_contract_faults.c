@@ -6,6 +6,7 @@
 #include "base/point.h"
 #include "store_contract.h"
 
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -385,6 +386,89 @@ an_identity_that_another_commits_first_is_found(void **state)
     append_at(*state, events_of("p", 3, 1), 1, 5);
 }
 
+/* --- a fork while another thread connects -------------------------------- */
+
+static pid_t forked;
+static int held[2];
+
+static void
+fork_one(void)
+{
+    char byte;
+
+    forked = fork();
+    if (forked == 0) {
+        alarm(600);
+        (void)close(held[1]);
+        _exit((int)read(held[0], &byte, 1));
+    }
+    assert_true(forked > 0);
+}
+
+/* Has the process, among its descriptors, what link says? */
+static bool
+has(pid_t pid, const char *link)
+{
+    char path[64];
+    char to[64];
+    bool found = false;
+    DIR *all;
+
+    (void)snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    all = opendir(path);
+    assert_non_null(all);
+    for (struct dirent *d = readdir(all); d != NULL; d = readdir(all)) {
+        const ssize_t n = readlinkat(dirfd(all), d->d_name, to, sizeof to - 1);
+
+        to[n > 0 ? n : 0] = '\0';
+        found |= strcmp(to, link) == 0;
+    }
+    (void)closedir(all);
+    return found;
+}
+
+/* How many sockets of ours, that the process before had not, has the other? */
+static int
+common_sockets(pid_t before, pid_t other)
+{
+    char link[64];
+    int common = 0;
+
+    for (int fd = 0; fd < 256; fd++) {
+        char path[64];
+        ssize_t n;
+
+        (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        n = readlink(path, link, sizeof link - 1);
+        link[n > 0 ? n : 0] = '\0';
+        common += strncmp(link, "socket:", 7) == 0 && !has(before, link) &&
+                  has(other, link);
+    }
+    return common;
+}
+
+/* What it has of a connection would hold the lock of our append when we are
+ * killed. */
+static void
+a_child_forked_while_it_connects_has_no_connection(void **state)
+{
+    pid_t before;
+
+    *state = NULL;
+    assert_int_equal(pipe(held), 0);
+    fork_one();
+    before = forked;
+    fault_connected(fork_one);
+    *state = open_again();
+    assert_int_not_equal(forked, before);
+    append_at(*state, events_of("p", 0, 1), 1, 1);
+    assert_int_equal(common_sockets(before, forked), 0);
+    (void)close(held[1]);
+    (void)close(held[0]);
+    assert_int_equal(waitpid(before, NULL, 0), before);
+    assert_int_equal(waitpid(forked, NULL, 0), forked);
+}
+
 #define OPEN(test)                                                            \
     cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 #define FRESH(test) cmocka_unit_test_setup(test, contract_fresh)
@@ -411,6 +495,9 @@ store_contract_faults(void)
         OPEN(a_connection_lost_inside_an_append_is_estore),
         OPEN(a_lock_that_is_never_given_back_is_estore),
         OPEN(an_identity_that_another_commits_first_is_found),
+        cmocka_unit_test_setup_teardown(
+            a_child_forked_while_it_connects_has_no_connection, contract_fresh,
+            contract_close),
     };
     int failed = cmocka_run_group_tests(memory, NULL, NULL);
 

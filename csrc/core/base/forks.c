@@ -14,6 +14,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static aif_owned *owned;
 static aif_served *served;
+static unsigned forks;
 static aif_owned *inherited; /* files of SQLite's, which stay open here */
 
 static void
@@ -25,6 +26,7 @@ before_fork(void)
 static void
 after_fork(void)
 {
+    forks++;
     (void)pthread_mutex_unlock(&mutex);
 }
 
@@ -135,6 +137,17 @@ void
 aif_forks_go(void)
 {
     (void)pthread_mutex_unlock(&mutex);
+}
+
+unsigned
+aif_forks_count(void)
+{
+    unsigned n;
+
+    aif_forks_stop();
+    n = forks;
+    aif_forks_go();
+    return n;
 }
 
 void

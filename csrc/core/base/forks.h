@@ -37,6 +37,12 @@ void aif_forks_go(void);
 void aif_forks_add(aif_owned *o, int fd);
 /* Before fd is closed.  One that was not added is no error. */
 void aif_forks_remove(aif_owned *o);
+/* Not between stop and go: how often this process was forked.  A library's
+ * socket is added after it was opened, so who was forked in between has it:
+ * then it is closed, and another one opened, before it is used; but no more
+ * often than TRIES. */
+unsigned aif_forks_count(void);
+#define AIF_FORKS_TRIES 5
 /* s->at is set: a child keeps no stream socket that has this address,
  * neither the listener nor what it accepted. */
 void aif_forks_serve(aif_served *s);

@@ -241,15 +241,11 @@ run(mysql *s, const char *sql, const char *what, aif_error *e)
 }
 
 static aif_err
-mysql_connect(mysql *s, aif_error *e)
+mysql_dial(mysql *s, aif_error *e)
 {
     const aif_mysql_uri *at = &s->at;
-    aif_err err = aif_mysql_load(e);
     int fd;
 
-    if (err != AIF_OK) {
-        return err;
-    }
     s->conn = mysql_init(NULL);
     if (s->conn == NULL) {
         return aif_fail(e, AIF_ENOMEM, "connecting");
@@ -266,6 +262,25 @@ mysql_connect(mysql *s, aif_error *e)
     aif_forks_stop();
     aif_forks_add(&s->owned, fd);
     aif_forks_go();
+    return AIF_OK;
+}
+
+static aif_err
+mysql_connect(mysql *s, aif_error *e)
+{
+    unsigned forks;
+    int tries = 0;
+    aif_err err = aif_mysql_load(e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    do { /* what a child has, too, is not used */
+        mysql_drop(s);
+        forks = aif_forks_count();
+        err = mysql_dial(s, e);
+    } while (err == AIF_OK && forks != aif_forks_count() &&
+             ++tries < AIF_FORKS_TRIES);
     for (size_t i = 0; err == AIF_OK && i < sizeof SESSION / sizeof *SESSION;
          i++) {
         err = run(s, SESSION[i], "connecting", e);

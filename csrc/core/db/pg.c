@@ -199,7 +199,7 @@ set_session(pg *s, aif_error *e)
 /* What stands before dbname, the URI may say otherwise.  A server whose
  * machine is gone is noticed in 10 s while we wait for it. */
 static aif_err
-pg_connect(pg *s, aif_error *e)
+pg_dial(pg *s, aif_error *e)
 {
     static const char *const names[] = {"application_name",
                                         "connect_timeout",
@@ -212,26 +212,40 @@ pg_connect(pg *s, aif_error *e)
                                         NULL};
     const char *const values[] = {"aiflow log", "5",    "5",    "2", "3",
                                   "10000",      s->uri, "UTF8", NULL};
-    aif_err err;
 
     s->conn = PQconnectdbParams(names, values, 1);
     if (PQstatus(s->conn) != CONNECTION_OK) {
-        err = aif_pg_fail(s, NULL, "connecting", e);
-        goto fail;
+        return aif_pg_fail(s, NULL, "connecting", e);
     }
     (void)PQsetNoticeProcessor(s->conn, say_nothing, NULL);
     aif_forks_stop();
     aif_forks_add(&s->owned, PQsocket(s->conn));
     aif_forks_go();
-    err = check_encoding(s, e);
+    return AIF_OK;
+}
+
+static aif_err
+pg_connect(pg *s, aif_error *e)
+{
+    unsigned forks;
+    int tries = 0;
+    aif_err err;
+
+    do { /* what a child has, too, is not used */
+        pg_drop(s);
+        forks = aif_forks_count();
+        err = pg_dial(s, e);
+    } while (err == AIF_OK && forks != aif_forks_count() &&
+             ++tries < AIF_FORKS_TRIES);
+    if (err == AIF_OK) {
+        err = check_encoding(s, e);
+    }
     if (err == AIF_OK) {
         err = set_session(s, e);
     }
-    if (err == AIF_OK) {
-        return AIF_OK;
+    if (err != AIF_OK) {
+        pg_drop(s);
     }
-fail:
-    pg_drop(s);
     return err;
 }
 

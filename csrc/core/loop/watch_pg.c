@@ -36,6 +36,8 @@ typedef struct {
     PostgresPollingStatusType want;
     int64_t give_up_at; /* CONNECTING, LISTENING */
     int64_t retry_at;
+    unsigned forks;   /* when it began to connect */
+    int tries;        /* in which we were forked meanwhile */
     char address[64]; /* of the server; "": none, or one of several */
     int64_t name_at;  /* its name is looked up no sooner */
     PGnotify *next;   /* has a payload that was not asked for yet */
@@ -92,6 +94,7 @@ start(watch *w)
     if (by_name) {
         w->name_at = now + NAME_MS;
     }
+    w->forks = aif_forks_count();
     w->retry_at = now + AIF_WATCH_RETRY_MS;
     w->give_up_at = now + CONNECT_MS;
     w->conn = dial(w, by_name ? "" : w->address, PQconnectStartParams);
@@ -136,6 +139,13 @@ go_on_connecting(watch *w)
             aif_forks_stop();
             aif_forks_add(&w->owned, PQsocket(w->conn));
             aif_forks_go();
+            if (w->forks != aif_forks_count() &&
+                ++w->tries < AIF_FORKS_TRIES) {
+                disconnect(w); /* a child has it, too */
+                start(w);
+                continue;
+            }
+            w->tries = 0;
             /* 30 bytes into an empty socket buffer: it does not wait */
             w->state = LISTENING;
             return PQsendQuery(w->conn, w->listen) == 1;
