@@ -225,6 +225,65 @@ sequences_are_spread_whatever_their_steps(void **state)
     aif_ids_fini(&ids);
 }
 
+static size_t n_reads;
+static size_t n_rows;
+
+static aif_err
+counted_read(void *store, const aif_query *q, size_t max, aif_batch *out,
+             aif_error *why)
+{
+    const size_t before = out->n;
+    const aif_err err = aif_store_mem.read(store, q, max, out, why);
+
+    n_reads++;
+    n_rows += out->n - before;
+    return err;
+}
+
+/* Compare 100 known events that lie so far apart. */
+static void
+compare_apart(size_t apart)
+{
+    static aif_event known[100];
+    static uint64_t offsets[100];
+    aif_store_ops ops = aif_store_mem;
+    void *store;
+    aif_head head;
+
+    ops.read = counted_read;
+    assert_int_equal(ops.open("mem:", &store, &e), AIF_OK);
+    for (size_t i = 0; i < 100; i++) {
+        uint64_t all[100];
+
+        known[i] = *events_of("p", i * apart, 1);
+        assert_int_equal(ops.append(store, events_of("p", i * apart, apart),
+                                    apart, all, &head, &e),
+                         AIF_OK);
+        offsets[i] = all[0];
+    }
+    n_reads = n_rows = 0;
+    assert_int_equal(
+        aif_known_compare(&ops, store, known, 100, offsets, 100 * apart, &e),
+        AIF_OK);
+    for (size_t i = 0; i < 100; i++) {
+        assert_int_equal(offsets[i], i * apart + 1);
+    }
+    ops.close(store);
+}
+
+/* A read of its own, or all rows in between: what costs less. */
+static void
+to_compare_costs_40_rows_an_event_at_most(void **state)
+{
+    (void)state;
+    compare_apart(40);
+    assert_in_range(n_reads, 1, 5); /* of 1,000 rows */
+    assert_int_equal(n_rows, 99 * 40 + 1);
+    compare_apart(41);
+    assert_int_equal(n_reads, 100);
+    assert_int_equal(n_rows, 100);
+}
+
 #define OPEN(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int
@@ -233,6 +292,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_scheme_is_said),
         cmocka_unit_test(free_takes_null),
+        cmocka_unit_test(to_compare_costs_40_rows_an_event_at_most),
         cmocka_unit_test(sequences_are_spread_whatever_their_steps),
         OPEN(an_append_of_nothing_is_nothing),
         OPEN(every_event_of_a_call_may_be_the_same),

@@ -7,7 +7,10 @@
 #include <stdlib.h>
 
 #define PAGE 1000 /* rows read at once */
-#define APART 100 /* farther than this from the last, a read of its own */
+/* Farther than this from the last, a read of its own, which costs as much as
+ * some 40 rows in SQLite, 32 to 50 in PostgreSQL and 170 in MySQL.  So to
+ * compare 10,000, wherever they lie, takes 0.2 s, 0.6 to 0.9 s and 2 s. */
+#define APART 40
 
 /* --- where an identity is ------------------------------------------------ */
 
