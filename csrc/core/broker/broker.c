@@ -430,7 +430,7 @@ shut(aif_broker *b)
     if (b->ctx != NULL) {
         aif_port_end(b->ctx);
     }
-    aif_endpoint_fini(&b->endpoint);
+    aif_listen_fini(&b->endpoint);
     aif_log_free(b->log);
     if (b->stop >= 0) {
         (void)close(b->stop);
@@ -470,8 +470,8 @@ aif_broker_open(const aif_broker_options *o, aif_broker **out, aif_error *e)
         err = aif_gate_open(b, o->bind, o->secret, e);
     }
     if (err == AIF_OK) {
-        err = aif_endpoint_bind(&b->endpoint, b->router, o->bind,
-                                o->insecure || b->gate.zap != NULL, e);
+        err = aif_listen_bind(&b->endpoint, b->router, o->bind,
+                              o->insecure || b->gate.zap != NULL, e);
     }
     if (err == AIF_OK) {
         err = open_log(b, o->log, e);

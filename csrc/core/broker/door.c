@@ -116,11 +116,11 @@ shield(aif_broker *b, bool on)
     struct sock_filter drop = {.code = BPF_RET | BPF_K, .k = 0};
     struct sock_fprog all = {.len = 1, .filter = &drop};
     aif_door *d = &b->door;
-    bool done = aif_endpoint_is_tcp(b->endpoint.uri)
+    bool done = aif_address_is_tcp(b->endpoint.uri)
                     ? setsockopt(d->listener, SOL_SOCKET,
                                  on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
                                  &all, sizeof all) == 0
-                    : aif_endpoint_hide(&b->endpoint, on);
+                    : aif_listen_hide(&b->endpoint, on);
 
     d->shielded = done ? on : d->shielded;
     return done;
@@ -180,7 +180,7 @@ on_accepted(aif_broker *b, uint32_t fd)
     }
     d->n_peers += !peer->open;
     *peer = (aif_door_peer){.open = true};
-    if (!aif_endpoint_is_tcp(b->endpoint.uri)) {
+    if (!aif_address_is_tcp(b->endpoint.uri)) {
         peer->spoke = true; /* who may open our file is no stranger */
         return;
     }

@@ -59,10 +59,10 @@ aif_gate_open(aif_broker *b, const char *bind, const char *secret,
     if (g->wake < 0) {
         return aif_fail(e, AIF_ENOMEM, "an eventfd: %s", strerror(errno));
     }
-    if (secret != NULL && aif_endpoint_is_tcp(bind)) {
+    if (secret != NULL && aif_address_is_tcp(bind)) {
         err = open_curve(b, secret, e);
     }
-    if (aif_endpoint_is_tcp(bind)) {
+    if (aif_address_is_tcp(bind)) {
         aif_parts_open(b);
     }
     return err == AIF_OK ? aif_door_open(b, e) : err;

@@ -6,7 +6,7 @@
 #include "broker/broker.h"
 #include "broker/credit.h"
 #include "net/curve.h"
-#include "net/endpoint.h"
+#include "net/listen.h"
 #include "base/guard.h"
 #include "base/hist.h"
 #include "log/log.h"
@@ -209,7 +209,7 @@ struct aif_broker {
     int64_t opened;
     char log_kind[16]; /* the scheme of its URI: the rest may be secret */
     aif_seen stats;
-    aif_endpoint endpoint;
+    aif_listen endpoint;
     aif_gate gate;
     aif_door door;
     aif_parts parts;

@@ -48,7 +48,7 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
     aif_err err;
 
     *d = (aif_dealer){.keys = curve != NULL, .fd = -1};
-    err = aif_uris_parse(uris, &d->uris, e);
+    err = aif_addresses_parse(uris, &d->uris, e);
     if (err == AIF_OK) {
         d->at = any_of(d->uris.n);
     }
@@ -150,7 +150,7 @@ connect_at(aif_dealer *d, const char *uri, aif_error *e)
     aif_dealer_disconnect(d);
     err = make_sockets(d, e);
     if (err == AIF_OK) {
-        aif_endpoint_family(d->socket, uri);
+        (void)aif_port_set(d->socket, ZMQ_IPV6, aif_address_is_v6(uri));
         err = set_keys(d, uri, e);
     }
     if (err == AIF_OK && zmq_connect(d->socket, uri) != 0) {

@@ -1,0 +1,39 @@
+/* listen.h - which addresses a broker may serve, and how it binds them.
+ *
+ * In:  "ipc://PATH" or "tcp://HOST:PORT".  Out: a bound zmq socket, private
+ * to this user (ipc), to this machine (tcp), or to who has a key.
+ */
+#ifndef AIF_LISTEN_H
+#define AIF_LISTEN_H
+
+#include "base/err.h"
+#include "base/forks.h"
+#include "net/address.h"
+#include "net/lockfile.h"
+
+#include <stdbool.h>
+#include <sys/socket.h>
+
+#define AIF_BACKLOG 100 /* connections that the kernel holds for us */
+
+typedef struct {
+    char uri[AIF_URI_MAX + 1]; /* what clients connect to */
+    aif_lockfile *lock;        /* ipc only, and: */
+    struct stat file;          /* the socket file that we made */
+    struct sockaddr_storage at;
+    aif_served served; /* at it */
+} aif_listen;
+
+/* Bind a zmq socket: EINVAL (docs/protocol.md, "Addresses") or ECONFLICT.
+ * anywhere: beyond this machine too.  On failure *l is zeroed; on success
+ * it stays where it is. */
+AIF_MUST_CHECK aif_err aif_listen_bind(aif_listen *l, void *socket,
+                                       const char *uri, bool anywhere,
+                                       aif_error *e);
+/* ipc: while it is hidden nobody finds the socket file, and those who are
+ * connected notice nothing.  False when that failed. */
+bool aif_listen_hide(const aif_listen *l, bool hidden);
+/* After the zmq socket is closed: removes the socket file, then the lock. */
+void aif_listen_fini(aif_listen *l);
+
+#endif
