@@ -2,7 +2,7 @@
  */
 #include "convert.h"
 
-#include "loop/loop.h"
+#include "wake/loop.h"
 
 /* What wait() waits for; held keeps the objects alive, and the first
  * `entered` of them have been entered where they are handles. */

@@ -1,7 +1,7 @@
 /* watch.c - aiflow_ext._core.Watch: has somebody else committed? */
 #include "convert.h"
 
-#include "loop/watch.h"
+#include "wake/watch.h"
 
 #define PAYLOAD_MAX 8192  /* PostgreSQL's own limit is 8000 bytes */
 #define PAYLOADS_MAX 1000 /* of one poll; more come with the next */

@@ -87,7 +87,8 @@ the_twenty_furthest_behind_are_shown(void **state)
     aif_buf_fini(&tail);
     aif_seen_subs(b, true);
     text = status_of(b);
-    assert_non_null(strstr(text, "\"subscribers\": 50, \"flight\": 0, \"behind\": [{"));
+    assert_non_null(
+        strstr(text, "\"subscribers\": 50, \"flight\": 0, \"behind\": [{"));
     for (int lag = 1000; lag > 950; lag--) {
         char want[32];
 

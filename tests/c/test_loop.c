@@ -3,8 +3,8 @@
 #include "broker/broker.h"
 #include "client/client.h"
 #include "fault.h"
-#include "loop/loop.h"
-#include "loop/watch.h"
+#include "wake/loop.h"
+#include "wake/watch.h"
 
 #include <libpq-fe.h>
 #include <pthread.h>

@@ -1,7 +1,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
-#include "loop/watch.h"
+#include "wake/watch.h"
 
 #include <fcntl.h>
 #include <libpq-fe.h>

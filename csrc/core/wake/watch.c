@@ -1,8 +1,8 @@
-#include "loop/watch.h"
+#include "wake/watch.h"
 
 #include "base/guard.h"
 #include "base/mem.h"
-#include "loop/watch_ops.h"
+#include "wake/watch_ops.h"
 
 #include <assert.h>
 #include <string.h>

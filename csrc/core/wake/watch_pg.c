@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/forks.h"
 #include "base/mem.h"
-#include "loop/watch_ops.h"
+#include "wake/watch_ops.h"
 
 #include <libpq-fe.h>
 #include <poll.h>

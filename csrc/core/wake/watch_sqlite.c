@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/forks.h"
 #include "base/mem.h"
-#include "loop/watch_ops.h"
+#include "wake/watch_ops.h"
 
 #include <sqlite3.h>
 #include <string.h>

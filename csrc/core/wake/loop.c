@@ -7,12 +7,12 @@
  * poll, not zmq_poll: a subscription's fd is an fd like any other as long as
  * its owner drains it before waiting (client.h), and we need no header.
  */
-#include "loop/loop.h"
+#include "wake/loop.h"
 
 #include "client/client.h"
 #include "base/clock.h"
 #include "base/mem.h"
-#include "loop/watch.h"
+#include "wake/watch.h"
 
 #include <errno.h>
 #include <poll.h>
