@@ -81,7 +81,6 @@ int subscription_init(PyObject *module, module_state *st);
 int match_init(PyObject *module, module_state *st);
 int rules_init(PyObject *module, module_state *st);
 int watch_init(PyObject *module, module_state *st);
-extern PyMethodDef loop_methods[]; /* the module's functions */
 extern PyMethodDef access_methods[];
 
 #endif

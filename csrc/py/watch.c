@@ -115,9 +115,27 @@ Watch_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(fd);
 }
 
+PyDoc_STRVAR(interval_ms__doc__, "interval_ms($self, /)\n--\n\n"
+                                 "How often to poll() while fileno() is -1.");
+
+static PyObject *
+Watch_interval_ms(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    aif_watch *watch = handle_enter(self);
+    int ms;
+
+    if (watch == NULL) {
+        return NULL;
+    }
+    ms = aif_watch_interval_ms(watch);
+    handle_leave(self);
+    return PyLong_FromLong(ms);
+}
+
 static PyMethodDef Watch_methods[] = {
     {"poll", Watch_poll, METH_NOARGS, poll__doc__},
     {"fileno", Watch_fileno, METH_NOARGS, fileno__doc__},
+    {"interval_ms", Watch_interval_ms, METH_NOARGS, interval_ms__doc__},
     HANDLE_METHODS,
     {NULL, NULL, 0, NULL},
 };

@@ -11,11 +11,10 @@ struct aif_watch {
     aif_guard guard;
     const aif_watch_ops *ops;
     void *impl;
-    bool changed; /* seen, and not told yet */
 };
 
 static const aif_watch_ops *
-find(const char *uri)
+watch_ops(const char *uri)
 {
     static const aif_watch_ops *const all[] = {&aif_watch_pg,
                                                &aif_watch_sqlite};
@@ -34,7 +33,7 @@ aif_watch_open(const char *uri, const char *channel, aif_watch **out,
 {
     aif_err err;
     aif_watch *w;
-    const aif_watch_ops *ops = find(uri);
+    const aif_watch_ops *ops = watch_ops(uri);
 
     *out = NULL;
     if (ops == NULL) { /* the whole URI may hold a password */
@@ -79,25 +78,8 @@ aif_watch_poll(aif_watch *w, bool *changed, char *payload, size_t cap,
     if (err != AIF_OK) {
         return err;
     }
-    *changed = w->ops->look(w->impl) || w->changed;
-    w->changed = false;
+    *changed = w->ops->look(w->impl);
     w->ops->payload(w->impl, payload, cap);
-    aif_guard_leave(&w->guard);
-    return AIF_OK;
-}
-
-aif_err
-aif_watch_peek(aif_watch *w, bool *changed, aif_error *e)
-{
-    aif_err err;
-
-    *changed = false;
-    err = aif_guard_enter(&w->guard, e);
-    if (err != AIF_OK) {
-        return err;
-    }
-    w->changed = w->ops->look(w->impl) || w->changed;
-    *changed = w->changed;
     aif_guard_leave(&w->guard);
     return AIF_OK;
 }

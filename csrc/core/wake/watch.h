@@ -26,11 +26,10 @@ void aif_watch_free(aif_watch *w); /* nothing in a fork */
  * until *payload is empty. */
 AIF_MUST_CHECK aif_err aif_watch_poll(aif_watch *w, bool *changed,
                                       char *payload, size_t cap, aif_error *e);
-/* The same, but the next poll says it once more. */
-AIF_MUST_CHECK aif_err aif_watch_peek(aif_watch *w, bool *changed,
-                                      aif_error *e);
-/* Readable when poll may say more; -1: no such thing (SQLite, or the
- * connection is down): poll every aif_watch_interval_ms. */
+/* Readable when aif_watch_poll may say more; what it has taken from the
+ * connection already, the fd tells no more: poll before each wait.  -1: there
+ * is no fd (SQLite, or the connection is down), and the owner polls every
+ * aif_watch_interval_ms. */
 int aif_watch_fd(aif_watch *w);
 int aif_watch_interval_ms(const aif_watch *w);
 
