@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from aiflow_ext import Event, EventClient
-from aiflow_ext.provider import embedded
+from aiflow_ext.provider.scheduler import embedded
 from aiflow_ext.provider.scheduler.embedded import Embedded
 
 # A scheduler: says the pid of its broker, tends it until that serves, and then until a line comes.
