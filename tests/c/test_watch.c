@@ -342,6 +342,7 @@ static void
 a_wrong_uri_is_refused_and_not_quoted(void **state)
 {
     static const char *const wrong[] = {"postgresql://u:secret@[::1/x",
+                                        "postgresql://u:a@secret/x@h/db",
                                         "mysql://u:secret@h/x", ""};
     aif_watch *w;
 

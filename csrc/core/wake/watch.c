@@ -11,6 +11,7 @@ struct aif_watch {
     aif_guard guard;
     const aif_watch_ops *ops;
     void *impl;
+    char uri[];
 };
 
 static const aif_watch_ops *
@@ -34,19 +35,24 @@ aif_watch_open(const char *uri, const char *channel, aif_watch **out,
     aif_err err;
     aif_watch *w;
     const aif_watch_ops *ops = watch_ops(uri);
+    const size_t n = strlen(uri) + 1;
 
     *out = NULL;
     if (ops == NULL) { /* the whole URI may hold a password */
         return aif_fail(e, AIF_EINVAL,
                         "cannot watch %.*s:", (int)strcspn(uri, ":"), uri);
     }
-    w = aif_zalloc(sizeof *w);
+    w = aif_zalloc(sizeof *w + n);
     if (w == NULL) {
         return aif_fail(e, AIF_ENOMEM, "opening a watch");
     }
+    memcpy(w->uri, uri, n);
     w->ops = ops;
-    err = ops->open(uri, channel, &w->impl, e);
+    w->impl = aif_zalloc(ops->size);
+    err = w->impl != NULL ? ops->open(w->impl, w->uri, channel, e)
+                          : aif_fail(e, AIF_ENOMEM, "opening a watch");
     if (err != AIF_OK) {
+        aif_free(w->impl);
         aif_free(w);
         return err;
     }
@@ -62,6 +68,7 @@ aif_watch_free(aif_watch *w)
         return;
     }
     w->ops->close(w->impl);
+    aif_free(w->impl);
     aif_free(w);
 }
 

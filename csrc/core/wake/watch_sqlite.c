@@ -8,7 +8,7 @@
  */
 #include "base/clock.h"
 #include "base/forks.h"
-#include "base/mem.h"
+#include "db/sqlite.h"
 #include "wake/watch_ops.h"
 
 #include <sqlite3.h>
@@ -22,23 +22,24 @@ typedef struct {
     sqlite3_stmt *get;
     sqlite3_int64 version;
     int64_t retry_at;
-    char path[];
-} watch;
+    const char *path;
+} sqlite_watch;
 
 static const char get_version[] = "PRAGMA data_version";
 
 static void
-disconnect(watch *w)
+sqlite_watch_drop(void *impl)
 {
+    sqlite_watch *w = impl;
+
     sqlite3_finalize(w->get);
-    (void)sqlite3_close(w->db);
+    aif_sqlite_close(w->db, &w->file);
     w->get = NULL;
     w->db = NULL;
-    aif_forks_release(&w->file);
 }
 
 static int
-step(watch *w, sqlite3_int64 *version)
+sqlite_watch_read(sqlite_watch *w, sqlite3_int64 *version)
 {
     int rc = sqlite3_step(w->get);
 
@@ -51,82 +52,65 @@ step(watch *w, sqlite3_int64 *version)
 
 /* A writer holds the file for a moment (journal modes other than WAL). */
 static bool
-busy(int rc)
+rc_is_busy(int rc)
 {
     return (rc & 0xFF) == SQLITE_BUSY || (rc & 0xFF) == SQLITE_LOCKED;
 }
 
 static aif_err
-connect(watch *w, aif_error *e)
+sqlite_watch_connect(sqlite_watch *w, aif_error *e)
 {
     int rc;
 
     w->retry_at = aif_now_ms() + AIF_WATCH_RETRY_MS;
-    if (aif_forks_claim(&w->file, w->path, e) != AIF_OK) {
+    if (aif_sqlite_open(w->path, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX,
+                        &w->db, &w->file, &rc, e) != AIF_OK) {
         return e->code;
     }
-    rc = sqlite3_open_v2(w->path, &w->db,
-                         SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc == SQLITE_OK) {
         rc = sqlite3_prepare_v3(w->db, get_version, sizeof get_version,
                                 SQLITE_PREPARE_PERSISTENT, &w->get, NULL);
     }
     if (rc == SQLITE_OK) {
-        rc = step(w, &w->version);
+        rc = sqlite_watch_read(w, &w->version);
     }
-    if (rc == SQLITE_ROW || busy(rc)) { /* busy: version 0, so "changed" */
+    if (rc == SQLITE_ROW ||
+        rc_is_busy(rc)) { /* busy: version 0, so "changed" */
         return AIF_OK;
     }
     (void)aif_fail(e, rc == SQLITE_NOMEM ? AIF_ENOMEM : AIF_ESTORE,
                    "watching %s: %s", w->path,
                    w->db == NULL ? sqlite3_errstr(rc) : sqlite3_errmsg(w->db));
-    disconnect(w);
+    sqlite_watch_drop(w);
     return e->code;
 }
 
 static aif_err
-watch_open(const char *uri, const char *channel, void **impl, aif_error *e)
+sqlite_watch_open(void *impl, const char *uri, const char *channel,
+                  aif_error *e)
 {
-    const char *path = uri + strlen(SCHEME);
-    size_t n = strlen(path) + 1;
-    watch *w;
+    sqlite_watch *w = impl;
 
     (void)channel;
-    *impl = NULL;
-    w = aif_zalloc(sizeof *w + n);
-    if (w == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "opening a watch");
-    }
-    memcpy(w->path, path, n);
-    if (connect(w, e) != AIF_OK) {
-        aif_free(w);
-        return e->code;
-    }
-    *impl = w;
-    return AIF_OK;
-}
-
-static void
-watch_close(void *impl)
-{
-    disconnect(impl);
-    aif_free(impl);
+    w->path = uri + strlen(SCHEME);
+    return sqlite_watch_connect(w, e);
 }
 
 static bool
-watch_look(void *impl)
+sqlite_watch_look(void *impl)
 {
-    watch *w = impl;
+    sqlite_watch *w = impl;
     aif_error e;
     sqlite3_int64 version = w->version;
     int rc;
 
     if (w->db == NULL) {
-        return aif_now_ms() >= w->retry_at && connect(w, &e) == AIF_OK;
+        return aif_now_ms() >= w->retry_at &&
+               sqlite_watch_connect(w, &e) == AIF_OK;
     }
-    rc = step(w, &version);
-    if (rc != SQLITE_ROW && !busy(rc)) {
-        disconnect(w);
+    rc = sqlite_watch_read(w, &version);
+    if (rc != SQLITE_ROW && !rc_is_busy(rc)) {
+        sqlite_watch_drop(w);
     }
     if (version == w->version) {
         return false;
@@ -136,7 +120,7 @@ watch_look(void *impl)
 }
 
 static void
-watch_payload(void *impl, char *out, size_t cap)
+sqlite_watch_payload(void *impl, char *out, size_t cap)
 {
     (void)impl;
     (void)cap;
@@ -144,7 +128,7 @@ watch_payload(void *impl, char *out, size_t cap)
 }
 
 static int
-watch_fd(const void *impl)
+sqlite_watch_fd(const void *impl)
 {
     (void)impl;
     return -1;
@@ -152,10 +136,11 @@ watch_fd(const void *impl)
 
 const aif_watch_ops aif_watch_sqlite = {
     .scheme = SCHEME,
-    .open = watch_open,
-    .close = watch_close,
-    .look = watch_look,
-    .payload = watch_payload,
-    .fd = watch_fd,
+    .size = sizeof(sqlite_watch),
+    .open = sqlite_watch_open,
+    .close = sqlite_watch_drop,
+    .look = sqlite_watch_look,
+    .payload = sqlite_watch_payload,
+    .fd = sqlite_watch_fd,
     .interval_ms = 5,
 };
