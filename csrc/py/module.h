@@ -60,6 +60,7 @@ extern const char handle_with__doc__[];
 extern const char handle_exit__doc__[];
 
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
+#define FAST (METH_FASTCALL | METH_KEYWORDS)
 #define HANDLE_METHODS                                                        \
     {"close", handle_close, METH_NOARGS, handle_close__doc__},                \
         {"__enter__", handle_with, METH_NOARGS, handle_with__doc__},          \

@@ -37,7 +37,7 @@ Watch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 /* One call of the core: 1 when it gave a payload, 0 when not, -1 failed. */
 static int
-poll_one(PyObject *self, bool *changed, PyObject *payloads)
+watch_poll_one(PyObject *self, bool *changed, PyObject *payloads)
 {
     char payload[PAYLOAD_MAX] = "";
     bool one = false;
@@ -87,7 +87,7 @@ Watch_poll(PyObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     for (int i = 0; i < PAYLOADS_MAX && more == 1; i++) {
-        more = poll_one(self, &changed, payloads);
+        more = watch_poll_one(self, &changed, payloads);
     }
     if (more < 0) {
         Py_DECREF(payloads);
