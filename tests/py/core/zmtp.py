@@ -44,7 +44,7 @@ class Peer:
 
     def frame(self, kind, number, body=b""):
         """Send a frame of docs/protocol.md."""
-        self.part(b"\xaf\2" + bytes([kind, 0]) + struct.pack("<Q", number) + body)
+        self.part(b"\xaf\3" + bytes([kind, 0]) + struct.pack("<Q", number) + body)
 
     def answer(self):
         """Return the next frame's kind, number and body; heartbeats are not answered."""
