@@ -110,7 +110,7 @@ see(const aif_cond *c, aif_leaf *l, const aif_event *ev)
         l->nseen--;
         memmove(&l->seen[0], &l->seen[1], l->nseen * sizeof l->seen[0]);
     }
-    l->seen[l->nseen++] = (aif_seen){ev->offset, ev->create_time};
+    l->seen[l->nseen++] = (aif_matched){ev->offset, ev->create_time};
 }
 
 static void
@@ -153,7 +153,7 @@ static aif_err
 leaf_room(const aif_cond *c, aif_leaf *l, aif_error *e)
 {
     size_t need = l->nseen < c->count ? l->nseen + 1 : l->nseen;
-    aif_seen *seen = grown(l->seen, &l->seen_cap, need, sizeof *seen);
+    aif_matched *seen = grown(l->seen, &l->seen_cap, need, sizeof *seen);
     aif_holder *holders;
 
     if (seen == NULL) {

@@ -260,7 +260,7 @@ get_seen(const aif_cond *c, aif_leaf *l, const source *src, aif_error *e)
             err = check_offset(v[0], before, src->last, e);
         }
         before = v[0];
-        l->seen[l->nseen++] = (aif_seen){v[0], (int64_t)v[1]};
+        l->seen[l->nseen++] = (aif_matched){v[0], (int64_t)v[1]};
     }
     return err;
 }
