@@ -31,7 +31,7 @@
 
 /* Clients that begin together should not all begin at one broker. */
 static size_t
-any_of(size_t n)
+brokers_any_of(size_t n)
 {
     uint32_t r = 0;
 
@@ -50,7 +50,7 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
     *d = (aif_dealer){.keys = curve != NULL, .fd = -1};
     err = aif_addresses_parse(uris, &d->uris, e);
     if (err == AIF_OK) {
-        d->at = any_of(d->uris.n);
+        d->at = brokers_any_of(d->uris.n);
     }
     if (curve != NULL) {
         d->curve = *curve;
@@ -94,7 +94,7 @@ aif_dealer_fini(aif_dealer *d, int linger_ms)
 }
 
 static bool
-configure(void *s)
+socket_configure(void *s)
 {
     const int64_t max = AIF_FRAME_MAX;
 
@@ -109,7 +109,7 @@ configure(void *s)
 
 /* Only tcp: an ipc socket's file mode keeps others out. */
 static aif_err
-set_keys(aif_dealer *d, const char *uri, aif_error *e)
+dealer_set_keys(aif_dealer *d, const char *uri, aif_error *e)
 {
     return d->keys && strncmp(uri, "tcp://", 6) == 0
                ? aif_curve_client(d->socket, &d->curve, e)
@@ -122,7 +122,7 @@ set_keys(aif_dealer *d, const char *uri, aif_error *e)
      ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
 static aif_err
-make_sockets(aif_dealer *d, aif_error *e)
+dealer_make_sockets(aif_dealer *d, aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -136,22 +136,22 @@ make_sockets(aif_dealer *d, aif_error *e)
         return err;
     }
     d->socket = zmq_socket(d->ctx, ZMQ_DEALER);
-    if (d->socket != NULL && configure(d->socket)) {
+    if (d->socket != NULL && socket_configure(d->socket)) {
         d->monitor = aif_port_monitor(d->ctx, d->socket, NEWS);
     }
     return d->monitor == NULL ? aif_port_failed("a DEALER socket", e) : err;
 }
 
 static aif_err
-connect_at(aif_dealer *d, const char *uri, aif_error *e)
+dealer_connect_at(aif_dealer *d, const char *uri, aif_error *e)
 {
     aif_err err;
 
     aif_dealer_disconnect(d);
-    err = make_sockets(d, e);
+    err = dealer_make_sockets(d, e);
     if (err == AIF_OK) {
         (void)aif_port_set(d->socket, ZMQ_IPV6, aif_address_is_v6(uri));
-        err = set_keys(d, uri, e);
+        err = dealer_set_keys(d, uri, e);
     }
     if (err == AIF_OK && zmq_connect(d->socket, uri) != 0) {
         err = aif_fail(e, AIF_EINVAL, "cannot connect to %s: %s", uri,
@@ -166,11 +166,11 @@ connect_at(aif_dealer *d, const char *uri, aif_error *e)
 aif_err
 aif_dealer_connect(aif_dealer *d, aif_error *e)
 {
-    aif_err err = connect_at(d, d->uris.uri[d->at], e);
+    aif_err err = dealer_connect_at(d, d->uris.uri[d->at], e);
 
     for (size_t i = 1; err == AIF_EINVAL && i < d->uris.n; i++) {
         d->at = (d->at + 1) % d->uris.n;
-        err = connect_at(d, d->uris.uri[d->at], e);
+        err = dealer_connect_at(d, d->uris.uri[d->at], e);
     }
     d->tries = d->denied = 0;
     return err;
@@ -223,7 +223,7 @@ aif_dealer_recv(aif_dealer *d, zmq_msg_t *msg, aif_frame *f, bool *got,
 /* Both sides say which security they speak: one of them has keys and the
  * other none; or the broker does not know our key. */
 static bool
-is_denial(uint16_t event, uint32_t value)
+news_is_denial(uint16_t event, uint32_t value)
 {
     return event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH ||
            (event == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
@@ -232,7 +232,7 @@ is_denial(uint16_t event, uint32_t value)
 
 /* After the n-th attempt in vain: none but at the end of a round. */
 static int64_t
-pause(unsigned n, size_t brokers)
+dealer_pause(unsigned n, size_t brokers)
 {
     int64_t ms = PAUSE_MS;
 
@@ -247,7 +247,7 @@ pause(unsigned n, size_t brokers)
 }
 
 static void
-hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
+dealer_hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
 {
     if (event == ZMQ_EVENT_CONNECTED) {
         d->fd = (int)value;
@@ -258,10 +258,10 @@ hear(aif_dealer *d, uint16_t event, uint32_t value, int64_t now)
         d->tries = d->denied = 0;
         return;
     }
-    d->denied |= (unsigned)is_denial(event, value) << d->at;
+    d->denied |= (unsigned)news_is_denial(event, value) << d->at;
     if (!d->failed) {
         d->failed = true;
-        d->due = now + pause(d->tries + 1, d->uris.n);
+        d->due = now + dealer_pause(d->tries + 1, d->uris.n);
     }
 }
 
@@ -278,7 +278,7 @@ aif_dealer_gone(aif_dealer *d, int64_t now)
     uint32_t value;
 
     while (aif_port_news(d->monitor, &event, &value)) {
-        hear(d, event, value, now);
+        dealer_hear(d, event, value, now);
     }
     if (d->fd >= 0 && d->up && !d->failed) { /* so libzmq has not closed it */
         aif_forks_stop();
@@ -312,7 +312,7 @@ aif_dealer_wait(aif_dealer *d, int64_t ms)
 }
 
 static bool
-readable(void *socket)
+socket_readable(void *socket)
 {
     int events = 0;
     size_t n = sizeof events;
@@ -324,9 +324,9 @@ readable(void *socket)
 bool
 aif_dealer_ready(aif_dealer *d)
 {
-    bool frame = readable(d->socket); /* both: each look clears an fd */
+    bool frame = socket_readable(d->socket); /* both: each look clears an fd */
 
-    return readable(d->monitor) || frame;
+    return socket_readable(d->monitor) || frame;
 }
 
 void
