@@ -109,7 +109,7 @@ aif_address_loopback(const char *host)
     return NULL;
 }
 
-/* --- several ------------------------------------------------------------- */
+/* --- lists of addresses --------------------------------------------------- */
 
 /* Where the address at p ends; *next: where another begins, or NULL. */
 static const char *

@@ -1,10 +1,14 @@
-/* listen.c - ipc: take PATH.lock, remove what a dead broker left at PATH,
- * bind a socket that has mode 0600 from its first moment, hand it to zmq.
- * tcp: beyond this machine only when the caller says so: it has CURVE, or was
- * told to do without.
+/* listen.c - the happy path of ipc:
+ *   1. take PATH.lock, so that no other broker does what follows
+ *   2. remove the socket file that a broker which was killed left at PATH
+ *   3. bind a socket that has mode 0600 from its first moment
+ *   4. hand it to libzmq
+ * For tcp libzmq does all of it.  An address that other machines can reach is
+ * bound only when the caller says so, because it has CURVE or was told to do
+ * without.
  *
- * It fails when another process serves the path or port, when the path is no
- * path for a socket, and when the address is not one to serve.
+ * It fails when another process serves the path or the port, when PATH is too
+ * long for a socket, and when the host is not an address of this machine.
  */
 #include "net/listen.h"
 
@@ -46,9 +50,9 @@ path_in_use(const char *path, int fd, aif_error *e)
                     text, path);
 }
 
-/* A broker that was killed leaves its socket file: who connects to it is
- * refused.  Anything else is not ours to remove.  A server whose backlog is
- * full (EAGAIN) lives. */
+/* A broker that was killed leaves its socket file behind, and a connection to
+ * that file is refused.  Only such a file is removed.  A server whose backlog
+ * is full (EAGAIN) is alive. */
 static aif_err
 path_remove_stale(const char *path, aif_error *e)
 {
@@ -66,7 +70,7 @@ path_remove_stale(const char *path, aif_error *e)
                         "choose another path",
                         path);
     }
-    if (strlen(path) > AIF_IPC_PATH_MAX) { /* one that was put aside */
+    if (strlen(path) > AIF_IPC_PATH_MAX) { /* a hidden one: nobody binds it */
         (void)unlink(path);
         return AIF_OK;
     }
@@ -122,7 +126,7 @@ listen_serve(aif_listen *l)
     aif_forks_serve(&l->served);
 }
 
-/* Where the file is while it is hidden. */
+/* The path that the socket file has while it is hidden. */
 static void
 path_hidden(const char *path, char out[static AIF_IPC_PATH_MAX + 6])
 {
@@ -150,8 +154,8 @@ ipc_bind_at(aif_listen *l, void *socket, const char *uri, const char *path,
 
     path_hidden(path, aside);
     if (err == AIF_OK) {
-        err =
-            path_remove_stale(aside, e); /* it was killed while it was full */
+        /* the broker before us may have been killed while it was full */
+        err = path_remove_stale(aside, e);
     }
     if (err == AIF_OK) {
         err = path_listen(l, path, &fd, e);
@@ -179,7 +183,7 @@ ipc_bind(aif_listen *l, void *socket, const char *uri, const char *path,
         err = aif_lockfile_take(path, &l->lock, e);
     }
     if (err == AIF_OK) {
-        aif_forks_stop(); /* no child that knows not what we serve */
+        aif_forks_stop(); /* a child made now would keep the socket */
         err = ipc_bind_at(l, socket, uri, path, e);
         if (err == AIF_OK) {
             listen_serve(l);
@@ -195,8 +199,9 @@ ipc_bind(aif_listen *l, void *socket, const char *uri, const char *path,
     return AIF_OK;
 }
 
-/* A number, `*` or an interface's name.  A host's name has no place here:
- * which of its addresses is meant, and who answers the question? */
+/* An address in numbers, `*`, or the name of an interface.  The name of a host
+ * is refused: it may have several addresses, and a name server, which may be
+ * slow or gone, would have to be asked for them. */
 static bool
 host_is_local(const char *host)
 {

@@ -1,7 +1,8 @@
 /* listen.h - which addresses a broker may serve, and how it binds them.
  *
- * In:  "ipc://PATH" or "tcp://HOST:PORT".  Out: a bound zmq socket, private
- * to this user (ipc), to this machine (tcp), or to who has a key.
+ * In:  "ipc://PATH" or "tcp://HOST:PORT".  Out: a zmq socket that is bound.
+ * Over ipc only this user can connect to it; over tcp, only this machine, or
+ * whoever has a key.
  */
 #ifndef AIF_LISTEN_H
 #define AIF_LISTEN_H
@@ -18,10 +19,10 @@
 
 typedef struct {
     char uri[AIF_URI_MAX + 1]; /* what clients connect to */
-    aif_lockfile *lock;        /* ipc only, and: */
-    struct stat file;          /* the socket file that we made */
+    aif_lockfile *lock;        /* ipc only */
+    struct stat file;          /* ipc only: the socket file that we made */
     struct sockaddr_storage at;
-    aif_served served; /* at it */
+    aif_served served; /* what a forked child must not keep */
 } aif_listen;
 
 /* Bind a zmq socket: EINVAL (docs/protocol.md, "Addresses") or ECONFLICT.

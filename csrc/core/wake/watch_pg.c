@@ -1,11 +1,11 @@
 /* watch_pg.c - LISTEN on a connection of its own.
  *
- * The happy path, one state after the other, none of them waiting:
+ * The happy path goes through four states, and no step of it waits:
  *   DOWN --(retry_at)--> CONNECTING --(PQconnectPoll)--> LISTENING
  *   --(answer to LISTEN)--> UP: notifications are drained.
- * The first time, another connection speaks, to see that it is heard.
- * Whatever fails leads back to DOWN.  What was missed in between nobody
- * knows, so reaching UP is itself a change.
+ * The first time, a second connection says NOTIFY, to see whether it is heard.
+ * Whatever fails leads back to DOWN.  Nobody can say what was missed in
+ * between, so reaching UP counts as a change.
  */
 #include "base/clock.h"
 #include "db/pg_dial.h"
@@ -89,7 +89,8 @@ pg_watch_listen(pg_watch *w)
     return ok;
 }
 
-/* As far up as goes without waiting; false when that way is blocked. */
+/* Go on towards UP as far as that is possible without waiting.  False: the
+ * connection failed, or took longer than CONNECT_MS. */
 static bool
 pg_watch_go_on(pg_watch *w)
 {
@@ -107,7 +108,7 @@ pg_watch_go_on(pg_watch *w)
     return ok;
 }
 
-/* Notifications up to the next one with a payload; true if there were any. */
+/* Take notifications until one has a payload; true when there were any. */
 static bool
 pg_watch_drain(pg_watch *w)
 {
@@ -177,7 +178,7 @@ pg_watch_set_channel(pg_watch *w, const char *channel, aif_error *e)
     return AIF_OK;
 }
 
-/* The first time somebody waits for us, and wants to hear what is wrong. */
+/* Whoever opens the watch waits for it, and is told what is wrong. */
 static aif_err
 pg_watch_wait_until_up(pg_watch *w, aif_error *e)
 {
@@ -226,9 +227,10 @@ pg_watch_speak(const pg_watch *w, aif_error *e)
     return err;
 }
 
-/* A pooler that lends its sessions for one transaction takes a LISTEN, and
- * what its session then hears goes to somebody else.  There the session is
- * told to hear no more, if it is the one we are lent this time. */
+/* A pooler that lends a session for one transaction accepts our LISTEN, but
+ * what that session hears later goes to another client of the pooler.  So when
+ * our own NOTIFY is not heard, the session is told UNLISTEN, and the watch is
+ * refused.  The pooler may lend us another session for the UNLISTEN. */
 static aif_err
 pg_watch_check_hearing(pg_watch *w, aif_error *e)
 {

@@ -17,7 +17,7 @@
 #define SCHEME "sqlite:"
 
 typedef struct {
-    sqlite3 *db; /* NULL: lost; open it again at retry_at */
+    sqlite3 *db; /* NULL: it was lost, and is opened again at retry_at */
     aif_owned file;
     sqlite3_stmt *get;
     sqlite3_int64 version;
@@ -50,7 +50,7 @@ sqlite_watch_read(sqlite_watch *w, sqlite3_int64 *version)
     return rc;
 }
 
-/* A writer holds the file for a moment (journal modes other than WAL). */
+/* In journal modes other than WAL a writer locks the file for a moment. */
 static bool
 rc_is_busy(int rc)
 {
