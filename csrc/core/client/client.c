@@ -35,7 +35,7 @@ aif_client_open(const char *uri, const aif_curve *curve, aif_client **out,
         return err;
     }
     aif_guard_init(&c->guard);
-    (void)zmq_msg_init(&c->answer);
+    aif_port_msg_init(&c->answer);
     *out = c;
     return AIF_OK;
 }
@@ -46,7 +46,7 @@ aif_client_free(aif_client *c)
     if (c == NULL || aif_guard_forked(&c->guard)) {
         return;
     }
-    (void)zmq_msg_close(&c->answer);
+    aif_port_msg_fini(&c->answer);
     aif_dealer_fini(&c->dealer, c->hinted ? HINT_LINGER_MS : 0);
     aif_buf_fini(&c->out);
     aif_buf_fini(&c->asked);

@@ -11,10 +11,10 @@
 #include "base/forks.h"
 #include "net/curve.h"
 #include "net/address.h"
+#include "net/port.h"
 #include "net/wire.h"
 
 #include <stdbool.h>
-#include <zmq.h>
 
 typedef struct {
     aif_addresses uris;
@@ -49,7 +49,7 @@ void aif_dealer_disconnect(aif_dealer *d);
  * broker that dies. */
 void aif_dealer_send(aif_dealer *d, const aif_buf *frame);
 /* The next frame; *got is false when none is there.  EPROTO: not a frame. */
-AIF_MUST_CHECK aif_err aif_dealer_recv(aif_dealer *d, zmq_msg_t *msg,
+AIF_MUST_CHECK aif_err aif_dealer_recv(aif_dealer *d, aif_port_msg *msg,
                                        aif_frame *f, bool *got, aif_error *e);
 
 /* True when the broker is gone, silent or not there: then aif_dealer_move, and

@@ -55,8 +55,8 @@ sub_keep(aif_sub *s, bool first)
     if (k == NULL) {
         return;
     }
-    (void)zmq_msg_init(&k->msg);
-    (void)zmq_msg_move(&k->msg, &s->msg);
+    aif_port_msg_init(&k->msg);
+    aif_port_msg_move(&k->msg, &s->msg);
     if (first) {
         k->next = s->kept;
         s->kept = k;
@@ -76,12 +76,12 @@ sub_take_kept(aif_sub *s)
     if (k == NULL) {
         return false;
     }
-    (void)zmq_msg_move(&s->msg, &k->msg);
+    aif_port_msg_move(&s->msg, &k->msg);
     s->kept = k->next;
     if (s->kept == NULL) {
         s->kept_end = &s->kept;
     }
-    (void)zmq_msg_close(&k->msg);
+    aif_port_msg_fini(&k->msg);
     aif_free(k);
     return true;
 }
@@ -91,12 +91,14 @@ static aif_err
 sub_next_frame(aif_sub *s, const aif_taking *t, aif_frame *f, bool *got,
                aif_error *e)
 {
+    aif_str bytes;
+
     *got = t->opens == NULL && sub_take_kept(s);
     if (!*got) {
         return aif_dealer_recv(&s->dealer, &s->msg, f, got, e);
     }
-    return aif_frame_decode(zmq_msg_data(&s->msg), zmq_msg_size(&s->msg), f,
-                            e);
+    bytes = aif_port_msg_bytes(&s->msg);
+    return aif_frame_decode(bytes.p, bytes.n, f, e);
 }
 
 static void
@@ -127,7 +129,7 @@ sub_on_frame(aif_sub *s, const aif_frame *f, aif_taking *t, aif_error *e)
         sub_on_hint(f, t);
         return AIF_OK;
     }
-    err = aif_stream_take(s, st, f, zmq_msg_size(&s->msg), t, e);
+    err = aif_stream_take(s, st, f, aif_port_msg_bytes(&s->msg).n, t, e);
     if (t->full) {
         sub_keep(s, true);
     }
@@ -366,7 +368,7 @@ sub_shut(aif_sub *s)
     aif_free(s->streams);
     while (sub_take_kept(s)) {
     }
-    (void)zmq_msg_close(&s->msg);
+    aif_port_msg_fini(&s->msg);
     aif_dealer_fini(&s->dealer, 0);
     aif_buf_fini(&s->out);
     aif_sub_close_fds(s);
@@ -387,7 +389,7 @@ aif_sub_open(const char *uris, const aif_curve *curve, bool hints,
     }
     aif_guard_init(&s->guard);
     (void)pthread_mutex_init(&s->table, NULL);
-    (void)zmq_msg_init(&s->msg);
+    aif_port_msg_init(&s->msg);
     s->kept_end = &s->kept;
     s->epoll = s->timer = -1;
     s->hints = hints;
