@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 from collections.abc import Callable
 from threading import Lock, Thread, current_thread
 
@@ -150,8 +151,11 @@ class Ears:
 
     def _run(self) -> None:
         try:
+            poller = select.poll()
+            poller.register(self._core, select.POLLIN)
+            poller.register(self._wake, select.POLLIN)
             while not self.deaf:
-                _core.wait([self._core, self._wake], WAIT_MS)
+                poller.poll(WAIT_MS)
                 with self._turn:
                     while not self.deaf and self._take():
                         pass

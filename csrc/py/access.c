@@ -1,5 +1,5 @@
-/* access.c - tables of access for a Broker, and the module's two functions
- * for CURVE keys. */
+/* access.c - keys: which of them may do what on a Broker, those of a
+ * connection, and the module's functions for them. */
 #include "convert.h"
 
 #include "net/access.h"
@@ -14,7 +14,7 @@ typedef struct {
 
 /* A tuple of o's items, kept alive by r. */
 static PyObject *
-hold(reading *r, PyObject *o, const char *what)
+reading_hold(reading *r, PyObject *o, const char *what)
 {
     PyObject *t;
 
@@ -32,7 +32,7 @@ hold(reading *r, PyObject *o, const char *what)
 }
 
 static int
-take_patterns(reading *r, PyObject *t, const aif_str **out, size_t *n)
+reading_take_patterns(reading *r, PyObject *t, const aif_str **out, size_t *n)
 {
     *out = &r->patterns[r->n_patterns];
     *n = (size_t)PyTuple_GET_SIZE(t);
@@ -47,7 +47,7 @@ take_patterns(reading *r, PyObject *t, const aif_str **out, size_t *n)
 
 /* Room for all patterns that held has from its index first on. */
 static int
-make_room(reading *r)
+reading_make_room(reading *r)
 {
     size_t n = 1;
 
@@ -64,12 +64,12 @@ make_room(reading *r)
 
 /* held: all keys; then of each key itself, its publish, its read. */
 static int
-hold_all(reading *r, PyObject *o)
+reading_hold_all(reading *r, PyObject *o)
 {
-    PyObject *all = hold(r, o, "access");
+    PyObject *all = reading_hold(r, o, "access");
 
     for (Py_ssize_t i = 0; all != NULL && i < PyTuple_GET_SIZE(all); i++) {
-        PyObject *key = hold(r, PyTuple_GET_ITEM(all, i), "a key");
+        PyObject *key = reading_hold(r, PyTuple_GET_ITEM(all, i), "a key");
 
         if (key != NULL && PyTuple_GET_SIZE(key) != 4) {
             PyErr_SetString(PyExc_TypeError,
@@ -77,16 +77,16 @@ hold_all(reading *r, PyObject *o)
             return -1;
         }
         if (key == NULL ||
-            hold(r, PyTuple_GET_ITEM(key, 2), "publish") == NULL ||
-            hold(r, PyTuple_GET_ITEM(key, 3), "read") == NULL) {
+            reading_hold(r, PyTuple_GET_ITEM(key, 2), "publish") == NULL ||
+            reading_hold(r, PyTuple_GET_ITEM(key, 3), "read") == NULL) {
             return -1;
         }
     }
-    return all == NULL ? -1 : make_room(r);
+    return all == NULL ? -1 : reading_make_room(r);
 }
 
 static int
-read_keys(reading *r, size_t n)
+reading_take_keys(reading *r, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         Py_ssize_t at = 1 + 3 * (Py_ssize_t)i;
@@ -95,10 +95,10 @@ read_keys(reading *r, size_t n)
 
         if (to_str(PyTuple_GET_ITEM(key, 0), "public", &out->public) < 0 ||
             to_str(PyTuple_GET_ITEM(key, 1), "name", &out->name) < 0 ||
-            take_patterns(r, PyList_GET_ITEM(r->held, at + 1), &out->publish,
-                          &out->n_publish) < 0 ||
-            take_patterns(r, PyList_GET_ITEM(r->held, at + 2), &out->read,
-                          &out->n_read) < 0) {
+            reading_take_patterns(r, PyList_GET_ITEM(r->held, at + 1),
+                                  &out->publish, &out->n_publish) < 0 ||
+            reading_take_patterns(r, PyList_GET_ITEM(r->held, at + 2),
+                                  &out->read, &out->n_read) < 0) {
             return -1;
         }
     }
@@ -106,12 +106,12 @@ read_keys(reading *r, size_t n)
 }
 
 static int
-read_access(module_state *st, reading *r, PyObject *o, aif_access **out)
+reading_to_access(module_state *st, reading *r, PyObject *o, aif_access **out)
 {
     size_t n;
     aif_error e;
 
-    if (hold_all(r, o) < 0) {
+    if (reading_hold_all(r, o) < 0) {
         return -1;
     }
     n = (size_t)PyTuple_GET_SIZE(PyList_GET_ITEM(r->held, 0));
@@ -120,7 +120,7 @@ read_access(module_state *st, reading *r, PyObject *o, aif_access **out)
         PyErr_NoMemory();
         return -1;
     }
-    if (read_keys(r, n) < 0) {
+    if (reading_take_keys(r, n) < 0) {
         return -1;
     }
     if (aif_access_new(r->keys, n, out, &e) != AIF_OK) {
@@ -138,12 +138,52 @@ to_access(module_state *st, PyObject *o, aif_access **out)
 
     *out = NULL;
     if (r.held != NULL) {
-        rc = read_access(st, &r, o, out);
+        rc = reading_to_access(st, &r, o, out);
     }
     PyMem_Free(r.keys);
     PyMem_Free(r.patterns);
     Py_XDECREF(r.held);
     return rc;
+}
+
+static int
+to_curve_key(PyObject *o, const char *what, char out[static 41])
+{
+    aif_str s;
+
+    if (to_str(o, what, &s) < 0) {
+        return -1;
+    }
+    if (s.n != 40) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s has %zu characters: a CURVE key has 40", what, s.n);
+        return -1;
+    }
+    memcpy(out, s.p, 40);
+    out[40] = '\0';
+    return 0;
+}
+
+int
+to_curve(PyObject *o, aif_curve *buf, const aif_curve **out)
+{
+    *out = NULL;
+    if (o == NULL || o == Py_None) {
+        return 0;
+    }
+    if (!PyTuple_Check(o) || PyTuple_GET_SIZE(o) != 3) {
+        PyErr_SetString(PyExc_TypeError,
+                        "curve is a tuple (server, public, secret)");
+        return -1;
+    }
+    *out = buf;
+    if (to_curve_key(PyTuple_GET_ITEM(o, 0), "the server's key", buf->server) <
+            0 ||
+        to_curve_key(PyTuple_GET_ITEM(o, 1), "the public key", buf->public) <
+            0) {
+        return -1;
+    }
+    return to_curve_key(PyTuple_GET_ITEM(o, 2), "the secret key", buf->secret);
 }
 
 PyDoc_STRVAR(check_access__doc__,

@@ -2,7 +2,7 @@
 #include "convert.h"
 
 static int
-index_of(const char *const *names, PyObject *name)
+name_index(const char *const *names, PyObject *name)
 {
     for (int i = 0; names[i] != NULL; i++) {
         if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0) {
@@ -13,14 +13,14 @@ index_of(const char *const *names, PyObject *name)
 }
 
 static int
-bind_keywords(const char *function, const char *const *names,
-              const call_args *call, PyObject **out)
+args_bind_keywords(const char *function, const char *const *names,
+                   const call_args *call, PyObject **out)
 {
     Py_ssize_t n = call->kwnames ? PyTuple_GET_SIZE(call->kwnames) : 0;
 
     for (Py_ssize_t k = 0; k < n; k++) {
         PyObject *name = PyTuple_GET_ITEM(call->kwnames, k);
-        int i = index_of(names, name);
+        int i = name_index(names, name);
         if (i < 0 || out[i] != NULL) {
             PyErr_Format(PyExc_TypeError, "%s() got %s argument '%U'",
                          function, i < 0 ? "an unexpected" : "a second", name);
@@ -46,7 +46,7 @@ bind_args(const char *function, const char *const *names, int required,
                      total, call->nargs);
         return -1;
     }
-    if (bind_keywords(function, names, call, out) < 0) {
+    if (args_bind_keywords(function, names, call, out) < 0) {
         return -1;
     }
     for (int i = 0; i < required; i++) {

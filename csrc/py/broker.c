@@ -66,7 +66,7 @@ Broker_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 static void *
-serve(void *arg)
+broker_serve(void *arg)
 {
     Broker *self = arg;
 
@@ -78,7 +78,7 @@ serve(void *arg)
 /* Signals are for Python's main thread: block all of them in the new one, but
  * those it can only raise itself, which faulthandler wants to see. */
 static int
-start_thread(Broker *self)
+broker_start_thread(Broker *self)
 {
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
     sigset_t blocked;
@@ -90,7 +90,7 @@ start_thread(Broker *self)
         sigdelset(&blocked, own[i]);
     }
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    rc = pthread_create(&self->thread, NULL, serve, self);
+    rc = pthread_create(&self->thread, NULL, broker_serve, self);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
 }
@@ -110,7 +110,7 @@ Broker_start(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->started) {
         PyErr_SetString(PyExc_RuntimeError, "this Broker was started already");
     } else {
-        rc = start_thread(self);
+        rc = broker_start_thread(self);
         self->started = rc == 0;
     }
     handle_leave(op);
@@ -122,7 +122,7 @@ Broker_start(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static void
-end_thread(Broker *self)
+broker_end_thread(Broker *self)
 {
     if (self->started) {
         aif_broker_stop(self->base.core);
@@ -148,7 +148,7 @@ Broker_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     self->base.closing = true; /* calls that come now see it closed */
-    end_thread(self);
+    broker_end_thread(self);
     handle_leave(op);
     Py_RETURN_NONE;
 }
@@ -160,7 +160,7 @@ Broker_dealloc(PyObject *op)
     Broker *self = (Broker *)op;
 
     if (self->base.core != NULL && self->base.owner == getpid()) {
-        end_thread(self);
+        broker_end_thread(self);
     }
     Py_CLEAR(self->uri);
     handle_dealloc(op);

@@ -3,8 +3,9 @@
 #include "base/clock.h"
 #include "base/guard.h"
 
-/* The wait for a lock begins when our turn has come. */
-bool
+/* A call ended with err: is it to be made again?  The wait for a lock begins
+ * when our turn has come.  *until: 0 at first. */
+static bool
 call_again(aif_err err, const aif_error *e, int64_t *until)
 {
     const int64_t now = aif_now_ms();
@@ -22,54 +23,42 @@ call_again(aif_err err, const aif_error *e, int64_t *until)
     return PyErr_CheckSignals() == 0;
 }
 
-PyObject *
-call_number(PyObject *self, number_call *f, const void *about)
+int
+call_core(PyObject *self, core_call *f, void *about)
 {
     void *core = handle_enter(self);
     int64_t until = 0;
-    uint64_t n;
     aif_error e;
     aif_err err;
 
     if (core == NULL) {
-        return NULL;
+        return -1;
     }
     do {
         Py_BEGIN_ALLOW_THREADS
-        err = f(core, about, &n, &e);
+        err = f(core, about, &e);
         Py_END_ALLOW_THREADS
     } while (call_again(err, &e, &until));
     handle_leave(self);
-    return err == AIF_OK ? PyLong_FromUnsignedLongLong(n)
-                         : raise_error(state_of(self), &e);
+    if (err != AIF_OK) {
+        (void)raise_error(state_of(self), &e);
+        return -1;
+    }
+    return 0;
 }
 
 PyObject *
-call_append(PyObject *self, append_call *f, const void *in, size_t n)
+call_append(PyObject *self, core_call *f, appending *a)
 {
-    uint64_t *offsets = PyMem_New(uint64_t, n);
     PyObject *list = NULL;
-    int64_t until = 0;
-    void *core;
-    aif_error e;
-    aif_err err;
 
-    if (offsets == NULL) {
+    a->offsets = PyMem_New(uint64_t, a->in.n);
+    if (a->offsets == NULL) {
         return PyErr_NoMemory();
     }
-    core = handle_enter(self);
-    if (core == NULL) {
-        goto done;
+    if (call_core(self, f, a) == 0) {
+        list = from_offsets(a->offsets, a->in.n);
     }
-    do {
-        Py_BEGIN_ALLOW_THREADS
-        err = f(core, in, offsets, &e);
-        Py_END_ALLOW_THREADS
-    } while (call_again(err, &e, &until));
-    handle_leave(self);
-    list = err == AIF_OK ? from_offsets(offsets, n)
-                         : raise_error(state_of(self), &e);
-done:
-    PyMem_Free(offsets);
+    PyMem_Free(a->offsets);
     return list;
 }

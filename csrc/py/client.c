@@ -2,14 +2,12 @@
  *
  * Every call takes a limit in ms and raises TimeoutError after it.  The
  * Python above it (aiflow_ext/events/) asks for at most a second and calls
- * again.
+ * again.  A question about the log is answered for a part of it: the answer is
+ * a pair, whose second is where to go on, or None at the end.
  */
-#include "ask.h"
 #include "call.h"
 
 #include "client/client.h"
-
-#define FAST (METH_FASTCALL | METH_KEYWORDS)
 
 static void
 client_drop(void *client)
@@ -43,18 +41,13 @@ Client_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return handle_new(type, client, client_drop);
 }
 
-typedef struct {
-    events in;
-    int timeout_ms;
-} publishing;
-
 static aif_err
-publish_all(void *client, const void *what, uint64_t *offsets, aif_error *e)
+client_publish(void *client, void *about, aif_error *e)
 {
-    const publishing *p = what;
+    const appending *a = about;
 
-    return aif_client_publish(client, p->in.events, p->in.n, offsets,
-                              p->timeout_ms, e);
+    return aif_client_publish(client, a->in.events, a->in.n, a->offsets,
+                              a->timeout_ms, e);
 }
 
 PyDoc_STRVAR(
@@ -77,7 +70,7 @@ Client_publish(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     PyObject *a[6];
     PyObject *list = NULL;
     event_defaults defaults;
-    publishing p;
+    appending p;
 
     if (bind_args("publish", names, 4, &(call_args){args, nargs, kwnames}, a) <
             0 ||
@@ -87,41 +80,187 @@ Client_publish(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         return NULL;
     }
     if (identify(&p.in, a[1], a[2]) == 0) {
-        list = call_append(self, publish_all, &p, p.in.n);
+        list = call_append(self, client_publish, &p);
     }
     events_fini(&p.in);
     return list;
 }
 
-/* What a question of Client that has a number as its answer is about. */
+/* A question, or a hint: what it is about, and the answer. */
 typedef struct {
+    aif_query *q;
+    size_t max;
     uint64_t ms;
-    aif_str producer;
+    aif_str text; /* a producer, or a hint's */
     int timeout_ms;
+    uint64_t n;
+    bool more;
+    aif_batch batch;
+    aif_buf bytes;
 } asking;
 
-static aif_err
-head_of(void *c, const void *about, uint64_t *n, aif_error *e)
-{
-    const asking *a = about;
+#define CLIENT_CALL(name, ...)                                                \
+    static aif_err client_##name(void *client, void *about, aif_error *e)     \
+    {                                                                         \
+        asking *a = about;                                                    \
+                                                                              \
+        return aif_client_##name(client, __VA_ARGS__, e);                     \
+    }
 
-    return aif_client_head(c, n, a->timeout_ms, e);
+CLIENT_CALL(list, a->q, a->max, &a->batch, &a->more, a->timeout_ms)
+CLIENT_CALL(count, a->q, &a->n, &a->more, a->timeout_ms)
+CLIENT_CALL(last, a->q, &a->n, &a->more, a->timeout_ms)
+CLIENT_CALL(senders, a->q, &a->bytes, &a->more, a->timeout_ms)
+CLIENT_CALL(at, a->ms, &a->n, a->timeout_ms)
+CLIENT_CALL(sequence, a->text, &a->n, a->timeout_ms)
+CLIENT_CALL(head, &a->n, a->timeout_ms)
+CLIENT_CALL(status, &a->bytes, a->timeout_ms)
+CLIENT_CALL(hint, a->text)
+
+static PyObject *
+ask_number(PyObject *self, core_call *f, asking *a)
+{
+    return call_core(self, f, a) < 0 ? NULL
+                                     : PyLong_FromUnsignedLongLong(a->n);
 }
 
-static aif_err
-offset_at(void *c, const void *about, uint64_t *n, aif_error *e)
+/* (answer, where to go on or None); takes answer. */
+static PyObject *
+from_part(PyObject *answer, uint64_t at, bool more)
 {
-    const asking *a = about;
+    PyObject *next;
 
-    return aif_client_at(c, a->ms, n, a->timeout_ms, e);
+    if (answer == NULL) {
+        return NULL;
+    }
+    next = more ? PyLong_FromUnsignedLongLong(at) : Py_NewRef(Py_None);
+    if (next == NULL) {
+        Py_DECREF(answer);
+        return NULL;
+    }
+    return Py_BuildValue("(NN)", answer, next);
 }
 
-static aif_err
-sequence_of(void *c, const void *about, uint64_t *n, aif_error *e)
-{
-    const asking *a = about;
+PyDoc_STRVAR(
+    list__doc__,
+    "list($self, /, after, max, patterns, timeout_ms, upto=None, kept=False)\n"
+    "--\n\n"
+    "(events, next): at most max of those beyond offset after, and not beyond "
+    "upto,\nthat one of patterns matches (None: all).\n\n"
+    "next is where to go on, None at the end.  A page may be empty and yet "
+    "not be\nthe last.  kept: events that were let go are no error.");
 
-    return aif_client_sequence(c, a->producer, n, a->timeout_ms, e);
+static PyObject *
+Client_list(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    static const char *const names[] = {
+        "after", "max", "patterns", "timeout_ms", "upto", "kept", NULL};
+    PyObject *v[6];
+    PyObject *page = NULL;
+    query in;
+    asking a = {.q = &in.q};
+    bool kept;
+
+    if (bind_args("list", names, 4, &(call_args){args, nargs, kwnames}, v) <
+            0 ||
+        to_size(v[1], "max", &a.max) < 0 ||
+        to_ms(v[3], "timeout_ms", &a.timeout_ms) < 0 ||
+        to_bool(v[5], "kept", &kept) < 0 ||
+        to_query(v[2], v[0], v[4], &in) < 0) {
+        return NULL;
+    }
+    in.q.kept = kept;
+    if (call_core(self, client_list, &a) == 0) {
+        page = from_part(from_batch(state_of(self), &a.batch), in.q.after,
+                         a.more);
+    }
+    aif_batch_fini(&a.batch);
+    query_fini(&in);
+    return page;
+}
+
+/* after, patterns, timeout_ms, upto=None: the arguments of all the others. */
+static int
+bind_query(const char *function, const call_args *call, query *in,
+           int *timeout)
+{
+    static const char *const names[] = {"after", "patterns", "timeout_ms",
+                                        "upto", NULL};
+    PyObject *a[4];
+
+    if (bind_args(function, names, 3, call, a) < 0 ||
+        to_ms(a[2], "timeout_ms", timeout) < 0) {
+        return -1;
+    }
+    return to_query(a[1], a[0], a[3], in);
+}
+
+static PyObject *
+ask_part(PyObject *self, const char *function, core_call *f,
+         const call_args *call)
+{
+    PyObject *part = NULL;
+    query in;
+    asking a = {.q = &in.q};
+
+    if (bind_query(function, call, &in, &a.timeout_ms) < 0) {
+        return NULL;
+    }
+    if (call_core(self, f, &a) == 0) {
+        part =
+            from_part(f == client_senders ? from_counts(&a.bytes)
+                                          : PyLong_FromUnsignedLongLong(a.n),
+                      f == client_last ? in.q.upto : in.q.after, a.more);
+    }
+    aif_buf_fini(&a.bytes);
+    query_fini(&in);
+    return part;
+}
+
+PyDoc_STRVAR(
+    count__doc__,
+    "count($self, /, after, patterns, timeout_ms, upto=None)\n--\n\n"
+    "(n, next): how many of those beyond offset after, and not beyond upto, "
+    "match.\n\n"
+    "They are the first part of them; next is after which to ask for the "
+    "rest,\nNone at the end.");
+
+static PyObject *
+Client_count(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+             PyObject *kwnames)
+{
+    return ask_part(self, "count", client_count,
+                    &(call_args){args, nargs, kwnames});
+}
+
+PyDoc_STRVAR(
+    last__doc__,
+    "last($self, /, after, patterns, timeout_ms, upto=None)\n--\n\n"
+    "(offset, next): the newest beyond offset after, and not beyond upto, "
+    "that\nmatches.\n\n"
+    "0: none in the last part of them; next is up to which to ask for the "
+    "rest,\nNone when there is none.");
+
+static PyObject *
+Client_last(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    return ask_part(self, "last", client_last,
+                    &(call_args){args, nargs, kwnames});
+}
+
+PyDoc_STRVAR(
+    senders__doc__,
+    "senders($self, /, after, patterns, timeout_ms, upto=None)\n--\n\n"
+    "({sender: n}, next): count() for each sender.");
+
+static PyObject *
+Client_senders(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    return ask_part(self, "senders", client_senders,
+                    &(call_args){args, nargs, kwnames});
 }
 
 static int
@@ -148,7 +287,7 @@ Client_head(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                      &about.timeout_ms) < 0) {
         return NULL;
     }
-    return call_number(self, head_of, &about);
+    return ask_number(self, client_head, &about);
 }
 
 PyDoc_STRVAR(at__doc__,
@@ -169,7 +308,7 @@ Client_at(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         to_ms(a[1], "timeout_ms", &about.timeout_ms) < 0) {
         return NULL;
     }
-    return call_number(self, offset_at, &about);
+    return ask_number(self, client_at, &about);
 }
 
 PyDoc_STRVAR(sequence__doc__,
@@ -186,11 +325,11 @@ Client_sequence(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 
     if (bind_args("sequence", names, 2, &(call_args){args, nargs, kwnames},
                   a) < 0 ||
-        to_str(a[0], "producer", &about.producer) < 0 ||
+        to_str(a[0], "producer", &about.text) < 0 ||
         to_ms(a[1], "timeout_ms", &about.timeout_ms) < 0) {
         return NULL;
     }
-    return call_number(self, sequence_of, &about);
+    return ask_number(self, client_sequence, &about);
 }
 
 PyDoc_STRVAR(status__doc__, "status($self, /, timeout_ms)\n--\n\n"
@@ -200,28 +339,17 @@ static PyObject *
 Client_status(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
               PyObject *kwnames)
 {
-    PyObject *text;
-    aif_buf out = {0};
-    int timeout;
-    aif_client *client;
-    aif_error e;
-    aif_err err;
+    PyObject *text = NULL;
+    asking about = {0};
 
-    if (bind_timeout("status", &(call_args){args, nargs, kwnames}, &timeout) <
-        0) {
+    if (bind_timeout("status", &(call_args){args, nargs, kwnames},
+                     &about.timeout_ms) < 0) {
         return NULL;
     }
-    client = handle_enter(self);
-    if (client == NULL) {
-        return NULL;
+    if (call_core(self, client_status, &about) == 0) {
+        text = from_str((aif_str){(const char *)about.bytes.p, about.bytes.n});
     }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_client_status(client, &out, timeout, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    text = err == AIF_OK ? from_str((aif_str){(const char *)out.p, out.n})
-                         : raise_error(state_of(self), &e);
-    aif_buf_fini(&out);
+    aif_buf_fini(&about.bytes);
     return text;
 }
 
@@ -233,32 +361,21 @@ PyDoc_STRVAR(hint__doc__,
 static PyObject *
 Client_hint(PyObject *self, PyObject *text)
 {
-    aif_str s;
-    aif_client *client;
-    aif_error e;
-    aif_err err;
+    asking about = {0};
 
-    if (to_str(text, "hint", &s) < 0) {
+    if (to_str(text, "hint", &about.text) < 0 ||
+        call_core(self, client_hint, &about) < 0) {
         return NULL;
     }
-    client = handle_enter(self);
-    if (client == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_client_hint(client, s, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    return err == AIF_OK ? Py_NewRef(Py_None)
-                         : raise_error(state_of(self), &e);
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef Client_methods[] = {
     {"publish", METHOD(Client_publish), FAST, publish__doc__},
-    {"list", METHOD(Client_list), FAST, Client_list__doc__},
-    {"count", METHOD(Client_count), FAST, Client_count__doc__},
-    {"senders", METHOD(Client_senders), FAST, Client_senders__doc__},
-    {"last", METHOD(Client_last), FAST, Client_last__doc__},
+    {"list", METHOD(Client_list), FAST, list__doc__},
+    {"count", METHOD(Client_count), FAST, count__doc__},
+    {"senders", METHOD(Client_senders), FAST, senders__doc__},
+    {"last", METHOD(Client_last), FAST, last__doc__},
     {"at", METHOD(Client_at), FAST, at__doc__},
     {"sequence", METHOD(Client_sequence), FAST, sequence__doc__},
     {"status", METHOD(Client_status), FAST, status__doc__},

@@ -5,8 +5,6 @@
 
 #include <time.h>
 
-#define FAST (METH_FASTCALL | METH_KEYWORDS)
-
 static void
 log_drop(void *log)
 {
@@ -67,13 +65,14 @@ set_create_time(events *in, PyObject *create_time)
 
 /* A second event by an identity that is taken is refused, and said. */
 static aif_err
-append_all(void *log, const void *what, uint64_t *offsets, aif_error *e)
+log_append(void *log, void *about, aif_error *e)
 {
-    const events *in = what;
-    aif_err err = aif_log_append(log, in->events, in->n, offsets, NULL, e);
+    const appending *a = about;
+    const events *in = &a->in;
+    aif_err err = aif_log_append(log, in->events, in->n, a->offsets, NULL, e);
 
     for (size_t i = 0; err == AIF_OK && i < in->n; i++) {
-        if (offsets[i] == 0) {
+        if (a->offsets[i] == 0) {
             err = aif_log_conflict(log, &in->events[i], e);
         }
     }
@@ -98,18 +97,67 @@ EventLog_append(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                         "create_time", NULL};
     PyObject *a[4];
     PyObject *list = NULL;
-    events in;
+    appending x;
 
     if (bind_args("append", names, 3, &(call_args){args, nargs, kwnames}, a) <
             0 ||
-        to_events(a[0], &no_defaults, &in) < 0) {
+        to_events(a[0], &no_defaults, &x.in) < 0) {
         return NULL;
     }
-    if (identify(&in, a[1], a[2]) == 0 && set_create_time(&in, a[3]) == 0) {
-        list = call_append(self, append_all, &in, in.n);
+    if (identify(&x.in, a[1], a[2]) == 0 &&
+        set_create_time(&x.in, a[3]) == 0) {
+        list = call_append(self, log_append, &x);
     }
-    events_fini(&in);
+    events_fini(&x.in);
     return list;
+}
+
+/* What a call is about, and its answer. */
+typedef struct {
+    aif_query *q;
+    aif_str text; /* a producer or a namespace */
+    size_t max;
+    int64_t ms;
+    uint64_t limit; /* an offset or a number of events */
+    uint64_t n;     /* the answer: the same */
+    aif_batch batch;
+    aif_buf bytes;
+} asking;
+
+#define LOG_CALL(name, ...)                                                   \
+    static aif_err log_##name(void *log, void *about, aif_error *e)           \
+    {                                                                         \
+        asking *a = about;                                                    \
+                                                                              \
+        return aif_log_##name(log, __VA_ARGS__, e);                           \
+    }
+
+LOG_CALL(read, a->q, a->max, &a->batch)
+LOG_CALL(count, a->q, &a->n)
+LOG_CALL(last, a->q, &a->n)
+LOG_CALL(senders, a->q, &a->bytes)
+LOG_CALL(sequence, a->text, &a->n)
+LOG_CALL(at, a->ms, &a->n)
+LOG_CALL(purge, a->text, a->limit, a->max, &a->n)
+LOG_CALL(keep, a->text, a->limit, &a->n)
+LOG_CALL(purged, &a->bytes)
+
+static aif_err
+log_head(void *log, void *about, aif_error *e)
+{
+    asking *a = about;
+    aif_head head;
+    aif_err err = aif_log_head(log, &head, e);
+
+    a->n = head.offset;
+    return err;
+}
+
+static PyObject *
+ask_number(PyObject *self, core_call *f, asking *a)
+{
+    return call_core(self, f, a) < 0 ? NULL
+                                     : PyLong_FromUnsignedLongLong(a->n);
 }
 
 PyDoc_STRVAR(
@@ -124,51 +172,29 @@ PyDoc_STRVAR(
     "kept is true;\nfrom 0 is from the oldest that is kept.");
 
 static PyObject *
-read_page(PyObject *self, const aif_query *q, size_t max)
-{
-    aif_log *log = handle_enter(self);
-    aif_batch batch = {0};
-    int64_t until = 0;
-    PyObject *list;
-    aif_error e;
-    aif_err err;
-
-    if (log == NULL) {
-        return NULL;
-    }
-    do {
-        Py_BEGIN_ALLOW_THREADS
-        err = aif_log_read(log, q, max, &batch, &e);
-        Py_END_ALLOW_THREADS
-    } while (call_again(err, &e, &until));
-    handle_leave(self);
-    list = err == AIF_OK ? from_batch(state_of(self), &batch)
-                         : raise_error(state_of(self), &e);
-    aif_batch_fini(&batch);
-    return list;
-}
-
-static PyObject *
 EventLog_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
               PyObject *kwnames)
 {
     static const char *const names[] = {"after", "max",  "patterns",
                                         "upto",  "kept", NULL};
-    PyObject *a[5];
-    PyObject *list;
-    size_t max = 1000;
-    bool kept;
+    PyObject *v[5];
+    PyObject *list = NULL;
     query in;
+    asking a = {.q = &in.q, .max = 1000};
+    bool kept;
 
-    if (bind_args("read", names, 1, &(call_args){args, nargs, kwnames}, a) <
+    if (bind_args("read", names, 1, &(call_args){args, nargs, kwnames}, v) <
             0 ||
-        (a[1] != NULL && to_size(a[1], "max", &max) < 0) ||
-        to_bool(a[4], "kept", &kept) < 0 ||
-        to_query(a[2], a[0], a[3], &in) < 0) {
+        (v[1] != NULL && to_size(v[1], "max", &a.max) < 0) ||
+        to_bool(v[4], "kept", &kept) < 0 ||
+        to_query(v[2], v[0], v[3], &in) < 0) {
         return NULL;
     }
     in.q.kept = kept;
-    list = read_page(self, &in.q, max);
+    if (call_core(self, log_read, &a) == 0) {
+        list = from_batch(state_of(self), &a.batch);
+    }
+    aif_batch_fini(&a.batch);
     query_fini(&in);
     return list;
 }
@@ -186,24 +212,23 @@ bind_query(const char *function, const call_args *call, query *in)
 }
 
 static PyObject *
-query_number(PyObject *self, const char *function, number_call *f,
-             const call_args *call)
+ask_query(PyObject *self, const char *function, core_call *f,
+          const call_args *call)
 {
-    PyObject *n;
+    PyObject *answer = NULL;
     query in;
+    asking a = {.q = &in.q};
 
     if (bind_query(function, call, &in) < 0) {
         return NULL;
     }
-    n = call_number(self, f, &in.q);
+    if (call_core(self, f, &a) == 0) {
+        answer = f == log_senders ? from_counts(&a.bytes)
+                                  : PyLong_FromUnsignedLongLong(a.n);
+    }
+    aif_buf_fini(&a.bytes);
     query_fini(&in);
-    return n;
-}
-
-static aif_err
-count_of(void *log, const void *q, uint64_t *n, aif_error *e)
-{
-    return aif_log_count(log, q, n, e);
+    return answer;
 }
 
 PyDoc_STRVAR(count__doc__,
@@ -215,14 +240,8 @@ static PyObject *
 EventLog_count(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {
-    return query_number(self, "count", count_of,
-                        &(call_args){args, nargs, kwnames});
-}
-
-static aif_err
-last_of(void *log, const void *q, uint64_t *n, aif_error *e)
-{
-    return aif_log_last(log, q, n, e);
+    return ask_query(self, "count", log_count,
+                     &(call_args){args, nargs, kwnames});
 }
 
 PyDoc_STRVAR(last__doc__,
@@ -233,61 +252,20 @@ static PyObject *
 EventLog_last(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
               PyObject *kwnames)
 {
-    return query_number(self, "last", last_of,
-                        &(call_args){args, nargs, kwnames});
+    return ask_query(self, "last", log_last,
+                     &(call_args){args, nargs, kwnames});
 }
 
 PyDoc_STRVAR(senders__doc__,
              "senders($self, /, after=0, patterns=None, upto=None)\n--\n\n"
              "{sender: how many} of those events; at most 10,000 senders.");
 
-/* What f adds to a buffer, as what make makes of it. */
-static PyObject *
-call_bytes(PyObject *self,
-           aif_err (*f)(aif_log *log, const aif_query *q, aif_buf *out,
-                        aif_error *e),
-           const aif_query *q, PyObject *(*make)(const aif_buf *bytes))
-{
-    aif_log *log = handle_enter(self);
-    aif_buf out = {0};
-    int64_t until = 0;
-    PyObject *made;
-    aif_error e;
-    aif_err err;
-
-    if (log == NULL) {
-        return NULL;
-    }
-    do {
-        Py_BEGIN_ALLOW_THREADS
-        err = f(log, q, &out, &e);
-        Py_END_ALLOW_THREADS
-    } while (call_again(err, &e, &until));
-    handle_leave(self);
-    made = err == AIF_OK ? make(&out) : raise_error(state_of(self), &e);
-    aif_buf_fini(&out);
-    return made;
-}
-
 static PyObject *
 EventLog_senders(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
 {
-    PyObject *counts;
-    query in;
-
-    if (bind_query("senders", &(call_args){args, nargs, kwnames}, &in) < 0) {
-        return NULL;
-    }
-    counts = call_bytes(self, aif_log_senders, &in.q, from_counts);
-    query_fini(&in);
-    return counts;
-}
-
-static aif_err
-sequence_of(void *log, const void *producer, uint64_t *n, aif_error *e)
-{
-    return aif_log_sequence(log, *(const aif_str *)producer, n, e);
+    return ask_query(self, "senders", log_senders,
+                     &(call_args){args, nargs, kwnames});
 }
 
 PyDoc_STRVAR(sequence__doc__,
@@ -297,22 +275,11 @@ PyDoc_STRVAR(sequence__doc__,
 static PyObject *
 EventLog_sequence(PyObject *self, PyObject *producer)
 {
-    aif_str s;
+    asking a = {0};
 
-    return to_str(producer, "producer", &s) < 0
+    return to_str(producer, "producer", &a.text) < 0
                ? NULL
-               : call_number(self, sequence_of, &s);
-}
-
-static aif_err
-head_of(void *log, const void *none, uint64_t *n, aif_error *e)
-{
-    aif_head head;
-    aif_err err = aif_log_head(log, &head, e);
-
-    (void)none;
-    *n = head.offset;
-    return err;
+               : ask_number(self, log_sequence, &a);
 }
 
 PyDoc_STRVAR(head__doc__, "head($self, /)\n--\n\n"
@@ -321,13 +288,7 @@ PyDoc_STRVAR(head__doc__, "head($self, /)\n--\n\n"
 static PyObject *
 EventLog_head(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return call_number(self, head_of, NULL);
-}
-
-static aif_err
-offset_at(void *log, const void *ms, uint64_t *n, aif_error *e)
-{
-    return aif_log_at(log, *(const int64_t *)ms, n, e);
+    return ask_number(self, log_head, &(asking){0});
 }
 
 PyDoc_STRVAR(at__doc__,
@@ -338,25 +299,9 @@ PyDoc_STRVAR(at__doc__,
 static PyObject *
 EventLog_at(PyObject *self, PyObject *time)
 {
-    int64_t ms;
+    asking a = {0};
 
-    return to_i64(time, "ms", &ms) < 0 ? NULL
-                                       : call_number(self, offset_at, &ms);
-}
-
-/* Of purge and keep. */
-typedef struct {
-    aif_str ns;
-    uint64_t n;
-    size_t max;
-} part;
-
-static aif_err
-purge(void *log, const void *what, uint64_t *gone, aif_error *e)
-{
-    const part *p = what;
-
-    return aif_log_purge(log, p->ns, p->n, p->max, gone, e);
+    return to_i64(time, "ms", &a.ms) < 0 ? NULL : ask_number(self, log_at, &a);
 }
 
 PyDoc_STRVAR(
@@ -373,24 +318,16 @@ EventLog_purge(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 {
     static const char *const names[] = {"namespace", "upto", "max", NULL};
     PyObject *a[3];
-    part p = {.max = 1000};
+    asking p = {.max = 1000};
 
     if (bind_args("purge", names, 2, &(call_args){args, nargs, kwnames}, a) <
             0 ||
-        to_str(a[0], "namespace", &p.ns) < 0 ||
-        to_u64(a[1], "upto", &p.n) < 0 ||
+        to_str(a[0], "namespace", &p.text) < 0 ||
+        to_u64(a[1], "upto", &p.limit) < 0 ||
         (a[2] != NULL && to_size(a[2], "max", &p.max) < 0)) {
         return NULL;
     }
-    return call_number(self, purge, &p);
-}
-
-static aif_err
-keep(void *log, const void *what, uint64_t *upto, aif_error *e)
-{
-    const part *p = what;
-
-    return aif_log_keep(log, p->ns, p->n, upto, e);
+    return ask_number(self, log_purge, &p);
 }
 
 PyDoc_STRVAR(keep__doc__, "keep($self, /, namespace, n)\n--\n\n"
@@ -403,21 +340,15 @@ EventLog_keep(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 {
     static const char *const names[] = {"namespace", "n", NULL};
     PyObject *a[2];
-    part p = {.max = 0};
+    asking p = {0};
 
     if (bind_args("keep", names, 2, &(call_args){args, nargs, kwnames}, a) <
             0 ||
-        to_str(a[0], "namespace", &p.ns) < 0 || to_u64(a[1], "n", &p.n) < 0) {
+        to_str(a[0], "namespace", &p.text) < 0 ||
+        to_u64(a[1], "n", &p.limit) < 0) {
         return NULL;
     }
-    return call_number(self, keep, &p);
-}
-
-static aif_err
-purged_of(aif_log *log, const aif_query *none, aif_buf *out, aif_error *e)
-{
-    (void)none;
-    return aif_log_purged(log, out, e);
+    return ask_number(self, log_keep, &p);
 }
 
 PyDoc_STRVAR(purged__doc__,
@@ -428,7 +359,14 @@ PyDoc_STRVAR(purged__doc__,
 static PyObject *
 EventLog_purged(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return call_bytes(self, purged_of, NULL, from_purged);
+    PyObject *rows = NULL;
+    asking a = {0};
+
+    if (call_core(self, log_purged, &a) == 0) {
+        rows = from_purged(&a.bytes);
+    }
+    aif_buf_fini(&a.bytes);
+    return rows;
 }
 
 static PyMethodDef EventLog_methods[] = {

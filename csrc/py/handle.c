@@ -60,7 +60,7 @@ handle_enter(PyObject *self)
 }
 
 static void
-drop_core(handle *h)
+handle_drop(handle *h)
 {
     void *core = h->core;
 
@@ -79,7 +79,7 @@ handle_leave(PyObject *self)
 
     h->inside--;
     if (h->closing && h->inside == 0) {
-        drop_core(h);
+        handle_drop(h);
     }
 }
 
@@ -95,7 +95,7 @@ handle_close(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (!h->closing && h->owner == getpid()) {
         h->closing = true;
         if (h->inside == 0) {
-            drop_core(h);
+            handle_drop(h);
         }
     }
     Py_RETURN_NONE;
@@ -125,7 +125,7 @@ handle_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
 
-    drop_core((handle *)self);
+    handle_drop((handle *)self);
     type->tp_free(self);
     Py_DECREF(type);
 }

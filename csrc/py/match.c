@@ -121,7 +121,7 @@ Match_find(PyObject *op, PyObject *arg)
 }
 
 static PyMethodDef Match_methods[] = {
-    {"add", METHOD(Match_add), METH_FASTCALL | METH_KEYWORDS, add__doc__},
+    {"add", METHOD(Match_add), FAST, add__doc__},
     {"remove", Match_remove, METH_O, remove__doc__},
     {"find", Match_find, METH_O, find__doc__},
     {NULL, NULL, 0, NULL},

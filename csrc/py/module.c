@@ -120,10 +120,10 @@ PyDoc_STRVAR(core__doc__, "The C core of aiflow_ext.  Private: import from "
                           "aiflow_ext instead.");
 
 static PyModuleDef core_def = {
-    PyModuleDef_HEAD_INIT,       .m_name = "_core",
-    .m_doc = core__doc__,        .m_size = sizeof(module_state),
-    .m_slots = core_slots,       .m_methods = loop_methods,
-    .m_traverse = core_traverse, .m_clear = core_clear,
+    PyModuleDef_HEAD_INIT, .m_name = "_core",
+    .m_doc = core__doc__,  .m_size = sizeof(module_state),
+    .m_slots = core_slots, .m_traverse = core_traverse,
+    .m_clear = core_clear,
 };
 
 PyMODINIT_FUNC PyInit__core(void); /* before it, for -Wmissing-prototypes */

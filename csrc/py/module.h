@@ -60,6 +60,7 @@ extern const char handle_with__doc__[];
 extern const char handle_exit__doc__[];
 
 #define METHOD(fn) ((PyCFunction)(void (*)(void))(fn))
+#define FAST (METH_FASTCALL | METH_KEYWORDS)
 #define HANDLE_METHODS                                                        \
     {"close", handle_close, METH_NOARGS, handle_close__doc__},                \
         {"__enter__", handle_with, METH_NOARGS, handle_with__doc__},          \
@@ -81,7 +82,6 @@ int subscription_init(PyObject *module, module_state *st);
 int match_init(PyObject *module, module_state *st);
 int rules_init(PyObject *module, module_state *st);
 int watch_init(PyObject *module, module_state *st);
-extern PyMethodDef loop_methods[]; /* the module's functions */
 extern PyMethodDef access_methods[];
 
 #endif

@@ -1,4 +1,5 @@
-/* query.c - what a question is made of: patterns and offsets; keys; counts. */
+/* query.c - a question about the log, which is patterns and offsets, and the
+ * answers that are no events. */
 #include "convert.h"
 
 /* One pattern is a tuple that begins with a str; patterns are a sequence of
@@ -56,45 +57,7 @@ query_fini(query *in)
 }
 
 static int
-to_key(PyObject *o, const char *what, char out[static 41])
-{
-    aif_str s;
-
-    if (to_str(o, what, &s) < 0) {
-        return -1;
-    }
-    if (s.n != 40) {
-        PyErr_Format(PyExc_ValueError,
-                     "%s has %zu characters: a CURVE key has 40", what, s.n);
-        return -1;
-    }
-    memcpy(out, s.p, 40);
-    out[40] = '\0';
-    return 0;
-}
-
-int
-to_curve(PyObject *o, aif_curve *buf, const aif_curve **out)
-{
-    *out = NULL;
-    if (o == NULL || o == Py_None) {
-        return 0;
-    }
-    if (!PyTuple_Check(o) || PyTuple_GET_SIZE(o) != 3) {
-        PyErr_SetString(PyExc_TypeError,
-                        "curve is a tuple (server, public, secret)");
-        return -1;
-    }
-    *out = buf;
-    if (to_key(PyTuple_GET_ITEM(o, 0), "the server's key", buf->server) < 0 ||
-        to_key(PyTuple_GET_ITEM(o, 1), "the public key", buf->public) < 0) {
-        return -1;
-    }
-    return to_key(PyTuple_GET_ITEM(o, 2), "the secret key", buf->secret);
-}
-
-static int
-add_count(PyObject *dict, uint64_t n, aif_str text)
+counts_add(PyObject *dict, uint64_t n, aif_str text)
 {
     PyObject *key = from_str(text);
     PyObject *value = PyLong_FromUnsignedLongLong(n);
@@ -120,7 +83,7 @@ from_counts(const aif_buf *counts)
             aif_read_str(&in, AIF_NAME_MAX, &text, &e) != AIF_OK) {
             PyErr_SetString(PyExc_ValueError, e.text);
             Py_CLEAR(dict);
-        } else if (add_count(dict, n, text) < 0) {
+        } else if (counts_add(dict, n, text) < 0) {
             Py_CLEAR(dict);
         }
     }
@@ -128,7 +91,7 @@ from_counts(const aif_buf *counts)
 }
 
 static PyObject *
-next_purged(aif_reader *in)
+purged_next(aif_reader *in)
 {
     uint64_t upto = 0;
     uint64_t n = 0;
@@ -152,7 +115,7 @@ from_purged(const aif_buf *rows)
     aif_reader in = {rows->p, rows->n};
 
     while (list != NULL && in.n > 0) {
-        PyObject *row = next_purged(&in);
+        PyObject *row = purged_next(&in);
 
         if (row == NULL || PyList_Append(list, row) < 0) {
             Py_CLEAR(list);

@@ -7,8 +7,6 @@
 
 #include "rules/rules.h"
 
-#define FAST (METH_FASTCALL | METH_KEYWORDS)
-
 typedef struct {
     PyObject_HEAD
     aif_rules *rules;
@@ -40,7 +38,7 @@ to_action(PyObject *o, aif_action *out)
 /* ("event", namespace, key, type, sender, value or None, repeated, count,
  * within_ms, own_run) */
 static int
-event_cond(PyObject *o, aif_cond *out)
+cond_of_event(PyObject *o, aif_cond *out)
 {
     PyObject *const *f = ((PyTupleObject *)o)->ob_item;
 
@@ -71,7 +69,7 @@ event_cond(PyObject *o, aif_cond *out)
 
 /* ("all", n), ("any", n) or ("every", ms) */
 static int
-number_cond(PyObject *o, aif_cond *out)
+cond_of_number(PyObject *o, aif_cond *out)
 {
     PyObject *kind = PyTuple_GET_ITEM(o, 0);
     PyObject *number;
@@ -101,12 +99,12 @@ to_cond(PyObject *o, aif_cond *out)
                                                        : Py_None;
     if (PyUnicode_Check(kind)) {
         if (PyUnicode_CompareWithASCIIString(kind, "event") == 0) {
-            return event_cond(o, out);
+            return cond_of_event(o, out);
         }
         if (PyUnicode_CompareWithASCIIString(kind, "all") == 0 ||
             PyUnicode_CompareWithASCIIString(kind, "any") == 0 ||
             PyUnicode_CompareWithASCIIString(kind, "every") == 0) {
-            return number_cond(o, out);
+            return cond_of_number(o, out);
         }
     }
     PyErr_Format(PyExc_ValueError,
@@ -118,8 +116,8 @@ to_cond(PyObject *o, aif_cond *out)
 
 /* conds is a tuple, and keeps its strings alive while they are copied. */
 static int
-add_conds(module_state *st, aif_rules *rules, aif_action action,
-          PyObject *conds)
+rules_add_conds(module_state *st, aif_rules *rules, aif_action action,
+                PyObject *conds)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(conds);
     aif_cond *c = PyMem_New(aif_cond, (size_t)n);
@@ -143,7 +141,7 @@ add_conds(module_state *st, aif_rules *rules, aif_action action,
 
 /* rule: (action, conditions) */
 static int
-add_rule(module_state *st, aif_rules *rules, PyObject *rule)
+rules_add_rule(module_state *st, aif_rules *rules, PyObject *rule)
 {
     PyObject *conds;
     aif_action action;
@@ -161,13 +159,13 @@ add_rule(module_state *st, aif_rules *rules, PyObject *rule)
     if (conds == NULL) {
         return -1;
     }
-    rc = add_conds(st, rules, action, conds);
+    rc = rules_add_conds(st, rules, action, conds);
     Py_DECREF(conds);
     return rc;
 }
 
 static int
-add_rules(module_state *st, aif_rules *rules, PyObject *spec)
+rules_add_all(module_state *st, aif_rules *rules, PyObject *spec)
 {
     PyObject *all = PySequence_Tuple(spec);
     int rc = 0;
@@ -176,7 +174,7 @@ add_rules(module_state *st, aif_rules *rules, PyObject *spec)
         return -1;
     }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(all) && rc == 0; i++) {
-        rc = add_rule(st, rules, PyTuple_GET_ITEM(all, i));
+        rc = rules_add_rule(st, rules, PyTuple_GET_ITEM(all, i));
     }
     Py_DECREF(all);
     return rc;
@@ -202,7 +200,7 @@ Rules_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         raise_error(st, &e);
         goto fail;
     }
-    if (add_rules(st, self->rules, spec) < 0) {
+    if (rules_add_all(st, self->rules, spec) < 0) {
         goto fail;
     }
     return (PyObject *)self;
@@ -337,6 +335,36 @@ Rules_start(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return bytes;
 }
 
+/* What happens to a state: an event, or that it is now. */
+typedef struct {
+    const aif_event *ev; /* NULL: now */
+    bool own_run;
+    int64_t now;
+} turn;
+
+static PyObject *
+rules_turn(PyObject *op, PyObject *before, const turn *t)
+{
+    const aif_rules *rules = ((Rules *)op)->rules;
+    aif_rules_state *s = to_state(op, before);
+    aif_firings fired = {0};
+    PyObject *out;
+    aif_error e;
+    aif_err err;
+
+    if (s == NULL) {
+        return NULL;
+    }
+    err = t->ev == NULL
+              ? aif_rules_tick(rules, s, t->now, &fired, &e)
+              : aif_rules_feed(rules, s, t->ev, t->own_run, &fired, &e);
+    out = err == AIF_OK ? from_turn(state_of(op), s, before, &fired)
+                        : raise_error(state_of(op), &e);
+    aif_firings_fini(&fired);
+    aif_state_free(s);
+    return out;
+}
+
 PyDoc_STRVAR(
     feed__doc__,
     "feed($self, /, state, event, own_run=False)\n--\n\n"
@@ -350,34 +378,17 @@ Rules_feed(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
            PyObject *kwnames)
 {
     static const char *const names[] = {"state", "event", "own_run", NULL};
-    module_state *st = state_of(op);
     PyObject *a[3];
-    PyObject *out;
-    aif_firings fired = {0};
-    aif_rules_state *s;
     aif_event ev;
-    bool own_run;
-    aif_error e;
+    turn t = {.ev = &ev};
 
     if (bind_args("feed", names, 2, &(call_args){args, nargs, kwnames}, a) <
             0 ||
         to_event(a[1], &no_defaults, &ev) < 0 ||
-        to_bool(a[2], "own_run", &own_run) < 0) {
+        to_bool(a[2], "own_run", &t.own_run) < 0) {
         return NULL;
     }
-    s = to_state(op, a[0]);
-    if (s == NULL) {
-        return NULL;
-    }
-    if (aif_rules_feed(((Rules *)op)->rules, s, &ev, own_run, &fired, &e) ==
-        AIF_OK) {
-        out = from_turn(st, s, a[0], &fired);
-    } else {
-        out = raise_error(st, &e);
-    }
-    aif_firings_fini(&fired);
-    aif_state_free(s);
-    return out;
+    return rules_turn(op, a[0], &t);
 }
 
 PyDoc_STRVAR(tick__doc__, "tick($self, /, state, now_ms)\n--\n\n"
@@ -388,31 +399,15 @@ Rules_tick(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
            PyObject *kwnames)
 {
     static const char *const names[] = {"state", "now_ms", NULL};
-    module_state *st = state_of(op);
     PyObject *a[2];
-    PyObject *out;
-    aif_firings fired = {0};
-    aif_rules_state *s;
-    int64_t now;
-    aif_error e;
+    turn t = {0};
 
     if (bind_args("tick", names, 2, &(call_args){args, nargs, kwnames}, a) <
             0 ||
-        to_i64(a[1], "now_ms", &now) < 0) {
+        to_i64(a[1], "now_ms", &t.now) < 0) {
         return NULL;
     }
-    s = to_state(op, a[0]);
-    if (s == NULL) {
-        return NULL;
-    }
-    if (aif_rules_tick(((Rules *)op)->rules, s, now, &fired, &e) == AIF_OK) {
-        out = from_turn(st, s, a[0], &fired);
-    } else {
-        out = raise_error(st, &e);
-    }
-    aif_firings_fini(&fired);
-    aif_state_free(s);
-    return out;
+    return rules_turn(op, a[0], &t);
 }
 
 PyDoc_STRVAR(due__doc__, "due($self, state, /)\n--\n\n"

@@ -1,9 +1,7 @@
 /* subscription.c - aiflow_ext._core.Subscription: events, pushed. */
-#include "convert.h"
+#include "call.h"
 
 #include "client/client.h"
-
-#define FAST (METH_FASTCALL | METH_KEYWORDS)
 
 static void
 sub_drop(void *sub)
@@ -38,23 +36,38 @@ Subscription_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return handle_new(type, sub, sub_drop);
 }
 
-static PyObject *
-add_stream(PyObject *self, const patterns *p, uint64_t after, int timeout)
-{
-    aif_sub *sub = handle_enter(self);
+/* A call about a stream, and its answer. */
+typedef struct {
+    patterns patterns;
+    uint64_t after;
+    int timeout_ms;
     uint64_t stream;
-    aif_error e;
-    aif_err err;
+    uint64_t cursor;
+} about_stream;
 
-    if (sub == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_sub_add(sub, p->patterns, p->n, after, timeout, &stream, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    return err == AIF_OK ? PyLong_FromUnsignedLongLong(stream)
-                         : raise_error(state_of(self), &e);
+static aif_err
+sub_add(void *sub, void *about, aif_error *e)
+{
+    about_stream *a = about;
+
+    return aif_sub_add(sub, a->patterns.patterns, a->patterns.n, a->after,
+                       a->timeout_ms, &a->stream, e);
+}
+
+static aif_err
+sub_remove(void *sub, void *about, aif_error *e)
+{
+    const about_stream *a = about;
+
+    return aif_sub_remove(sub, a->stream, e);
+}
+
+static aif_err
+sub_cursor(void *sub, void *about, aif_error *e)
+{
+    about_stream *a = about;
+
+    return aif_sub_cursor(sub, a->stream, &a->cursor, e);
 }
 
 PyDoc_STRVAR(
@@ -71,20 +84,21 @@ Subscription_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 {
     static const char *const names[] = {"patterns", "after", "timeout_ms",
                                         NULL};
-    PyObject *a[3];
-    PyObject *stream;
-    uint64_t from = AIF_AFTER_NOW;
-    patterns p;
-    int timeout;
+    PyObject *v[3];
+    PyObject *stream = NULL;
+    about_stream a = {.after = AIF_AFTER_NOW};
 
-    if (bind_args("add", names, 3, &(call_args){args, nargs, kwnames}, a) <
+    if (bind_args("add", names, 3, &(call_args){args, nargs, kwnames}, v) <
             0 ||
-        (a[1] != Py_None && to_u64(a[1], "after", &from) < 0) ||
-        to_ms(a[2], "timeout_ms", &timeout) < 0 || to_patterns(a[0], &p) < 0) {
+        (v[1] != Py_None && to_u64(v[1], "after", &a.after) < 0) ||
+        to_ms(v[2], "timeout_ms", &a.timeout_ms) < 0 ||
+        to_patterns(v[0], &a.patterns) < 0) {
         return NULL;
     }
-    stream = add_stream(self, &p, from, timeout);
-    patterns_fini(&p);
+    if (call_core(self, sub_add, &a) == 0) {
+        stream = PyLong_FromUnsignedLongLong(a.stream);
+    }
+    patterns_fini(&a.patterns);
     return stream;
 }
 
@@ -95,24 +109,13 @@ PyDoc_STRVAR(remove__doc__,
 static PyObject *
 Subscription_remove(PyObject *self, PyObject *number)
 {
-    uint64_t stream;
-    aif_sub *sub;
-    aif_error e;
-    aif_err err;
+    about_stream a = {0};
 
-    if (to_u64(number, "stream", &stream) < 0) {
+    if (to_u64(number, "stream", &a.stream) < 0 ||
+        call_core(self, sub_remove, &a) < 0) {
         return NULL;
     }
-    sub = handle_enter(self);
-    if (sub == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_sub_remove(sub, stream, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    return err == AIF_OK ? Py_NewRef(Py_None)
-                         : raise_error(state_of(self), &e);
+    Py_RETURN_NONE;
 }
 
 /* A number, or None for 0. */
@@ -284,25 +287,13 @@ PyDoc_STRVAR(cursor__doc__,
 static PyObject *
 Subscription_cursor(PyObject *self, PyObject *number)
 {
-    uint64_t stream;
-    uint64_t cursor;
-    aif_sub *sub;
-    aif_error e;
-    aif_err err;
+    about_stream a = {0};
 
-    if (to_u64(number, "stream", &stream) < 0) {
+    if (to_u64(number, "stream", &a.stream) < 0 ||
+        call_core(self, sub_cursor, &a) < 0) {
         return NULL;
     }
-    sub = handle_enter(self);
-    if (sub == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_sub_cursor(sub, stream, &cursor, &e);
-    Py_END_ALLOW_THREADS
-    handle_leave(self);
-    return err == AIF_OK ? PyLong_FromUnsignedLongLong(cursor)
-                         : raise_error(state_of(self), &e);
+    return PyLong_FromUnsignedLongLong(a.cursor);
 }
 
 static PyMethodDef Subscription_methods[] = {

@@ -1,7 +1,7 @@
 /* watch.c - aiflow_ext._core.Watch: has somebody else committed? */
 #include "convert.h"
 
-#include "loop/watch.h"
+#include "wake/watch.h"
 
 #define PAYLOAD_MAX 8192  /* PostgreSQL's own limit is 8000 bytes */
 #define PAYLOADS_MAX 1000 /* of one poll; more come with the next */
@@ -37,7 +37,7 @@ Watch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 /* One call of the core: 1 when it gave a payload, 0 when not, -1 failed. */
 static int
-poll_one(PyObject *self, bool *changed, PyObject *payloads)
+watch_poll_one(PyObject *self, bool *changed, PyObject *payloads)
 {
     char payload[PAYLOAD_MAX] = "";
     bool one = false;
@@ -87,7 +87,7 @@ Watch_poll(PyObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     for (int i = 0; i < PAYLOADS_MAX && more == 1; i++) {
-        more = poll_one(self, &changed, payloads);
+        more = watch_poll_one(self, &changed, payloads);
     }
     if (more < 0) {
         Py_DECREF(payloads);
@@ -115,9 +115,27 @@ Watch_fileno(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyLong_FromLong(fd);
 }
 
+PyDoc_STRVAR(interval_ms__doc__, "interval_ms($self, /)\n--\n\n"
+                                 "How often to poll() while fileno() is -1.");
+
+static PyObject *
+Watch_interval_ms(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    aif_watch *watch = handle_enter(self);
+    int ms;
+
+    if (watch == NULL) {
+        return NULL;
+    }
+    ms = aif_watch_interval_ms(watch);
+    handle_leave(self);
+    return PyLong_FromLong(ms);
+}
+
 static PyMethodDef Watch_methods[] = {
     {"poll", Watch_poll, METH_NOARGS, poll__doc__},
     {"fileno", Watch_fileno, METH_NOARGS, fileno__doc__},
+    {"interval_ms", Watch_interval_ms, METH_NOARGS, interval_ms__doc__},
     HANDLE_METHODS,
     {NULL, NULL, 0, NULL},
 };

@@ -3,7 +3,7 @@
 #include "cmocka_all.h"
 
 #include "fault.h"
-#include "loop/watch.h"
+#include "wake/watch.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -237,22 +237,6 @@ a_payload_is_cut_between_characters(void **state)
 }
 
 static void
-a_peek_does_not_use_it_up(void **state)
-{
-    pg *t = server(state);
-    bool yes;
-
-    run(t, "NOTIFY aif_test_watch, 'still here'");
-    readable(t->w);
-    assert_int_equal(aif_watch_peek(t->w, &yes, &e), AIF_OK);
-    assert_true(yes);
-    assert_int_equal(aif_watch_peek(t->w, &yes, &e), AIF_OK);
-    assert_true(yes);
-    assert_true(changed(t->w));
-    assert_string_equal(payload, "still here");
-}
-
-static void
 terminate(pg *t)
 {
     run(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -398,6 +382,7 @@ static void
 a_wrong_uri_is_refused_and_not_quoted(void **state)
 {
     static const char *const wrong[] = {"postgresql://u:secret@[::1/x",
+                                        "postgresql://u:a@secret/x@h/db",
                                         "mysql://u:secret@h/x", ""};
     aif_watch *w;
 
@@ -616,7 +601,6 @@ a_child_is_refused(void **state)
         aif_watch_free(t->w);
         _exit(aif_watch_open(t->uri, "", &own, &e) != AIF_EFORKED ||
               aif_watch_poll(t->w, &yes, payload, 1, &e) != AIF_EFORKED ||
-              aif_watch_peek(t->w, &yes, &e) != AIF_EFORKED ||
               aif_watch_fd(t->w) != -1);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -643,7 +627,6 @@ main(int argc, char **argv)
         PG(other_channels_are_not_heard),
         PG(payloads_come_in_order_one_a_poll),
         PG(a_payload_is_cut_between_characters),
-        PG(a_peek_does_not_use_it_up),
         PG(a_lost_connection_comes_back_changed),
         PG(a_lost_connection_comes_back_without_a_look_up),
         PG(a_server_that_turns_us_down_is_tried_again),

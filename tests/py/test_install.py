@@ -95,7 +95,7 @@ def test_what_decides_how_it_is_built_builds_it_again(tree, tmp_path):
     newer.write_text("Name: libpq\nDescription: another one\nVersion: 99\nLibs: -lpq\n")
     assert built(PKG_CONFIG_PATH=str(tmp_path)) == everything
     assert built() == everything
-    (tree / "csrc/py/loop.c").unlink()
+    (tree / "csrc/py/watch.c").unlink()
     assert built() == everything - 1
 
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import IO, Any
-
-from aiflow_ext import _core
 
 log = logging.getLogger(__name__)
 broker_log = logging.getLogger("aiflow_ext.broker")  # as `aiflow broker` has it
@@ -71,9 +71,11 @@ class Embedded:
         if process is None:
             return
         _input(process).close()
+        poller = select.poll()
+        poller.register(_output(process), select.POLLIN)
         deadline = time.monotonic() + END_SEC
         while self._read(process) and (left := deadline - time.monotonic()) > 0:
-            _core.wait([_output(process)], int(left * 1000))
+            poller.poll(math.ceil(left * 1000))
         self._reap(process)
 
     def _let_go(self) -> None:

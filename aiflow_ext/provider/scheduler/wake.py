@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import select
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,13 +79,7 @@ class Waker:
         while True:
             self.tend()
             wake.events, self._missed = self._missed, False
-            sources = [s for s in (self._sub, self._watch) if s is not None]
-            words = self._broker.pipes() if self._broker is not None else []
-            left = 0.0 if wake else max(0.0, deadline - time.monotonic())
-            ready = _core.wait([*sources, *words, *self._pipes], int(min(left, 1.0) * 1000 + 0.999))
-            wake.executor |= any(ready[len(sources) + len(words) :])
-            if any(ready):
-                self._listen(wake)
+            self._listen(wake, min(max(0.0, deadline - time.monotonic()), 1.0))
             if wake or time.monotonic() >= deadline:
                 return wake
 
@@ -116,11 +112,41 @@ class Waker:
         """Whether the database tells us itself (NOTIFY)."""
         return self._watch is not None and self._watch.fileno() >= 0
 
-    def _listen(self, wake: Wake) -> None:
-        if self._sub is not None:
-            self._read_sub(wake, self._sub)
-        if self._watch is not None:
-            self._read_watch(wake, self._watch)
+    def _listen(self, wake: Wake, seconds: float) -> None:
+        """Sleep until a source has something, at most `seconds`, and take what it has.
+
+        The database is looked at before we sleep: libpq may hold what its descriptor told of earlier.  While it has
+        no descriptor (SQLite always, PostgreSQL while it is away), it is looked at again every few milliseconds.
+        """
+        sub, watch = self._sub, self._watch
+        if watch is not None:
+            self._read_watch(wake, watch)
+        slice_ms = watch.interval_ms() if watch is not None and watch.fileno() < 0 else 1000
+        poller = self._poller()
+        end = time.monotonic() + (0.0 if wake else seconds)
+        while True:
+            left = max(0, math.ceil((end - time.monotonic()) * 1000))
+            ready = poller.poll(min(left, slice_ms))
+            if watch is not None:
+                self._read_watch(wake, watch)
+            if ready or wake or not left:
+                break
+        for fd, event in ready:
+            if event & select.POLLNVAL:
+                raise ValueError(f"descriptor {fd}, which wakes the scheduler, is not open")
+            wake.executor |= fd in self._pipes
+        if sub is not None and (ready or wake):
+            self._read_sub(wake, sub)
+
+    def _poller(self) -> select.poll:
+        """Return what waits for every source that has a descriptor now."""
+        handles = [handle.fileno() for handle in (self._sub, self._watch) if handle is not None]
+        words = self._broker.pipes() if self._broker is not None else []
+        poller = select.poll()
+        for fd in [*handles, *words, *self._pipes]:
+            if fd >= 0:
+                poller.register(fd, select.POLLIN)
+        return poller
 
     def _read_sub(self, wake: Wake, sub: _core.Subscription) -> None:
         try:

@@ -13,7 +13,7 @@ aif_buf_fini(aif_buf *b)
 
 /* Make room for n more bytes.  Doubling, so n puts cost O(n). */
 static aif_err
-reserve(aif_buf *b, size_t n, aif_error *e)
+buf_reserve(aif_buf *b, size_t n, aif_error *e)
 {
     size_t cap = b->cap == 0 ? 64 : b->cap;
     uint8_t *p;
@@ -39,7 +39,7 @@ reserve(aif_buf *b, size_t n, aif_error *e)
 aif_err
 aif_buf_put(aif_buf *b, const void *p, size_t n, aif_error *e)
 {
-    aif_err err = reserve(b, n, e);
+    aif_err err = buf_reserve(b, n, e);
 
     if (err == AIF_OK && n > 0) {
         memcpy(b->p + b->n, p, n);
@@ -49,7 +49,7 @@ aif_buf_put(aif_buf *b, const void *p, size_t n, aif_error *e)
 }
 
 static void
-put_le(uint8_t *out, uint64_t v, size_t n)
+buf_put_le(uint8_t *out, uint64_t v, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         out[i] = (uint8_t)(v >> (8 * i));
@@ -67,7 +67,7 @@ aif_buf_u32(aif_buf *b, uint32_t v, aif_error *e)
 {
     uint8_t le[4];
 
-    put_le(le, v, sizeof le);
+    buf_put_le(le, v, sizeof le);
     return aif_buf_put(b, le, sizeof le, e);
 }
 
@@ -76,7 +76,7 @@ aif_buf_u64(aif_buf *b, uint64_t v, aif_error *e)
 {
     uint8_t le[8];
 
-    put_le(le, v, sizeof le);
+    buf_put_le(le, v, sizeof le);
     return aif_buf_put(b, le, sizeof le, e);
 }
 
@@ -88,7 +88,8 @@ aif_buf_str(aif_buf *b, aif_str s, aif_error *e)
     if (s.n > UINT32_MAX) {
         return aif_fail(e, AIF_EINVAL, "a string of %zu bytes", s.n);
     }
-    err = reserve(b, 4 + s.n, e); /* first, so that a failure adds nothing */
+    err =
+        buf_reserve(b, 4 + s.n, e); /* first, so that a failure adds nothing */
     if (err != AIF_OK) {
         return err;
     }
@@ -98,7 +99,7 @@ aif_buf_str(aif_buf *b, aif_str s, aif_error *e)
 
 /* Take n bytes off the front, or fail and take nothing. */
 static aif_err
-take(aif_reader *r, size_t n, const uint8_t **out, aif_error *e)
+reader_take(aif_reader *r, size_t n, const uint8_t **out, aif_error *e)
 {
     *out = NULL;
     if (r->n < n) {
@@ -114,10 +115,10 @@ take(aif_reader *r, size_t n, const uint8_t **out, aif_error *e)
 }
 
 static aif_err
-read_le(aif_reader *r, size_t n, uint64_t *out, aif_error *e)
+reader_read_le(aif_reader *r, size_t n, uint64_t *out, aif_error *e)
 {
     const uint8_t *p;
-    aif_err err = take(r, n, &p, e);
+    aif_err err = reader_take(r, n, &p, e);
 
     *out = 0;
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
@@ -130,7 +131,7 @@ aif_err
 aif_read_u8(aif_reader *r, uint8_t *out, aif_error *e)
 {
     uint64_t v;
-    aif_err err = read_le(r, 1, &v, e);
+    aif_err err = reader_read_le(r, 1, &v, e);
 
     *out = (uint8_t)v;
     return err;
@@ -140,7 +141,7 @@ aif_err
 aif_read_u32(aif_reader *r, uint32_t *out, aif_error *e)
 {
     uint64_t v;
-    aif_err err = read_le(r, 4, &v, e);
+    aif_err err = reader_read_le(r, 4, &v, e);
 
     *out = (uint32_t)v;
     return err;
@@ -149,7 +150,7 @@ aif_read_u32(aif_reader *r, uint32_t *out, aif_error *e)
 aif_err
 aif_read_u64(aif_reader *r, uint64_t *out, aif_error *e)
 {
-    return read_le(r, 8, out, e);
+    return reader_read_le(r, 8, out, e);
 }
 
 aif_err
@@ -169,7 +170,7 @@ aif_read_str(aif_reader *r, size_t max, aif_str *out, aif_error *e)
         return aif_fail(e, AIF_EPROTO,
                         "a string of %u bytes where %zu are the most", n, max);
     }
-    err = take(&at, n, &p, e);
+    err = reader_take(&at, n, &p, e);
     if (err == AIF_OK) {
         *out = (aif_str){(const char *)p, n};
         *r = at;

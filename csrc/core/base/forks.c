@@ -18,13 +18,13 @@ static unsigned forks;
 static aif_owned *inherited; /* files of SQLite's, which stay open here */
 
 static void
-before_fork(void)
+forks_before(void)
 {
     (void)pthread_mutex_lock(&mutex);
 }
 
 static void
-after_fork(void)
+forks_after(void)
 {
     forks++;
     (void)pthread_mutex_unlock(&mutex);
@@ -32,7 +32,7 @@ after_fork(void)
 
 /* Who serves all addresses of this machine has accepted at one of them. */
 static bool
-has_address(const aif_served *s, const struct sockaddr_storage *at)
+served_has_address(const aif_served *s, const struct sockaddr_storage *at)
 {
     const struct sockaddr_in *in = (const struct sockaddr_in *)s->at;
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)s->at;
@@ -53,7 +53,7 @@ has_address(const aif_served *s, const struct sockaddr_storage *at)
 }
 
 static bool
-is_served(int fd)
+fd_is_served(int fd)
 {
     struct sockaddr_storage at = {0};
     socklen_t n = sizeof at;
@@ -66,7 +66,7 @@ is_served(int fd)
         return false;
     }
     for (const aif_served *s = served; s != NULL; s = s->next) {
-        if (has_address(s, &at)) {
+        if (served_has_address(s, &at)) {
             return true;
         }
     }
@@ -75,7 +75,7 @@ is_served(int fd)
 
 /* A directory of /proc lists what is open when it is read. */
 static void
-close_served(void)
+forks_close_served(void)
 {
     DIR *all = opendir("/proc/self/fd");
 
@@ -85,7 +85,7 @@ close_served(void)
     for (struct dirent *d = readdir(all); d != NULL; d = readdir(all)) {
         int fd = atoi(d->d_name);
 
-        if (d->d_name[0] != '.' && is_served(fd)) {
+        if (d->d_name[0] != '.' && fd_is_served(fd)) {
             (void)close(fd);
         }
     }
@@ -93,13 +93,13 @@ close_served(void)
 }
 
 static bool
-same(const struct stat *a, const struct stat *b)
+file_same(const struct stat *a, const struct stat *b)
 {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
 static void
-in_child(void)
+forks_in_child(void)
 {
     struct stat now;
 
@@ -108,28 +108,28 @@ in_child(void)
         if (o->fd < 0) { /* its handle is never freed here */
             o->next = inherited;
             inherited = o;
-        } else if (fstat(o->fd, &now) == 0 && same(&now, &o->what)) {
+        } else if (fstat(o->fd, &now) == 0 && file_same(&now, &o->what)) {
             (void)close(o->fd);
         }
     }
     owned = NULL;
     if (served != NULL) {
-        close_served();
+        forks_close_served();
         served = NULL;
     }
     (void)pthread_mutex_unlock(&mutex);
 }
 
 static void
-watch_forks(void)
+forks_watch(void)
 {
-    (void)pthread_atfork(before_fork, after_fork, in_child);
+    (void)pthread_atfork(forks_before, forks_after, forks_in_child);
 }
 
 void
 aif_forks_stop(void)
 {
-    (void)pthread_once(&once, watch_forks);
+    (void)pthread_once(&once, forks_watch);
     (void)pthread_mutex_lock(&mutex);
 }
 
@@ -198,7 +198,7 @@ aif_forks_claim(aif_owned *o, const char *path, aif_error *e)
         return AIF_OK;
     }
     aif_forks_stop();
-    for (has = inherited; has != NULL && !same(&has->what, &o->what);
+    for (has = inherited; has != NULL && !file_same(&has->what, &o->what);
          has = has->next) {
     }
     if (has == NULL) {

@@ -19,7 +19,7 @@ aif_guard_forked(const aif_guard *g)
 
 /* First: the lock may be held for ever. */
 static aif_err
-check_owner(const aif_guard *g, aif_error *e)
+guard_check_owner(const aif_guard *g, aif_error *e)
 {
     return aif_guard_forked(g)
                ? aif_fail(e, AIF_EFORKED, "opened by process %d, used by %d",
@@ -30,7 +30,7 @@ check_owner(const aif_guard *g, aif_error *e)
 aif_err
 aif_guard_enter(aif_guard *g, aif_error *e)
 {
-    aif_err err = check_owner(g, e);
+    aif_err err = guard_check_owner(g, e);
 
     if (err == AIF_OK) {
         pthread_mutex_lock(&g->lock);
@@ -46,7 +46,7 @@ aif_guard_enter_within(aif_guard *g, int ms, aif_error *e)
     const int64_t until = aif_wall_ms() + ms;
     const struct timespec t = {.tv_sec = (time_t)(until / 1000),
                                .tv_nsec = (long)(until % 1000) * 1000000};
-    aif_err err = check_owner(g, e);
+    aif_err err = guard_check_owner(g, e);
 
     if (err == AIF_OK && pthread_mutex_timedlock(&g->lock, &t) != 0) {
         err = aif_fail(e, AIF_ETIMEOUT, "another thread is in a call");

@@ -1,21 +1,21 @@
 #include "base/hist.h"
 
 static uint64_t
-get(_Atomic uint64_t *v)
+count_get(_Atomic uint64_t *v)
 {
     return atomic_load_explicit(v, memory_order_relaxed);
 }
 
 /* One thread writes: no locked instruction is needed. */
 static void
-set(_Atomic uint64_t *v, uint64_t to)
+count_set(_Atomic uint64_t *v, uint64_t to)
 {
     atomic_store_explicit(v, to, memory_order_relaxed);
 }
 
 /* 0 for 0, 1 for 1, 2 for 2 and 3, 3 for 4 to 7, ... */
 static unsigned
-bucket(uint64_t us)
+hist_bucket(uint64_t us)
 {
     unsigned bits = us == 0 ? 0 : 64 - (unsigned)__builtin_clzll(us);
 
@@ -25,28 +25,29 @@ bucket(uint64_t us)
 void
 aif_hist_add(aif_hist *h, uint64_t us)
 {
-    _Atomic uint64_t *b = &h->buckets[bucket(us)];
+    _Atomic uint64_t *b = &h->buckets[hist_bucket(us)];
 
-    set(b, get(b) + 1);
-    set(&h->sum, get(&h->sum) + us);
-    if (us > get(&h->max)) {
-        set(&h->max, us);
+    count_set(b, count_get(b) + 1);
+    count_set(&h->sum, count_get(&h->sum) + us);
+    if (us > count_get(&h->max)) {
+        count_set(&h->max, us);
     }
 }
 
 void
 aif_hist_get(aif_hist *h, aif_hist_view *out)
 {
-    *out = (aif_hist_view){.sum = get(&h->sum), .max = get(&h->max)};
+    *out =
+        (aif_hist_view){.sum = count_get(&h->sum), .max = count_get(&h->max)};
     for (int i = 0; i < AIF_HIST_BUCKETS; i++) {
-        out->buckets[i] = get(&h->buckets[i]);
+        out->buckets[i] = count_get(&h->buckets[i]);
         out->n += out->buckets[i];
     }
 }
 
 /* As if the values of a bucket lay evenly in it. */
 static uint64_t
-within(const aif_hist_view *v, int i, uint64_t rank)
+hist_within(const aif_hist_view *v, int i, uint64_t rank)
 {
     uint64_t low = i == 0 ? 0 : (uint64_t)1 << (i - 1);
     uint64_t high = i == AIF_HIST_BUCKETS - 1 ? v->max : (uint64_t)1 << i;
@@ -62,7 +63,7 @@ aif_hist_percentile(const aif_hist_view *v, unsigned percent)
 
     for (int i = 0; i < AIF_HIST_BUCKETS; i++) {
         if (v->buckets[i] > 0 && rank <= v->buckets[i]) {
-            return within(v, i, rank);
+            return hist_within(v, i, rank);
         }
         rank -= v->buckets[i];
     }

@@ -294,7 +294,7 @@ aif_broker_stop(aif_broker *b)
 static aif_err
 broker_bind(aif_broker *b, const aif_broker_options *o, aif_error *e)
 {
-    const char *secret = aif_endpoint_is_tcp(o->bind) ? o->secret : NULL;
+    const char *secret = aif_address_is_tcp(o->bind) ? o->secret : NULL;
     aif_err err = aif_port_new(&b->ctx, e);
     void *router;
 
@@ -309,8 +309,8 @@ broker_bind(aif_broker *b, const aif_broker_options *o, aif_error *e)
         err = aif_seats_open(&b->seats, b->ctx, router, e);
     }
     if (err == AIF_OK) {
-        err = aif_endpoint_bind(&b->endpoint, router, o->bind,
-                                o->insecure || aif_gate_asks(&b->gate), e);
+        err = aif_listen_bind(&b->listen, router, o->bind,
+                              o->insecure || aif_gate_asks(&b->gate), e);
     }
     return err;
 }
@@ -341,7 +341,7 @@ broker_shut(aif_broker *b)
     if (b->ctx != NULL) {
         aif_port_end(b->ctx);
     }
-    aif_endpoint_fini(&b->endpoint);
+    aif_listen_fini(&b->listen);
     aif_head_close(&b->head);
     if (b->stop >= 0) {
         (void)close(b->stop);
@@ -364,7 +364,7 @@ aif_broker_open(const aif_broker_options *o, aif_broker **out, aif_error *e)
     }
     aif_guard_init(&b->guard);
     aif_gate_init(&b->gate);
-    aif_seats_init(&b->seats, &b->endpoint, aif_endpoint_is_tcp(o->bind),
+    aif_seats_init(&b->seats, &b->listen, aif_address_is_tcp(o->bind),
                    &b->status);
     b->stop = -1;
     err = aif_status_init(&b->status, o->log, e);
@@ -402,7 +402,7 @@ aif_broker_free(aif_broker *b)
 const char *
 aif_broker_uri(const aif_broker *b)
 {
-    return b->endpoint.uri;
+    return b->listen.uri;
 }
 
 void
@@ -424,7 +424,7 @@ aif_broker_get_stats(aif_broker *b, aif_broker_stats *out)
 aif_err
 aif_broker_status(aif_broker *b, aif_buf *out, aif_error *e)
 {
-    return aif_status_json(&b->status, b->endpoint.uri, out, e);
+    return aif_status_json(&b->status, b->listen.uri, out, e);
 }
 
 bool

@@ -48,10 +48,10 @@ seats_most(void)
 }
 
 void
-aif_seats_init(aif_seats *s, const aif_endpoint *endpoint, bool tcp,
+aif_seats_init(aif_seats *s, const aif_listen *listen, bool tcp,
                aif_status *status)
 {
-    *s = (aif_seats){.endpoint = endpoint,
+    *s = (aif_seats){.listen = listen,
                      .status = status,
                      .tcp = tcp,
                      .listener = -1,
@@ -144,7 +144,7 @@ seats_shield(aif_seats *s, bool on)
     bool done = s->tcp ? setsockopt(s->listener, SOL_SOCKET,
                                     on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
                                     &all, sizeof all) == 0
-                       : aif_endpoint_hide(s->endpoint, on);
+                       : aif_listen_hide(s->listen, on);
 
     s->shielded = done ? on : s->shielded;
     return done;

@@ -13,7 +13,7 @@
 #define AIF_SEATS_H
 
 #include "broker/status.h"
-#include "net/endpoint.h"
+#include "net/listen.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -41,7 +41,7 @@ typedef struct {
 } aif_parts;
 
 typedef struct {
-    const aif_endpoint *endpoint;
+    const aif_listen *listen;
     aif_status *status;
     bool tcp; /* else ipc */
     void *monitor;
@@ -55,8 +55,8 @@ typedef struct {
     aif_parts parts;
 } aif_seats;
 
-/* The endpoint may be bound later; tcp: it is going to be of that kind. */
-void aif_seats_init(aif_seats *s, const aif_endpoint *endpoint, bool tcp,
+/* It may be bound later; tcp: it is going to be of that kind. */
+void aif_seats_init(aif_seats *s, const aif_listen *listen, bool tcp,
                     aif_status *status);
 /* Before the router is bound. */
 AIF_MUST_CHECK aif_err aif_seats_open(aif_seats *s, void *ctx, void *router,

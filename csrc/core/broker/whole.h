@@ -16,13 +16,13 @@
 #include "broker/status.h"
 #include "broker/subs.h"
 #include "broker/turn.h"
-#include "net/endpoint.h"
+#include "net/listen.h"
 
 struct aif_broker {
     aif_guard guard; /* of aif_broker_run: one thread */
     int stop;        /* eventfd: may be written in a signal handler */
     void *ctx;
-    aif_endpoint endpoint;
+    aif_listen listen;
     aif_status status;
     aif_out out;
     aif_seats seats;

@@ -35,7 +35,7 @@ aif_client_open(const char *uri, const aif_curve *curve, aif_client **out,
         return err;
     }
     aif_guard_init(&c->guard);
-    (void)zmq_msg_init(&c->answer);
+    aif_port_msg_init(&c->answer);
     *out = c;
     return AIF_OK;
 }
@@ -46,7 +46,7 @@ aif_client_free(aif_client *c)
     if (c == NULL || aif_guard_forked(&c->guard)) {
         return;
     }
-    (void)zmq_msg_close(&c->answer);
+    aif_port_msg_fini(&c->answer);
     aif_dealer_fini(&c->dealer, c->hinted ? HINT_LINGER_MS : 0);
     aif_buf_fini(&c->out);
     aif_buf_fini(&c->asked);
@@ -54,13 +54,13 @@ aif_client_free(aif_client *c)
 }
 
 static int64_t
-deadline(int timeout_ms)
+client_deadline(int timeout_ms)
 {
     return aif_now_ms() + (timeout_ms > 0 ? timeout_ms : 0);
 }
 
 static void
-send_asked(aif_client *c)
+client_send_asked(aif_client *c)
 {
     c->again = aif_now_ms() + AGAIN_MS;
     aif_dealer_send(&c->dealer, &c->asked);
@@ -68,7 +68,7 @@ send_asked(aif_client *c)
 
 /* Is what c->out asks what was asked last, and not answered yet? */
 static bool
-is_asked(const aif_client *c)
+client_is_asked(const aif_client *c)
 {
     size_t head = AIF_FRAME_HEAD;
 
@@ -79,12 +79,12 @@ is_asked(const aif_client *c)
 
 /* Send c->out, or go on waiting for the answer to the same. */
 static aif_err
-send_request(aif_client *c, uint64_t id, aif_error *e)
+client_send_request(aif_client *c, uint64_t id, aif_error *e)
 {
     aif_buf spare = c->asked;
     aif_err err = AIF_OK;
 
-    if (c->dealer.socket != NULL && is_asked(c)) {
+    if (c->dealer.socket != NULL && client_is_asked(c)) {
         return AIF_OK;
     }
     if (c->dealer.socket == NULL || c->id != 0) { /* nobody waits for that */
@@ -95,7 +95,7 @@ send_request(aif_client *c, uint64_t id, aif_error *e)
         c->asked = c->out;
         c->out = spare;
         c->id = id;
-        send_asked(c);
+        client_send_asked(c);
     }
     return err;
 }
@@ -103,7 +103,7 @@ send_request(aif_client *c, uint64_t id, aif_error *e)
 /* The broker is gone, or there was no answer for long: the same frame again,
  * to the next one where there are several. */
 static aif_err
-tend(aif_client *c, int64_t now, aif_error *e)
+client_tend(aif_client *c, int64_t now, aif_error *e)
 {
     bool gone = aif_dealer_gone(&c->dealer, now);
     bool silent = c->id != 0 && now >= c->again;
@@ -117,13 +117,13 @@ tend(aif_client *c, int64_t now, aif_error *e)
         err = aif_dealer_move(&c->dealer, e);
     }
     if (err == AIF_OK && c->id != 0 && (gone || silent)) {
-        send_asked(c);
+        client_send_asked(c);
     }
     return err;
 }
 
 static int64_t
-min(int64_t a, int64_t b)
+ms_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
@@ -131,7 +131,8 @@ min(int64_t a, int64_t b)
 /* Take frames until one answers, or until end.  Others are answers that came
  * too late, and are dropped. */
 static aif_err
-take_answer(aif_client *c, int64_t end, aif_frame *f, bool *got, aif_error *e)
+client_take_answer(aif_client *c, int64_t end, aif_frame *f, bool *got,
+                   aif_error *e)
 {
     int64_t now;
     bool any;
@@ -144,28 +145,29 @@ take_answer(aif_client *c, int64_t end, aif_frame *f, bool *got, aif_error *e)
             return err;
         }
         now = aif_now_ms();
-        err = tend(c, now, e);
+        err = client_tend(c, now, e);
         if (err != AIF_OK || now >= end) {
             return err;
         }
         if (!any) {
             (void)aif_dealer_wait(
                 &c->dealer,
-                min(end, min(c->again, aif_dealer_due(&c->dealer))) - now);
+                ms_min(end, ms_min(c->again, aif_dealer_due(&c->dealer))) -
+                    now);
         }
     }
 }
 
 /* Ask what c->out holds until it is answered. */
 static aif_err
-ask(aif_client *c, const aif_frame *request, aif_kind kind, int64_t end,
-    aif_frame *f, aif_error *e)
+client_ask(aif_client *c, const aif_frame *request, aif_kind kind, int64_t end,
+           aif_frame *f, aif_error *e)
 {
     bool got = false;
-    aif_err err = send_request(c, request->id, e);
+    aif_err err = client_send_request(c, request->id, e);
 
     if (err == AIF_OK) {
-        err = take_answer(c, end, f, &got, e);
+        err = client_take_answer(c, end, f, &got, e);
     }
     if (err == AIF_OK && !got) {
         return aif_fail(e, AIF_ETIMEOUT, "no answer to %s from %s in time",
@@ -185,14 +187,14 @@ ask(aif_client *c, const aif_frame *request, aif_kind kind, int64_t end,
 
 /* Begin a request in c->out; its id is new. */
 static aif_err
-begin(aif_client *c, aif_frame *request, aif_error *e)
+client_begin(aif_client *c, aif_frame *request, aif_error *e)
 {
     request->id = ++c->dealer.last_id;
     return aif_frame_encode(request, &c->out, e);
 }
 
 static aif_err
-take_offsets(aif_reader in, uint64_t *offsets, size_t n, aif_error *e)
+answer_take_offsets(aif_reader in, uint64_t *offsets, size_t n, aif_error *e)
 {
     if (in.n != n * sizeof *offsets) {
         return aif_fail(e, AIF_EPROTO,
@@ -211,7 +213,7 @@ take_offsets(aif_reader in, uint64_t *offsets, size_t n, aif_error *e)
 
 /* How many of n events, at least one, go into one frame. */
 static size_t
-fits(const aif_event *events, size_t n)
+events_fit(const aif_event *events, size_t n)
 {
     size_t bytes = 0;
     size_t i;
@@ -226,27 +228,27 @@ fits(const aif_event *events, size_t n)
 }
 
 static aif_err
-publish_frame(aif_client *c, const aif_event *events, size_t n,
-              uint64_t *offsets, int64_t end, aif_error *e)
+client_publish_frame(aif_client *c, const aif_event *events, size_t n,
+                     uint64_t *offsets, int64_t end, aif_error *e)
 {
     aif_frame request = {.kind = AIF_K_PUBLISH};
     aif_frame f;
-    aif_err err = begin(c, &request, e);
+    aif_err err = client_begin(c, &request, e);
 
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
         err = aif_event_encode(&events[i], &c->out, e);
     }
     if (err == AIF_OK) {
-        err = ask(c, &request, AIF_K_PUBLISHED, end, &f, e);
+        err = client_ask(c, &request, AIF_K_PUBLISHED, end, &f, e);
     }
-    return err != AIF_OK ? err : take_offsets(f.tail, offsets, n, e);
+    return err != AIF_OK ? err : answer_take_offsets(f.tail, offsets, n, e);
 }
 
 static aif_err
-publish(aif_client *c, const aif_event *events, size_t n, uint64_t *offsets,
-        int timeout_ms, aif_error *e)
+client_publish(aif_client *c, const aif_event *events, size_t n,
+               uint64_t *offsets, int timeout_ms, aif_error *e)
 {
-    int64_t end = deadline(timeout_ms);
+    int64_t end = client_deadline(timeout_ms);
     aif_err err = AIF_OK;
     size_t some;
 
@@ -254,8 +256,8 @@ publish(aif_client *c, const aif_event *events, size_t n, uint64_t *offsets,
         err = aif_event_check(&events[i], e); /* all before the first goes */
     }
     for (size_t i = 0; err == AIF_OK && i < n; i += some) {
-        some = fits(events + i, n - i);
-        err = publish_frame(c, events + i, some, offsets + i, end, e);
+        some = events_fit(events + i, n - i);
+        err = client_publish_frame(c, events + i, some, offsets + i, end, e);
     }
     return err;
 }
@@ -267,14 +269,14 @@ aif_client_publish(aif_client *c, const aif_event *events, size_t n,
     aif_err err = aif_guard_enter(&c->guard, e);
 
     if (err == AIF_OK) {
-        err = publish(c, events, n, offsets, timeout_ms, e);
+        err = client_publish(c, events, n, offsets, timeout_ms, e);
         aif_guard_leave(&c->guard);
     }
     return err;
 }
 
 static aif_err
-put_patterns(aif_client *c, const aif_query *q, aif_error *e)
+client_put_patterns(aif_client *c, const aif_query *q, aif_error *e)
 {
     aif_err err = aif_query_check(q, e);
 
@@ -286,16 +288,17 @@ put_patterns(aif_client *c, const aif_query *q, aif_error *e)
 
 /* A request with at most a query, and the answer to it. */
 static aif_err
-exchange(aif_client *c, aif_frame *request, const aif_query *q, aif_kind kind,
-         aif_frame *f, int timeout_ms, aif_error *e)
+client_exchange(aif_client *c, aif_frame *request, const aif_query *q,
+                aif_kind kind, aif_frame *f, int timeout_ms, aif_error *e)
 {
-    aif_err err = begin(c, request, e);
+    aif_err err = client_begin(c, request, e);
 
     if (err == AIF_OK && q != NULL) {
-        err = put_patterns(c, q, e);
+        err = client_put_patterns(c, q, e);
     }
     return err != AIF_OK ? err
-                         : ask(c, request, kind, deadline(timeout_ms), f, e);
+                         : client_ask(c, request, kind,
+                                      client_deadline(timeout_ms), f, e);
 }
 
 aif_err
@@ -307,7 +310,7 @@ aif_client_enter(aif_client *c, aif_frame *request, const aif_query *q,
     if (err != AIF_OK) {
         return err;
     }
-    err = exchange(c, request, q, kind, f, timeout_ms, e);
+    err = client_exchange(c, request, q, kind, f, timeout_ms, e);
     if (err != AIF_OK) {
         aif_guard_leave(&c->guard);
     }
@@ -315,17 +318,17 @@ aif_client_enter(aif_client *c, aif_frame *request, const aif_query *q,
 }
 
 static aif_err
-hint(aif_client *c, aif_str text, aif_error *e)
+client_hint(aif_client *c, aif_str text, aif_error *e)
 {
     aif_frame request = {.kind = AIF_K_HINT, .text = text};
     aif_err err = aif_text_check("hint", text, 0, AIF_HINT_MAX, e);
 
     if (err == AIF_OK) {
-        err = begin(c, &request, e);
+        err = client_begin(c, &request, e);
     }
     if (err == AIF_OK) {
         err = c->dealer.socket == NULL ? aif_dealer_connect(&c->dealer, e)
-                                       : tend(c, aif_now_ms(), e);
+                                       : client_tend(c, aif_now_ms(), e);
     }
     if (err == AIF_OK) {
         aif_dealer_send(&c->dealer, &c->out);
@@ -340,7 +343,7 @@ aif_client_hint(aif_client *c, aif_str text, aif_error *e)
     aif_err err = aif_guard_enter(&c->guard, e);
 
     if (err == AIF_OK) {
-        err = hint(c, text, e);
+        err = client_hint(c, text, e);
         aif_guard_leave(&c->guard);
     }
     return err;

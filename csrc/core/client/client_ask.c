@@ -5,7 +5,7 @@
 #include "client/client_in.h"
 
 static aif_err
-take_events(aif_reader in, aif_batch *out, aif_error *e)
+answer_take_events(aif_reader in, aif_batch *out, aif_error *e)
 {
     aif_err err = AIF_OK;
     aif_event ev;
@@ -21,7 +21,8 @@ take_events(aif_reader in, aif_batch *out, aif_error *e)
 
 /* A page: events to out, and q moves on.  On failure both are as before. */
 static aif_err
-take_page(const aif_frame *f, aif_query *q, aif_batch *out, aif_error *e)
+answer_take_page(const aif_frame *f, aif_query *q, aif_batch *out,
+                 aif_error *e)
 {
     size_t before = out->n;
     size_t bytes = out->bytes;
@@ -31,7 +32,7 @@ take_page(const aif_frame *f, aif_query *q, aif_batch *out, aif_error *e)
         return aif_fail(e, AIF_EPROTO, "LISTED goes back from offset %llu",
                         (unsigned long long)q->after);
     }
-    err = take_events(f->tail, out, e);
+    err = answer_take_events(f->tail, out, e);
     if (err != AIF_OK) {
         out->n = before;
         out->bytes = bytes;
@@ -43,7 +44,7 @@ take_page(const aif_frame *f, aif_query *q, aif_batch *out, aif_error *e)
 }
 
 static aif_frame
-about(aif_kind kind, const aif_query *q)
+request_about(aif_kind kind, const aif_query *q)
 {
     return (aif_frame){.kind = kind, .from = q->after, .to = q->upto};
 }
@@ -52,7 +53,7 @@ aif_err
 aif_client_list(aif_client *c, aif_query *q, size_t max, aif_batch *out,
                 bool *more, int timeout_ms, aif_error *e)
 {
-    aif_frame request = about(AIF_K_LIST, q);
+    aif_frame request = request_about(AIF_K_LIST, q);
     aif_frame f;
     aif_err err;
 
@@ -64,7 +65,7 @@ aif_client_list(aif_client *c, aif_query *q, size_t max, aif_batch *out,
     request.max = max < AIF_BATCH_MAX ? (uint32_t)max : AIF_BATCH_MAX;
     err = aif_client_enter(c, &request, q, AIF_K_LISTED, &f, timeout_ms, e);
     if (err == AIF_OK) {
-        err = take_page(&f, q, out, e);
+        err = answer_take_page(&f, q, out, e);
         *more = err == AIF_OK && f.flag;
         aif_guard_leave(&c->guard);
     }
@@ -73,8 +74,8 @@ aif_client_list(aif_client *c, aif_query *q, size_t max, aif_batch *out,
 
 /* One whose answer is a number. */
 static aif_err
-ask_number(aif_client *c, aif_frame *request, aif_kind kind, uint64_t *n,
-           int timeout_ms, aif_error *e)
+client_ask_number(aif_client *c, aif_frame *request, aif_kind kind,
+                  uint64_t *n, int timeout_ms, aif_error *e)
 {
     aif_frame f;
     aif_err err = aif_client_enter(c, request, NULL, kind, &f, timeout_ms, e);
@@ -89,7 +90,7 @@ ask_number(aif_client *c, aif_frame *request, aif_kind kind, uint64_t *n,
 
 /* There is more beyond the part that was looked at. */
 static bool
-moved_on(aif_query *q, const aif_frame *f)
+query_move_on(aif_query *q, const aif_frame *f)
 {
     bool more = f->flag && f->from > q->after;
 
@@ -101,7 +102,7 @@ aif_err
 aif_client_count(aif_client *c, aif_query *q, uint64_t *n, bool *more,
                  int timeout_ms, aif_error *e)
 {
-    aif_frame request = about(AIF_K_COUNT, q);
+    aif_frame request = request_about(AIF_K_COUNT, q);
     aif_frame f;
     aif_err err =
         aif_client_enter(c, &request, q, AIF_K_COUNTED, &f, timeout_ms, e);
@@ -110,7 +111,7 @@ aif_client_count(aif_client *c, aif_query *q, uint64_t *n, bool *more,
     *more = false;
     if (err == AIF_OK) {
         *n = f.to;
-        *more = moved_on(q, &f);
+        *more = query_move_on(q, &f);
         aif_guard_leave(&c->guard);
     }
     return err;
@@ -120,7 +121,7 @@ aif_err
 aif_client_senders(aif_client *c, aif_query *q, aif_buf *out, bool *more,
                    int timeout_ms, aif_error *e)
 {
-    aif_frame request = about(AIF_K_SENDERS, q);
+    aif_frame request = request_about(AIF_K_SENDERS, q);
     aif_frame f;
     aif_err err =
         aif_client_enter(c, &request, q, AIF_K_COUNTS, &f, timeout_ms, e);
@@ -130,7 +131,7 @@ aif_client_senders(aif_client *c, aif_query *q, aif_buf *out, bool *more,
     if (err == AIF_OK) {
         err = aif_buf_put(out, f.tail.p, f.tail.n, e);
         if (err == AIF_OK) {
-            *more = moved_on(q, &f);
+            *more = query_move_on(q, &f);
         }
         aif_guard_leave(&c->guard);
     }
@@ -142,7 +143,7 @@ aif_err
 aif_client_last(aif_client *c, aif_query *q, uint64_t *offset, bool *more,
                 int timeout_ms, aif_error *e)
 {
-    aif_frame request = about(AIF_K_LAST, q);
+    aif_frame request = request_about(AIF_K_LAST, q);
     aif_frame f;
     aif_err err =
         aif_client_enter(c, &request, q, AIF_K_HEADED, &f, timeout_ms, e);
@@ -163,7 +164,7 @@ aif_client_head(aif_client *c, uint64_t *offset, int timeout_ms, aif_error *e)
 {
     aif_frame request = {.kind = AIF_K_HEAD};
 
-    return ask_number(c, &request, AIF_K_HEADED, offset, timeout_ms, e);
+    return client_ask_number(c, &request, AIF_K_HEADED, offset, timeout_ms, e);
 }
 
 aif_err
@@ -172,7 +173,7 @@ aif_client_at(aif_client *c, uint64_t ms, uint64_t *offset, int timeout_ms,
 {
     aif_frame request = {.kind = AIF_K_AT, .to = ms};
 
-    return ask_number(c, &request, AIF_K_HEADED, offset, timeout_ms, e);
+    return client_ask_number(c, &request, AIF_K_HEADED, offset, timeout_ms, e);
 }
 
 aif_err
@@ -186,7 +187,8 @@ aif_client_sequence(aif_client *c, aif_str producer, uint64_t *sequence,
         AIF_OK) {
         return e->code;
     }
-    return ask_number(c, &request, AIF_K_COUNTED, sequence, timeout_ms, e);
+    return client_ask_number(c, &request, AIF_K_COUNTED, sequence, timeout_ms,
+                             e);
 }
 
 aif_err

@@ -12,11 +12,11 @@ struct aif_client {
     aif_guard guard;
     aif_dealer dealer;
     aif_buf out;
-    aif_buf asked;    /* the request that was sent last */
-    uint64_t id;      /* its id; 0: it was answered */
-    int64_t again;    /* when to send it again even so */
-    bool hinted;      /* since the last answer: a hint may still be queued */
-    zmq_msg_t answer; /* what the frame of the last call points into */
+    aif_buf asked; /* the request that was sent last */
+    uint64_t id;   /* its id; 0: it was answered */
+    int64_t again; /* when to send it again even so */
+    bool hinted;   /* since the last answer: a hint may still be queued */
+    aif_port_msg answer; /* what the frame of the last call points into */
 };
 
 /* Enter the client, ask one request with the patterns of q (may be NULL), and

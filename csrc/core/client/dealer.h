@@ -10,14 +10,14 @@
 
 #include "base/forks.h"
 #include "net/curve.h"
-#include "client/uris.h"
+#include "net/address.h"
+#include "net/port.h"
 #include "net/wire.h"
 
 #include <stdbool.h>
-#include <zmq.h>
 
 typedef struct {
-    aif_uris uris;
+    aif_addresses uris;
     size_t at; /* which of them; the first is drawn with getrandom(2) */
     bool keys; /* curve is set */
     aif_curve curve;
@@ -34,7 +34,7 @@ typedef struct {
     uint64_t last_id; /* of requests */
 } aif_dealer;
 
-/* Checks the addresses (uris.h) and copies curve; opens nothing. */
+/* Checks the addresses (address.h) and copies curve; opens nothing. */
 AIF_MUST_CHECK aif_err aif_dealer_init(aif_dealer *d, const char *uris,
                                        const aif_curve *curve, aif_error *e);
 /* What is queued has linger_ms to leave: that long it may block. */
@@ -49,7 +49,7 @@ void aif_dealer_disconnect(aif_dealer *d);
  * broker that dies. */
 void aif_dealer_send(aif_dealer *d, const aif_buf *frame);
 /* The next frame; *got is false when none is there.  EPROTO: not a frame. */
-AIF_MUST_CHECK aif_err aif_dealer_recv(aif_dealer *d, zmq_msg_t *msg,
+AIF_MUST_CHECK aif_err aif_dealer_recv(aif_dealer *d, aif_port_msg *msg,
                                        aif_frame *f, bool *got, aif_error *e);
 
 /* True when the broker is gone, silent or not there: then aif_dealer_move, and

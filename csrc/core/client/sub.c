@@ -18,13 +18,13 @@
 #define TAKE_BYTES (1u << 20) /* apart */
 
 static int64_t
-min(int64_t a, int64_t b)
+ms_min(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
 
 static aif_stream *
-by_id(const aif_sub *s, uint64_t id)
+sub_stream_by_id(const aif_sub *s, uint64_t id)
 {
     for (size_t i = 0; i < s->n; i++) {
         if (s->streams[i]->id == id) {
@@ -35,7 +35,7 @@ by_id(const aif_sub *s, uint64_t id)
 }
 
 static size_t
-place_of(const aif_sub *s, uint64_t number)
+sub_stream_place(const aif_sub *s, uint64_t number)
 {
     size_t i = 0;
 
@@ -48,15 +48,15 @@ place_of(const aif_sub *s, uint64_t number)
 /* s->msg is for a later call: the first that will be read again, or the last.
  * No memory: as if it were lost on the way, which its stream will see. */
 static void
-keep(aif_sub *s, bool first)
+sub_keep(aif_sub *s, bool first)
 {
     aif_kept *k = aif_zalloc(sizeof *k);
 
     if (k == NULL) {
         return;
     }
-    (void)zmq_msg_init(&k->msg);
-    (void)zmq_msg_move(&k->msg, &s->msg);
+    aif_port_msg_init(&k->msg);
+    aif_port_msg_move(&k->msg, &s->msg);
     if (first) {
         k->next = s->kept;
         s->kept = k;
@@ -69,38 +69,40 @@ keep(aif_sub *s, bool first)
 
 /* The first that was kept, into s->msg. */
 static bool
-take_kept(aif_sub *s)
+sub_take_kept(aif_sub *s)
 {
     aif_kept *k = s->kept;
 
     if (k == NULL) {
         return false;
     }
-    (void)zmq_msg_move(&s->msg, &k->msg);
+    aif_port_msg_move(&s->msg, &k->msg);
     s->kept = k->next;
     if (s->kept == NULL) {
         s->kept_end = &s->kept;
     }
-    (void)zmq_msg_close(&k->msg);
+    aif_port_msg_fini(&k->msg);
     aif_free(k);
     return true;
 }
 
 /* The next frame; while one opens a stream, others keep their place. */
 static aif_err
-next_frame(aif_sub *s, const aif_taking *t, aif_frame *f, bool *got,
-           aif_error *e)
+sub_next_frame(aif_sub *s, const aif_taking *t, aif_frame *f, bool *got,
+               aif_error *e)
 {
-    *got = t->opens == NULL && take_kept(s);
+    aif_str bytes;
+
+    *got = t->opens == NULL && sub_take_kept(s);
     if (!*got) {
         return aif_dealer_recv(&s->dealer, &s->msg, f, got, e);
     }
-    return aif_frame_decode(zmq_msg_data(&s->msg), zmq_msg_size(&s->msg), f,
-                            e);
+    bytes = aif_port_msg_bytes(&s->msg);
+    return aif_frame_decode(bytes.p, bytes.n, f, e);
 }
 
 static void
-on_hint(const aif_frame *f, aif_taking *t)
+sub_on_hint(const aif_frame *f, aif_taking *t)
 {
     if (t->hint != NULL) {
         memcpy(t->hint, f->text.p, f->text.n); /* decode checked its length */
@@ -111,31 +113,31 @@ on_hint(const aif_frame *f, aif_taking *t)
 
 /* A frame of a stream that is gone, or of its earlier SUBSCRIBE, is dropped. */
 static aif_err
-on_frame(aif_sub *s, const aif_frame *f, aif_taking *t, aif_error *e)
+sub_on_frame(aif_sub *s, const aif_frame *f, aif_taking *t, aif_error *e)
 {
-    aif_stream *st = by_id(s, f->id);
+    aif_stream *st = sub_stream_by_id(s, f->id);
     aif_err err;
 
     if (st == NULL) {
         return AIF_OK;
     }
     if (t->opens != NULL && st != t->opens) {
-        keep(s, false);
+        sub_keep(s, false);
         return AIF_OK;
     }
     if (f->kind == AIF_K_HINTED) {
-        on_hint(f, t);
+        sub_on_hint(f, t);
         return AIF_OK;
     }
-    err = aif_stream_take(s, st, f, zmq_msg_size(&s->msg), t, e);
+    err = aif_stream_take(s, st, f, aif_port_msg_bytes(&s->msg).n, t, e);
     if (t->full) {
-        keep(s, true);
+        sub_keep(s, true);
     }
     return err;
 }
 
 static bool
-enough(const aif_taking *t)
+taking_is_enough(const aif_taking *t)
 {
     if (t->opens != NULL) {
         return t->opens->live;
@@ -146,16 +148,16 @@ enough(const aif_taking *t)
 
 /* Take what is there, but not beyond `enough`; *empty when all was. */
 static aif_err
-receive(aif_sub *s, aif_taking *t, bool *empty, aif_error *e)
+sub_receive(aif_sub *s, aif_taking *t, bool *empty, aif_error *e)
 {
     aif_frame f;
     bool got = true;
     aif_err err = AIF_OK;
 
-    while (err == AIF_OK && got && !enough(t)) {
-        err = next_frame(s, t, &f, &got, e);
+    while (err == AIF_OK && got && !taking_is_enough(t)) {
+        err = sub_next_frame(s, t, &f, &got, e);
         if (err == AIF_OK && got) {
-            err = on_frame(s, &f, t, e);
+            err = sub_on_frame(s, &f, t, e);
         }
     }
     *empty = !got;
@@ -164,7 +166,7 @@ receive(aif_sub *s, aif_taking *t, bool *empty, aif_error *e)
 
 /* What was taken is not the caller's: as if it had never come. */
 static void
-put_back(aif_sub *s, const aif_taking *t)
+sub_put_back(aif_sub *s, const aif_taking *t)
 {
     t->out->n = t->events;
     t->out->bytes = t->bytes;
@@ -176,7 +178,7 @@ put_back(aif_sub *s, const aif_taking *t)
 
 /* To the next broker.  Without memory: later, the dealer says when. */
 static void
-move(aif_sub *s)
+sub_move(aif_sub *s)
 {
     aif_error e;
 
@@ -193,12 +195,12 @@ move(aif_sub *s)
 
 /* Do what is due: move, renew leases, subscribe. */
 static aif_err
-tend(aif_sub *s, aif_error *e)
+sub_tend(aif_sub *s, aif_error *e)
 {
     int64_t now = aif_now_ms();
 
     if (aif_dealer_gone(&s->dealer, now)) {
-        move(s);
+        sub_move(s);
     }
     for (size_t i = 0; i < s->n; i++) {
         aif_stream_tend(s, s->streams[i], now);
@@ -213,7 +215,7 @@ tend(aif_sub *s, aif_error *e)
 }
 
 static bool
-satisfied(const aif_taking *t)
+taking_is_satisfied(const aif_taking *t)
 {
     return t->opens != NULL ? t->opens->live
                             : t->out->n > t->events || t->hinted;
@@ -222,25 +224,25 @@ satisfied(const aif_taking *t)
 /* Collect until there is something, or the broker has answered who opens a
  * stream, or the time is over. */
 static aif_err
-collect(aif_sub *s, aif_taking *t, int64_t end, aif_error *e)
+sub_collect(aif_sub *s, aif_taking *t, int64_t end, aif_error *e)
 {
     bool empty;
     aif_err err;
 
     for (;;) {
-        err = receive(s, t, &empty, e);
+        err = sub_receive(s, t, &empty, e);
         if (err == AIF_OK && empty) {
-            err = tend(s, e);
+            err = sub_tend(s, e);
         }
         if (err != AIF_OK) {
-            put_back(s, t);
+            sub_put_back(s, t);
             return err;
         }
-        if (satisfied(t) || aif_now_ms() >= end) {
+        if (taking_is_satisfied(t) || aif_now_ms() >= end) {
             return AIF_OK;
         }
         if (!aif_dealer_wait(&s->dealer,
-                             min(end, aif_sub_due(s)) - aif_now_ms()) &&
+                             ms_min(end, aif_sub_due(s)) - aif_now_ms()) &&
             t->opens == NULL) {
             return AIF_OK; /* a signal: the caller will want to know */
         }
@@ -250,7 +252,7 @@ collect(aif_sub *s, aif_taking *t, int64_t end, aif_error *e)
 /* --- the table of streams */
 
 static aif_err
-put_stream(aif_sub *s, aif_stream *st, aif_error *e)
+sub_put_stream(aif_sub *s, aif_stream *st, aif_error *e)
 {
     size_t cap = s->cap == 0 ? 8 : 2 * s->cap;
     aif_stream **streams = s->streams;
@@ -277,9 +279,9 @@ put_stream(aif_sub *s, aif_stream *st, aif_error *e)
 }
 
 static void
-drop_stream(aif_sub *s, uint64_t number)
+sub_drop_stream(aif_sub *s, uint64_t number)
 {
-    size_t i = place_of(s, number);
+    size_t i = sub_stream_place(s, number);
     aif_stream *st;
 
     if (i == s->n) {
@@ -295,14 +297,14 @@ drop_stream(aif_sub *s, uint64_t number)
 
 /* Subscribe and wait for the answer. */
 static aif_err
-open_stream(aif_sub *s, aif_stream *st, int64_t end, aif_error *e)
+sub_open_stream(aif_sub *s, aif_stream *st, int64_t end, aif_error *e)
 {
     aif_batch none = {0};
     aif_taking t = {.out = &none, .opens = st};
     aif_err err;
 
     aif_stream_begin(s, st);
-    err = collect(s, &t, end, e);
+    err = sub_collect(s, &t, end, e);
     if (err == AIF_OK && !st->live) {
         err =
             aif_fail(e, AIF_ETIMEOUT, "no answer to SUBSCRIBE from %s in time",
@@ -325,17 +327,17 @@ aif_sub_add(aif_sub *s, const aif_pattern *p, size_t n, uint64_t after,
     }
     err = aif_stream_new(p, n, after, &st, e);
     if (err == AIF_OK) {
-        err = put_stream(s, st, e);
+        err = sub_put_stream(s, st, e);
         if (err != AIF_OK) {
             aif_stream_free(st);
         }
     }
     if (err == AIF_OK) {
         *stream = st->number;
-        err = open_stream(s, st, end, e);
+        err = sub_open_stream(s, st, end, e);
     }
     if (err != AIF_OK) {
-        drop_stream(s, *stream);
+        sub_drop_stream(s, *stream);
         *stream = 0;
     }
     aif_sub_arm(s);
@@ -349,7 +351,7 @@ aif_sub_remove(aif_sub *s, uint64_t stream, aif_error *e)
     aif_err err = aif_guard_enter(&s->guard, e);
 
     if (err == AIF_OK) {
-        drop_stream(s, stream);
+        sub_drop_stream(s, stream);
         aif_guard_leave(&s->guard);
     }
     return err;
@@ -358,15 +360,15 @@ aif_sub_remove(aif_sub *s, uint64_t stream, aif_error *e)
 /* --- the handle */
 
 static void
-shut(aif_sub *s)
+sub_shut(aif_sub *s)
 {
     while (s->n > 0) {
         aif_stream_free(s->streams[--s->n]);
     }
     aif_free(s->streams);
-    while (take_kept(s)) {
+    while (sub_take_kept(s)) {
     }
-    (void)zmq_msg_close(&s->msg);
+    aif_port_msg_fini(&s->msg);
     aif_dealer_fini(&s->dealer, 0);
     aif_buf_fini(&s->out);
     aif_sub_close_fds(s);
@@ -387,7 +389,7 @@ aif_sub_open(const char *uris, const aif_curve *curve, bool hints,
     }
     aif_guard_init(&s->guard);
     (void)pthread_mutex_init(&s->table, NULL);
-    (void)zmq_msg_init(&s->msg);
+    aif_port_msg_init(&s->msg);
     s->kept_end = &s->kept;
     s->epoll = s->timer = -1;
     s->hints = hints;
@@ -405,7 +407,7 @@ aif_sub_open(const char *uris, const aif_curve *curve, bool hints,
         err = aif_sub_watch(s, e);
     }
     if (err != AIF_OK) {
-        shut(s);
+        sub_shut(s);
         return err;
     }
     *out = s;
@@ -416,7 +418,7 @@ void
 aif_sub_free(aif_sub *s)
 {
     if (s != NULL && !aif_guard_forked(&s->guard)) {
-        shut(s);
+        sub_shut(s);
     }
 }
 
@@ -438,13 +440,13 @@ aif_sub_next(aif_sub *s, int timeout_ms, aif_batch *out, uint64_t *stream,
     if (err != AIF_OK) {
         return err;
     }
-    err = collect(s, &t, aif_now_ms() + timeout_ms, e);
+    err = sub_collect(s, &t, aif_now_ms() + timeout_ms, e);
     *hinted = err == AIF_OK && t.hinted;
     if (err == AIF_OK && t.of != NULL) {
         *stream = t.of->number;
     } else if (t.ended != 0) {
         *stream = t.ended;
-        drop_stream(s, t.ended);
+        sub_drop_stream(s, t.ended);
     }
     aif_sub_arm(s);
     aif_guard_leave(&s->guard);
@@ -462,7 +464,7 @@ aif_sub_cursor(aif_sub *s, uint64_t stream, uint64_t *cursor, aif_error *e)
         return aif_fail(e, AIF_EFORKED, "opened in another process");
     }
     (void)pthread_mutex_lock(&s->table);
-    i = place_of(s, stream);
+    i = sub_stream_place(s, stream);
     if (i < s->n) {
         *cursor = s->streams[i]->cursor;
     } else {

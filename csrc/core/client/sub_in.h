@@ -25,14 +25,14 @@ typedef struct {
 
 typedef struct aif_kept {
     struct aif_kept *next;
-    zmq_msg_t msg;
+    aif_port_msg msg;
 } aif_kept;
 
 struct aif_sub {
     aif_guard guard;
     aif_dealer dealer;
     aif_buf out;
-    zmq_msg_t msg;
+    aif_port_msg msg;
     pthread_mutex_t
         table; /* held to change streams, or to read from outside */
     aif_stream **streams;

@@ -25,7 +25,8 @@
 #define AGAIN_MOST_MS 4000 /* then twice as long each time, to this */
 
 static aif_err
-put_patterns(aif_stream *st, const aif_pattern *p, size_t n, aif_error *e)
+stream_put_patterns(aif_stream *st, const aif_pattern *p, size_t n,
+                    aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -55,7 +56,7 @@ aif_stream_new(const aif_pattern *p, size_t n, uint64_t after,
         return aif_fail(e, AIF_ENOMEM, "a stream");
     }
     st->cursor = after;
-    err = put_patterns(st, p, n, e);
+    err = stream_put_patterns(st, p, n, e);
     if (err != AIF_OK) {
         aif_stream_free(st);
         return err;
@@ -75,7 +76,7 @@ aif_stream_free(aif_stream *st)
 
 /* They share what one connection may have on the way. */
 static uint32_t
-window(const aif_sub *s)
+stream_window(const aif_sub *s)
 {
     size_t share = WINDOW / (s->n + (s->n == 0));
 
@@ -83,7 +84,7 @@ window(const aif_sub *s)
 }
 
 static void
-say(aif_sub *s, const aif_frame *f)
+sub_say(aif_sub *s, const aif_frame *f)
 {
     aif_error e;
 
@@ -93,20 +94,20 @@ say(aif_sub *s, const aif_frame *f)
 }
 
 static void
-credit(aif_sub *s, aif_stream *st, int64_t now)
+stream_credit(aif_sub *s, aif_stream *st, int64_t now)
 {
     st->told = st->received;
-    st->window = window(s);
+    st->window = stream_window(s);
     st->due = now + RENEW_MS;
-    say(s, &(aif_frame){.kind = AIF_K_CREDIT,
-                        .id = st->id,
-                        .from = st->told,
-                        .max = st->window});
+    sub_say(s, &(aif_frame){.kind = AIF_K_CREDIT,
+                            .id = st->id,
+                            .from = st->told,
+                            .max = st->window});
 }
 
 /* Is it time to say what was taken?  Before the broker waits for it. */
 static bool
-much_taken(const aif_stream *st)
+stream_much_taken(const aif_stream *st)
 {
     uint64_t untold = st->received - st->told;
 
@@ -115,7 +116,7 @@ much_taken(const aif_stream *st)
 
 /* Subscribe from our cursor.  The same id asks the same again. */
 static void
-subscribe(aif_sub *s, aif_stream *st, int64_t now)
+stream_subscribe(aif_sub *s, aif_stream *st, int64_t now)
 {
     aif_frame f = {.kind = AIF_K_SUBSCRIBE,
                    .id = st->id,
@@ -123,7 +124,7 @@ subscribe(aif_sub *s, aif_stream *st, int64_t now)
                    .flag = s->hints};
     aif_error e;
 
-    f.max = st->window = window(s);
+    f.max = st->window = stream_window(s);
     st->due = now + st->patience;
     st->patience =
         2 * st->patience < AGAIN_MOST_MS ? 2 * st->patience : AGAIN_MOST_MS;
@@ -137,7 +138,7 @@ void
 aif_stream_end(aif_sub *s, aif_stream *st)
 {
     if (st->id != 0) {
-        say(s, &(aif_frame){.kind = AIF_K_UNSUBSCRIBE, .id = st->id});
+        sub_say(s, &(aif_frame){.kind = AIF_K_UNSUBSCRIBE, .id = st->id});
     }
 }
 
@@ -156,14 +157,15 @@ void
 aif_stream_tend(aif_sub *s, aif_stream *st, int64_t now)
 {
     if (now >= st->due && st->live) {
-        credit(s, st, now);
+        stream_credit(s, st, now);
     } else if (now >= st->due) {
-        subscribe(s, st, now);
+        stream_subscribe(s, st, now);
     }
 }
 
 static aif_err
-take_events(aif_stream *st, const aif_frame *f, aif_taking *t, aif_error *e)
+stream_take_events(aif_stream *st, const aif_frame *f, aif_taking *t,
+                   aif_error *e)
 {
     aif_reader in = f->tail;
     aif_event ev;
@@ -186,7 +188,7 @@ take_events(aif_stream *st, const aif_frame *f, aif_taking *t, aif_error *e)
 
 /* Events are taken of one stream at a time. */
 static bool
-may_take(aif_stream *st, const aif_frame *f, aif_taking *t)
+stream_may_take(aif_stream *st, const aif_frame *f, aif_taking *t)
 {
     if (t->of == st || f->tail.n == 0) {
         return true;
@@ -201,8 +203,8 @@ may_take(aif_stream *st, const aif_frame *f, aif_taking *t)
 }
 
 static aif_err
-on_events(aif_sub *s, aif_stream *st, const aif_frame *f, size_t n,
-          aif_taking *t, aif_error *e)
+stream_on_events(aif_sub *s, aif_stream *st, const aif_frame *f, size_t n,
+                 aif_taking *t, aif_error *e)
 {
     aif_err err;
 
@@ -213,19 +215,19 @@ on_events(aif_sub *s, aif_stream *st, const aif_frame *f, size_t n,
         aif_stream_begin(s, st);
         return AIF_OK;
     }
-    if (!may_take(st, f, t)) {
+    if (!stream_may_take(st, f, t)) {
         return AIF_OK;
     }
     st->received += n;
-    err = take_events(st, f, t, e);
-    if (much_taken(st)) {
-        credit(s, st, aif_now_ms());
+    err = stream_take_events(st, f, t, e);
+    if (stream_much_taken(st)) {
+        stream_credit(s, st, aif_now_ms());
     }
     return err;
 }
 
 static void
-on_subscribed(aif_stream *st, const aif_frame *f)
+stream_on_subscribed(aif_stream *st, const aif_frame *f)
 {
     if (st->live) {
         return; /* it was asked twice */
@@ -240,8 +242,8 @@ on_subscribed(aif_stream *st, const aif_frame *f)
 /* What a retry may cure is retried, by tend; the rest ends the stream, after
  * the events that came before it. */
 static aif_err
-on_error(aif_sub *s, aif_stream *st, const aif_frame *f, aif_taking *t,
-         aif_error *e)
+stream_on_error(aif_sub *s, aif_stream *st, const aif_frame *f, aif_taking *t,
+                aif_error *e)
 {
     if (f->code == AIF_ECLOSED) {
         aif_stream_begin(s, st);
@@ -265,12 +267,12 @@ aif_stream_take(aif_sub *s, aif_stream *st, const aif_frame *f, size_t n,
 {
     switch (f->kind) {
     case AIF_K_EVENTS:
-        return on_events(s, st, f, n, t, e);
+        return stream_on_events(s, st, f, n, t, e);
     case AIF_K_SUBSCRIBED:
-        on_subscribed(st, f);
+        stream_on_subscribed(st, f);
         return AIF_OK;
     case AIF_K_ERROR:
-        return on_error(s, st, f, t, e);
+        return stream_on_error(s, st, f, t, e);
     default:
         return aif_fail(e, AIF_EPROTO, "a subscription was sent %s",
                         aif_kind_name(f->kind));

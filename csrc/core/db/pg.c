@@ -6,9 +6,9 @@
 #include "db/pg.h"
 
 #include "base/clock.h"
-#include "base/forks.h"
 #include "base/mem.h"
 #include "db/away.h"
+#include "db/pg_dial.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -70,10 +70,7 @@ pg_drop(void *db)
 {
     pg *s = db;
 
-    aif_forks_stop();
-    aif_forks_remove(&s->owned);
-    aif_forks_go();
-    PQfinish(s->conn);
+    aif_pg_hang_up(s->conn, &s->owned);
     s->conn = NULL;
     memset(s->kept, 0, sizeof s->kept);
 }
@@ -124,13 +121,6 @@ aif_pg_fail(void *db, PGresult *res, const char *what, aif_error *e)
 }
 
 /* --- opening ------------------------------------------------------------ */
-
-static void
-say_nothing(void *arg, const char *message)
-{
-    (void)arg;
-    (void)message; /* libpq's own habit is to print it */
-}
 
 static aif_err
 check_encoding(const pg *s, aif_error *e)
@@ -196,50 +186,15 @@ set_session(pg *s, aif_error *e)
     return err;
 }
 
-/* What stands before dbname, the URI may say otherwise.  A server whose
- * machine is gone is noticed in 10 s while we wait for it. */
-static aif_err
-pg_dial(pg *s, aif_error *e)
-{
-    static const char *const names[] = {"application_name",
-                                        "connect_timeout",
-                                        "keepalives_idle",
-                                        "keepalives_interval",
-                                        "keepalives_count",
-                                        "tcp_user_timeout",
-                                        "dbname",
-                                        "client_encoding",
-                                        NULL};
-    const char *const values[] = {"aiflow log", "5",    "5",    "2", "3",
-                                  "10000",      s->uri, "UTF8", NULL};
-
-    s->conn = PQconnectdbParams(names, values, 1);
-    if (PQstatus(s->conn) != CONNECTION_OK) {
-        return aif_pg_fail(s, NULL, "connecting", e);
-    }
-    (void)PQsetNoticeProcessor(s->conn, say_nothing, NULL);
-    aif_forks_stop();
-    aif_forks_add(&s->owned, PQsocket(s->conn));
-    aif_forks_go();
-    return AIF_OK;
-}
-
 static aif_err
 pg_connect(pg *s, aif_error *e)
 {
-    unsigned forks;
-    int tries = 0;
     aif_err err;
 
-    do { /* what a child has, too, is not used */
-        pg_drop(s);
-        forks = aif_forks_count();
-        err = pg_dial(s, e);
-    } while (err == AIF_OK && forks != aif_forks_count() &&
-             ++tries < AIF_FORKS_TRIES);
-    if (err == AIF_OK) {
-        err = check_encoding(s, e);
-    }
+    s->conn = aif_pg_dial(s->uri, "aiflow log", "", &s->owned);
+    err = PQstatus(s->conn) == CONNECTION_OK
+              ? check_encoding(s, e)
+              : aif_pg_fail(s, NULL, "connecting", e);
     if (err == AIF_OK) {
         err = set_session(s, e);
     }
@@ -249,41 +204,11 @@ pg_connect(pg *s, aif_error *e)
     return err;
 }
 
-/* A password with '@' or '/' in it puts its rest into the host, the port or
- * the database, which libpq's messages quote. */
-static bool
-is_mistaken(const PQconninfoOption *options)
-{
-    for (const PQconninfoOption *o = options; o->keyword != NULL; o++) {
-        if (o->val != NULL && strchr(o->val, '@') != NULL &&
-            (strcmp(o->keyword, "host") == 0 ||
-             strcmp(o->keyword, "dbname") == 0)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* libpq's own words on a bad URI quote it, password and all. */
-static aif_err
-check_uri(const char *uri, aif_error *e)
-{
-    PQconninfoOption *options = PQconninfoParse(uri, NULL);
-    bool good = options != NULL && !is_mistaken(options);
-
-    PQconninfoFree(options);
-    return good ? AIF_OK
-                : aif_fail(e, AIF_EINVAL,
-                           "not a PostgreSQL URI: write postgresql://user:"
-                           "password@host:port/database, with %%40 for @ and "
-                           "%%2F for / in the password");
-}
-
 static aif_err
 pg_open(const char *uri, void **db, aif_error *e)
 {
     const size_t n = strlen(uri) + 1;
-    aif_err err = check_uri(uri, e);
+    aif_err err = aif_pg_check_uri(uri, e);
     pg *s;
 
     *db = NULL;

@@ -72,9 +72,8 @@ sqlite_drop(void *db)
         (void)sqlite3_finalize(s->kept[i]); /* its error was told already */
         s->kept[i] = NULL;
     }
-    (void)sqlite3_close(s->db);
+    aif_sqlite_close(s->db, &s->file);
     s->db = NULL;
-    aif_forks_release(&s->file);
 }
 
 /* --- opening ------------------------------------------------------------ */
@@ -108,14 +107,12 @@ sqlite_connect(sqlite *s, aif_error *e)
 {
     const int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    aif_err err = aif_forks_claim(&s->file, s->path, e);
     int rc;
+    aif_err err = aif_sqlite_open(s->path, flags, &s->db, &s->file, &rc, e);
 
     if (err != AIF_OK) {
         return err;
     }
-    aif_sqlite_fork_safely();
-    rc = sqlite3_open_v2(s->path, &s->db, flags, NULL);
     if (rc == SQLITE_OK) {
         (void)sqlite3_busy_timeout(s->db, lock_ms(s));
         rc = wal_enter(s);

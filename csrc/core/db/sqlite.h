@@ -7,13 +7,23 @@
 #ifndef AIF_SQLITE_H
 #define AIF_SQLITE_H
 
+#include "base/forks.h"
 #include "db/db.h"
+
+struct sqlite3;
 
 extern const aif_db_ops aif_sqlite;
 
-/* From now on no fork(2) of this process happens while a thread of it has one
- * of the locks that SQLite has for the whole process (sqlite_fork.c).  Before
- * SQLite is asked to open anything. */
-void aif_sqlite_fork_safely(void);
+/* sqlite3_open_v2, and what a fork(2) wants of whoever uses SQLite: no fork
+ * happens while a thread of ours has one of the locks that SQLite has for the
+ * whole process, and a child does not open a file that is open here
+ * (sqlite_fork.c, forks.h).  EFORKED: *path is such a file, and was not
+ * opened.  Else *rc is what sqlite3_open_v2 said, and aif_sqlite_close
+ * belongs to it, whatever that was. */
+AIF_MUST_CHECK aif_err aif_sqlite_open(const char *path, int flags,
+                                       struct sqlite3 **db, aif_owned *file,
+                                       int *rc, aif_error *e);
+/* After its statements are finalized.  NULL is none, and no error. */
+void aif_sqlite_close(struct sqlite3 *db, aif_owned *file);
 
 #endif

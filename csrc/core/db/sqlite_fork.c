@@ -51,8 +51,23 @@ watch_forks(void)
     (void)pthread_atfork(before_fork, after_fork, after_fork);
 }
 
-void
-aif_sqlite_fork_safely(void)
+aif_err
+aif_sqlite_open(const char *path, int flags, sqlite3 **db, aif_owned *file,
+                int *rc, aif_error *e)
 {
-    (void)pthread_once(&once, watch_forks);
+    aif_err err = aif_forks_claim(file, path, e);
+
+    *db = NULL;
+    if (err == AIF_OK) {
+        (void)pthread_once(&once, watch_forks);
+        *rc = sqlite3_open_v2(path, db, flags, NULL);
+    }
+    return err;
+}
+
+void
+aif_sqlite_close(sqlite3 *db, aif_owned *file)
+{
+    (void)sqlite3_close(db);
+    aif_forks_release(file);
 }

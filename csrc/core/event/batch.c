@@ -26,7 +26,7 @@ aif_batch_fini(aif_batch *b)
 }
 
 static aif_err
-grow(aif_batch *b, aif_error *e)
+batch_grow(aif_batch *b, aif_error *e)
 {
     size_t cap = b->cap == 0 ? 8 : 2 * b->cap;
     aif_event *events;
@@ -48,7 +48,7 @@ grow(aif_batch *b, aif_error *e)
 
 /* A chunk with room for n; each new one is twice the last, to CHUNK_MAX. */
 static aif_chunk *
-room(aif_batch *b, size_t n)
+batch_room(aif_batch *b, size_t n)
 {
     aif_chunk *c = b->chunks;
     size_t cap;
@@ -72,7 +72,7 @@ room(aif_batch *b, size_t n)
 }
 
 static aif_str
-copy(aif_chunk *c, aif_str s)
+chunk_copy(aif_chunk *c, aif_str s)
 {
     char *p = c->bytes + c->used;
 
@@ -89,22 +89,22 @@ aif_batch_add(aif_batch *b, const aif_event *ev, aif_error *e)
     size_t n = aif_event_bytes(ev);
     aif_event own = *ev;
     aif_chunk *c;
-    aif_err err = grow(b, e);
+    aif_err err = batch_grow(b, e);
 
     if (err != AIF_OK) {
         return err;
     }
-    c = room(b, n);
+    c = batch_room(b, n);
     if (c == NULL) {
         return aif_fail(e, AIF_ENOMEM, "an event of %zu bytes", n);
     }
-    own.ns = copy(c, ev->ns);
-    own.key = copy(c, ev->key);
-    own.value = copy(c, ev->value);
-    own.type = copy(c, ev->type);
-    own.sender = copy(c, ev->sender);
-    own.context = copy(c, ev->context);
-    own.producer = copy(c, ev->producer);
+    own.ns = chunk_copy(c, ev->ns);
+    own.key = chunk_copy(c, ev->key);
+    own.value = chunk_copy(c, ev->value);
+    own.type = chunk_copy(c, ev->type);
+    own.sender = chunk_copy(c, ev->sender);
+    own.context = chunk_copy(c, ev->context);
+    own.producer = chunk_copy(c, ev->producer);
     b->events[b->n++] = own;
     b->bytes += n;
     return AIF_OK;

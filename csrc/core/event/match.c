@@ -46,13 +46,13 @@ key_hash(aif_str ns, aif_str key)
 
 /* Ids are small numbers in a row: Fibonacci hashing spreads them. */
 static size_t
-id_bucket(const aif_match *m, uint64_t id)
+match_id_bucket(const aif_match *m, uint64_t id)
 {
     return (size_t)((id * 0x9e3779b97f4a7c15u) >> 32) & (m->buckets - 1);
 }
 
 static void
-link_key(node **head, node *x)
+node_link_key(node **head, node *x)
 {
     x->next = *head;
     x->prev = head;
@@ -63,7 +63,7 @@ link_key(node **head, node *x)
 }
 
 static void
-link_id(node **head, node *x)
+node_link_id(node **head, node *x)
 {
     x->id_next = *head;
     x->id_prev = head;
@@ -74,7 +74,7 @@ link_id(node **head, node *x)
 }
 
 static void
-unlink_both(node *x)
+node_unlink(node *x)
 {
     *x->prev = x->next;
     if (x->next != NULL) {
@@ -87,15 +87,15 @@ unlink_both(node *x)
 }
 
 static void
-link_node(aif_match *m, node *x)
+match_link(aif_match *m, node *x)
 {
     node **head = &m->scan;
 
     if (x->exact) {
         head = &m->by_key[x->hash & (m->buckets - 1)];
     }
-    link_key(head, x);
-    link_id(&m->by_id[id_bucket(m, x->id)], x);
+    node_link_key(head, x);
+    node_link_id(&m->by_id[match_id_bucket(m, x->id)], x);
 }
 
 aif_err
@@ -139,7 +139,7 @@ aif_match_free(aif_match *m)
 
 /* Every node is in by_id: take them out of the old tables, into new ones. */
 static void
-rehash(aif_match *m, node **by_key, node **by_id, size_t buckets)
+match_rehash(aif_match *m, node **by_key, node **by_id, size_t buckets)
 {
     node **old = m->by_id;
     size_t n = m->buckets;
@@ -152,7 +152,7 @@ rehash(aif_match *m, node **by_key, node **by_id, size_t buckets)
     for (size_t i = 0; i < n; i++) {
         for (node *x = old[i], *next; x != NULL; x = next) {
             next = x->id_next;
-            link_node(m, x);
+            match_link(m, x);
         }
     }
     aif_free(old);
@@ -160,7 +160,7 @@ rehash(aif_match *m, node **by_key, node **by_id, size_t buckets)
 
 /* Two nodes a bucket at most. */
 static aif_err
-grow(aif_match *m, aif_error *e)
+match_grow(aif_match *m, aif_error *e)
 {
     size_t buckets = m->buckets * 2;
     node **by_key;
@@ -176,12 +176,12 @@ grow(aif_match *m, aif_error *e)
         aif_free(by_id);
         return aif_fail(e, AIF_ENOMEM, "an index of %zu patterns", m->n);
     }
-    rehash(m, by_key, by_id, buckets);
+    match_rehash(m, by_key, by_id, buckets);
     return AIF_OK;
 }
 
 static aif_str
-copy(char **at, aif_str s)
+text_copy(char **at, aif_str s)
 {
     aif_str out = {*at, s.n};
 
@@ -204,11 +204,11 @@ node_new(const aif_pattern *p, uint64_t id)
     }
     at = (char *)(x + 1);
     x->id = id;
-    x->pattern.ns = copy(&at, p->ns);
-    x->pattern.key = copy(&at, p->key);
-    x->pattern.type = copy(&at, p->type);
-    x->pattern.sender = copy(&at, p->sender);
-    x->pattern.context = copy(&at, p->context);
+    x->pattern.ns = text_copy(&at, p->ns);
+    x->pattern.key = text_copy(&at, p->key);
+    x->pattern.type = text_copy(&at, p->type);
+    x->pattern.sender = text_copy(&at, p->sender);
+    x->pattern.context = text_copy(&at, p->context);
     x->exact = aif_pattern_exact(p->ns) && aif_pattern_exact(p->key);
     x->hash = key_hash(p->ns, p->key);
     return x;
@@ -222,7 +222,7 @@ aif_match_add(aif_match *m, const aif_pattern *p, uint64_t id, aif_error *e)
 
     err = aif_pattern_check(p, e);
     if (err == AIF_OK) {
-        err = grow(m, e);
+        err = match_grow(m, e);
     }
     if (err != AIF_OK) {
         return err;
@@ -231,7 +231,7 @@ aif_match_add(aif_match *m, const aif_pattern *p, uint64_t id, aif_error *e)
     if (x == NULL) {
         return aif_fail(e, AIF_ENOMEM, "adding a pattern");
     }
-    link_node(m, x);
+    match_link(m, x);
     m->n++;
     return AIF_OK;
 }
@@ -239,10 +239,11 @@ aif_match_add(aif_match *m, const aif_pattern *p, uint64_t id, aif_error *e)
 void
 aif_match_remove(aif_match *m, uint64_t id)
 {
-    for (node *x = m->by_id[id_bucket(m, id)], *next; x != NULL; x = next) {
+    for (node *x = m->by_id[match_id_bucket(m, id)], *next; x != NULL;
+         x = next) {
         next = x->id_next;
         if (x->id == id) {
-            unlink_both(x);
+            node_unlink(x);
             aif_free(x);
             m->n--;
         }
@@ -250,8 +251,8 @@ aif_match_remove(aif_match *m, uint64_t id)
 }
 
 static aif_err
-collect(aif_match *m, const node *x, const aif_event *ev, size_t *n,
-        aif_error *e)
+match_collect(aif_match *m, const node *x, const aif_event *ev, size_t *n,
+              aif_error *e)
 {
     size_t cap;
     uint64_t *found;
@@ -284,9 +285,9 @@ aif_match_find(aif_match *m, const aif_event *ev, const uint64_t **ids,
 
     *ids = NULL;
     *n = 0;
-    err = collect(m, m->by_key[bucket], ev, &found, e);
+    err = match_collect(m, m->by_key[bucket], ev, &found, e);
     if (err == AIF_OK) {
-        err = collect(m, m->scan, ev, &found, e);
+        err = match_collect(m, m->scan, ev, &found, e);
     }
     if (err == AIF_OK && found > 0) {
         *n = aif_uniq(m->found, found);

@@ -63,7 +63,7 @@ aif_pattern_matches(const aif_pattern *p, const aif_event *ev)
 
 /* A prefix may be as long as the longest value, and the star comes on top. */
 static aif_err
-check(const char *what, aif_str s, size_t min, size_t max, aif_error *e)
+field_check(const char *what, aif_str s, size_t min, size_t max, aif_error *e)
 {
     return aif_text_check(what, s, min, max + !aif_pattern_exact(s), e);
 }
@@ -71,19 +71,21 @@ check(const char *what, aif_str s, size_t min, size_t max, aif_error *e)
 aif_err
 aif_pattern_check(const aif_pattern *p, aif_error *e)
 {
-    aif_err err = check("pattern's namespace", p->ns, 1, AIF_NAME_MAX, e);
+    aif_err err =
+        field_check("pattern's namespace", p->ns, 1, AIF_NAME_MAX, e);
 
     if (err == AIF_OK) {
-        err = check("pattern's key", p->key, 1, AIF_KEY_MAX, e);
+        err = field_check("pattern's key", p->key, 1, AIF_KEY_MAX, e);
     }
     if (err == AIF_OK) {
-        err = check("pattern's type", p->type, 1, AIF_NAME_MAX, e);
+        err = field_check("pattern's type", p->type, 1, AIF_NAME_MAX, e);
     }
     if (err == AIF_OK) {
-        err = check("pattern's sender", p->sender, 0, AIF_NAME_MAX, e);
+        err = field_check("pattern's sender", p->sender, 0, AIF_NAME_MAX, e);
     }
     if (err == AIF_OK) {
-        err = check("pattern's context", p->context, 0, AIF_CONTEXT_MAX, e);
+        err = field_check("pattern's context", p->context, 0, AIF_CONTEXT_MAX,
+                          e);
     }
     return err;
 }

@@ -34,7 +34,7 @@ aif_query_like(const aif_query *q, size_t from, size_t to,
 }
 
 static size_t
-weight_of(aif_str field)
+field_weight(aif_str field)
 {
     return aif_pattern_exact(field) ? 1 : field.n > 1 ? 3 : 0;
 }
@@ -49,16 +49,16 @@ aif_query_weight(const aif_query *q)
         const bool list = aif_query_like(q, i + 1, q->n, p);
 
         if (!aif_query_like(q, 0, i, p)) {
-            weight += weight_of(p->ns) + (list ? 4 : weight_of(p->key)) +
-                      weight_of(p->type) + weight_of(p->sender) +
-                      weight_of(p->context);
+            weight += field_weight(p->ns) + (list ? 4 : field_weight(p->key)) +
+                      field_weight(p->type) + field_weight(p->sender) +
+                      field_weight(p->context);
         }
     }
     return weight;
 }
 
 static bool
-any_matches(const aif_query *q, const aif_event *ev)
+query_any_matches(const aif_query *q, const aif_event *ev)
 {
     for (size_t i = 0; i < q->n; i++) {
         if (aif_pattern_matches(&q->patterns[i], ev)) {
@@ -72,5 +72,5 @@ bool
 aif_query_matches(const aif_query *q, const aif_event *ev)
 {
     return ev->offset > q->after && ev->offset <= aif_query_upto(q) &&
-           any_matches(q, ev);
+           query_any_matches(q, ev);
 }

@@ -29,7 +29,8 @@ typedef struct {
 } space;
 
 static aif_err
-check_patterns(const aif_str *patterns, size_t n, space *need, aif_error *e)
+key_check_patterns(const aif_str *patterns, size_t n, space *need,
+                   aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -49,7 +50,7 @@ check_patterns(const aif_str *patterns, size_t n, space *need, aif_error *e)
 }
 
 static aif_err
-check(const aif_access_key *key, space *need, aif_error *e)
+key_check(const aif_access_key *key, space *need, aif_error *e)
 {
     aif_err err =
         aif_text_check("key's name", key->name, 1, AIF_ACCESS_NAME_MAX, e);
@@ -62,16 +63,16 @@ check(const aif_access_key *key, space *need, aif_error *e)
         err = aif_curve_check(what, key->public, e);
     }
     if (err == AIF_OK) {
-        err = check_patterns(key->publish, key->n_publish, need, e);
+        err = key_check_patterns(key->publish, key->n_publish, need, e);
     }
     if (err == AIF_OK) {
-        err = check_patterns(key->read, key->n_read, need, e);
+        err = key_check_patterns(key->read, key->n_read, need, e);
     }
     return err;
 }
 
 static aif_str
-copy(char **at, aif_str s)
+text_copy(char **at, aif_str s)
 {
     aif_str kept = {*at, s.n};
 
@@ -81,7 +82,7 @@ copy(char **at, aif_str s)
 }
 
 static void
-fill(aif_access *a, const aif_access_key *keys, size_t n)
+access_fill(aif_access *a, const aif_access_key *keys, size_t n)
 {
     aif_str *pattern = a->patterns;
     char *at = a->bytes;
@@ -90,15 +91,15 @@ fill(aif_access *a, const aif_access_key *keys, size_t n)
         aif_grant *g = &a->grants[i];
 
         memcpy(g->public, keys[i].public.p, sizeof g->public);
-        g->name = copy(&at, keys[i].name);
+        g->name = text_copy(&at, keys[i].name);
         g->patterns = pattern;
         g->n_publish = keys[i].n_publish;
         g->n_read = keys[i].n_read;
         for (size_t k = 0; k < g->n_publish; k++) {
-            *pattern++ = copy(&at, keys[i].publish[k]);
+            *pattern++ = text_copy(&at, keys[i].publish[k]);
         }
         for (size_t k = 0; k < g->n_read; k++) {
-            *pattern++ = copy(&at, keys[i].read[k]);
+            *pattern++ = text_copy(&at, keys[i].read[k]);
         }
     }
 }
@@ -112,7 +113,7 @@ by_public(const void *a, const void *b)
 
 /* Two people with one key could not be told apart, nor one of them revoked. */
 static aif_err
-sort(aif_access *a, aif_error *e)
+access_sort(aif_access *a, aif_error *e)
 {
     qsort(a->grants, a->n, sizeof *a->grants, by_public);
     for (size_t i = 1; i < a->n; i++) {
@@ -128,7 +129,7 @@ sort(aif_access *a, aif_error *e)
 }
 
 static aif_access *
-allocate(size_t n, const space *need)
+access_allocate(size_t n, const space *need)
 {
     aif_access *a = aif_zalloc(sizeof *a);
 
@@ -160,17 +161,17 @@ aif_access_new(const aif_access_key *keys, size_t n, aif_access **out,
                         AIF_ACCESS_KEYS_MAX);
     }
     for (size_t i = 0; err == AIF_OK && i < n; i++) {
-        err = check(&keys[i], &need, e);
+        err = key_check(&keys[i], &need, e);
     }
     if (err != AIF_OK) {
         return err;
     }
-    a = allocate(n, &need);
+    a = access_allocate(n, &need);
     if (a == NULL) {
         return aif_fail(e, AIF_ENOMEM, "an access table of %zu keys", n);
     }
-    fill(a, keys, n);
-    err = sort(a, e);
+    access_fill(a, keys, n);
+    err = access_sort(a, e);
     if (err != AIF_OK) {
         aif_access_free(a);
         return err;

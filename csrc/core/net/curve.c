@@ -8,7 +8,7 @@ static const char alphabet[] = "0123456789abcdefghijklmnopqrstuvwxyz"
                                ".-:+=^!/*?&<>()[]{}@%$#";
 
 static aif_err
-no_curve(aif_error *e)
+curve_fail_missing(aif_error *e)
 {
     return aif_fail(e, AIF_EINVAL,
                     "this libzmq has no CURVE: one built with libsodium is "
@@ -17,7 +17,7 @@ no_curve(aif_error *e)
 
 /* Five characters are four bytes: some groups are too large for them. */
 static bool
-group_fits(const char *p)
+key_group_fits(const char *p)
 {
     uint64_t value = 0;
 
@@ -38,7 +38,7 @@ aif_curve_check(const char *what, aif_str key, aif_error *e)
     bool good = key.n == AIF_CURVE_KEY;
 
     for (size_t i = 0; good && i < AIF_CURVE_KEY; i += 5) {
-        good = group_fits(key.p + i);
+        good = key_group_fits(key.p + i);
     }
     return good ? AIF_OK
                 : aif_fail(e, AIF_EINVAL,
@@ -48,7 +48,7 @@ aif_curve_check(const char *what, aif_str key, aif_error *e)
 }
 
 static aif_err
-check_text(const char *what, const char *key, aif_error *e)
+key_check_text(const char *what, const char *key, aif_error *e)
 {
     return aif_curve_check(what, (aif_str){key, strlen(key)}, e);
 }
@@ -57,7 +57,8 @@ aif_err
 aif_curve_pair(char public[static 41], char secret[static 41], aif_error *e)
 {
     public[0] = secret[0] = '\0';
-    return zmq_curve_keypair(public, secret) == 0 ? AIF_OK : no_curve(e);
+    return zmq_curve_keypair(public, secret) == 0 ? AIF_OK
+                                                  : curve_fail_missing(e);
 }
 
 /* zmq_curve_public writes as far as the text is long: its length is checked
@@ -65,24 +66,24 @@ aif_curve_pair(char public[static 41], char secret[static 41], aif_error *e)
 aif_err
 aif_curve_public(const char *secret, char public[static 41], aif_error *e)
 {
-    aif_err err = check_text("the secret key", secret, e);
+    aif_err err = key_check_text("the secret key", secret, e);
 
     public[0] = '\0';
     if (err == AIF_OK && zmq_curve_public(public, secret) != 0) {
-        err = no_curve(e);
+        err = curve_fail_missing(e);
     }
     return err;
 }
 
 static aif_err
-set_key(void *socket, int option, const char *what, const char *key,
+key_set(void *socket, int option, const char *what, const char *key,
         aif_error *e)
 {
-    aif_err err = check_text(what, key, e);
+    aif_err err = key_check_text(what, key, e);
 
     if (err == AIF_OK &&
         zmq_setsockopt(socket, option, key, AIF_CURVE_KEY + 1) != 0) {
-        err = no_curve(e);
+        err = curve_fail_missing(e);
     }
     return err;
 }
@@ -90,15 +91,15 @@ set_key(void *socket, int option, const char *what, const char *key,
 aif_err
 aif_curve_client(void *socket, const aif_curve *keys, aif_error *e)
 {
-    aif_err err = set_key(socket, ZMQ_CURVE_SERVERKEY,
+    aif_err err = key_set(socket, ZMQ_CURVE_SERVERKEY,
                           "the broker's public key", keys->server, e);
 
     if (err == AIF_OK) {
-        err = set_key(socket, ZMQ_CURVE_PUBLICKEY, "the public key",
+        err = key_set(socket, ZMQ_CURVE_PUBLICKEY, "the public key",
                       keys->public, e);
     }
     if (err == AIF_OK) {
-        err = set_key(socket, ZMQ_CURVE_SECRETKEY, "the secret key",
+        err = key_set(socket, ZMQ_CURVE_SECRETKEY, "the secret key",
                       keys->secret, e);
     }
     return err;
@@ -111,10 +112,10 @@ aif_curve_server(void *socket, const char *secret, aif_error *e)
     aif_err err = AIF_OK;
 
     if (zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &on, sizeof on) != 0) {
-        err = no_curve(e);
+        err = curve_fail_missing(e);
     }
     if (err == AIF_OK) {
-        err = set_key(socket, ZMQ_CURVE_SECRETKEY, "the broker's secret key",
+        err = key_set(socket, ZMQ_CURVE_SECRETKEY, "the broker's secret key",
                       secret, e);
     }
     return err;

@@ -22,7 +22,7 @@ struct aif_lockfile {
 };
 
 static aif_err
-held_by_another(int fd, const char *path, aif_error *e)
+lock_fail_held(int fd, const char *path, aif_error *e)
 {
     char pid[16] = "?";
     ssize_t n = pread(fd, pid, sizeof pid - 1, 0);
@@ -35,7 +35,7 @@ held_by_another(int fd, const char *path, aif_error *e)
 
 /* What a broker wrote: a pid and the end of the line, or nothing yet. */
 static bool
-is_ours(int fd)
+lock_is_ours(int fd)
 {
     char text[16];
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
@@ -47,7 +47,7 @@ is_ours(int fd)
 
 /* For held_by_another, and for people. */
 static void
-write_pid(int fd)
+lock_write_pid(int fd)
 {
     char pid[16];
     int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
@@ -58,7 +58,7 @@ write_pid(int fd)
 }
 
 static aif_err
-lock(const char *path, int *fd, aif_error *e)
+lock_open(const char *path, int *fd, aif_error *e)
 {
     char name[4096];
     int n = snprintf(name, sizeof name, "%s.lock", path);
@@ -74,17 +74,17 @@ lock(const char *path, int *fd, aif_error *e)
                         strerror(errno));
     }
     if (flock(*fd, LOCK_EX | LOCK_NB) == 0) {
-        if (!is_ours(*fd)) {
+        if (!lock_is_ours(*fd)) {
             return aif_fail(e, AIF_EINVAL,
                             "%s is there already and is no broker's: remove "
                             "it or choose another path",
                             name);
         }
-        write_pid(*fd);
+        lock_write_pid(*fd);
         return AIF_OK;
     }
     if (errno == EWOULDBLOCK) {
-        return held_by_another(*fd, path, e);
+        return lock_fail_held(*fd, path, e);
     }
     return aif_fail(e, AIF_EINVAL, "cannot lock %s: %s", name,
                     strerror(errno));
@@ -101,7 +101,7 @@ aif_lockfile_take(const char *path, aif_lockfile **out, aif_error *e)
         return aif_fail(e, AIF_ENOMEM, "locking %s", path);
     }
     aif_forks_stop(); /* no child between open and add */
-    err = lock(path, &l->fd, e);
+    err = lock_open(path, &l->fd, e);
     if (err == AIF_OK) {
         aif_forks_add(&l->owned, l->fd);
         *out = l;

@@ -3,6 +3,7 @@
 #include "net/port.h"
 
 #include "base/forks.h"
+#include "net/address.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -162,4 +163,177 @@ aif_port_news(void *monitor, uint16_t *event, uint32_t *value)
     memcpy(event, news, sizeof *event);
     memcpy(value, news + sizeof *event, sizeof *value);
     return true;
+}
+
+/* --- a client's connection ----------------------------------------------- */
+
+#define HANDSHAKE_MS 1000 /* a dead broker's child accepts, but is silent */
+#define HEARTBEAT_MS 1000
+#define HEARTBEAT_TIMEOUT_MS 2000
+
+_Static_assert(sizeof(aif_port_msg) == sizeof(zmq_msg_t),
+               "aif_port_msg holds one");
+
+static zmq_msg_t *
+msg_of(const aif_port_msg *m)
+{
+    return (zmq_msg_t *)(uintptr_t)m;
+}
+
+void
+aif_port_msg_init(aif_port_msg *m)
+{
+    (void)zmq_msg_init(msg_of(m));
+}
+
+void
+aif_port_msg_fini(aif_port_msg *m)
+{
+    (void)zmq_msg_close(msg_of(m));
+}
+
+void
+aif_port_msg_move(aif_port_msg *to, aif_port_msg *from)
+{
+    (void)zmq_msg_move(msg_of(to), msg_of(from));
+}
+
+aif_str
+aif_port_msg_bytes(const aif_port_msg *m)
+{
+    return (aif_str){zmq_msg_data(msg_of(m)), zmq_msg_size(msg_of(m))};
+}
+
+static bool
+dealer_configure(void *s, int hwm, int64_t frame_max)
+{
+    return aif_port_set(s, ZMQ_LINGER, 0) &&
+           aif_port_set(s, ZMQ_SNDHWM, hwm) &&
+           aif_port_set(s, ZMQ_RECONNECT_IVL, -1) &&
+           aif_port_set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) &&
+           aif_port_set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) &&
+           aif_port_set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) &&
+           zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &frame_max, sizeof frame_max) ==
+               0;
+}
+
+#define NEWS                                                                  \
+    (ZMQ_EVENT_CONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_CLOSED | \
+     ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |          \
+     ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+
+aif_err
+aif_port_dealer(void *ctx, int hwm, int64_t frame_max, void **socket,
+                void **monitor, aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    *monitor = NULL;
+    *socket = zmq_socket(ctx, ZMQ_DEALER);
+    if (*socket != NULL && dealer_configure(*socket, hwm, frame_max)) {
+        *monitor = aif_port_monitor(ctx, *socket, NEWS);
+    }
+    if (*monitor == NULL) {
+        err = aif_port_failed("a DEALER socket", e);
+        aif_port_close(*socket, NULL, 0);
+        *socket = NULL;
+    }
+    return err;
+}
+
+aif_err
+aif_port_connect(void *socket, const char *uri, aif_error *e)
+{
+    (void)aif_port_set(socket, ZMQ_IPV6, aif_address_is_v6(uri));
+    if (zmq_connect(socket, uri) != 0) {
+        return aif_fail(e, AIF_EINVAL, "cannot connect to %s: %s", uri,
+                        zmq_strerror(zmq_errno()));
+    }
+    return AIF_OK;
+}
+
+/* First the monitor ends: zmq's thread waits, for ever, to tell its news to
+ * one that has no reader. */
+void
+aif_port_close(void *socket, void *monitor, int linger_ms)
+{
+    if (monitor != NULL) {
+        (void)zmq_socket_monitor(socket, NULL, 0);
+        (void)zmq_close(monitor);
+    }
+    if (socket != NULL) {
+        (void)aif_port_set(socket, ZMQ_LINGER, linger_ms);
+        (void)zmq_close(socket);
+    }
+}
+
+void
+aif_port_send(void *socket, const void *p, size_t n)
+{
+    (void)zmq_send(socket, p, n, ZMQ_DONTWAIT);
+}
+
+bool
+aif_port_recv(void *socket, aif_port_msg *m, bool *whole)
+{
+    if (zmq_msg_recv(msg_of(m), socket, ZMQ_DONTWAIT) < 0) {
+        return false;
+    }
+    *whole = !zmq_msg_more(msg_of(m));
+    while (zmq_msg_more(msg_of(m)) &&
+           zmq_msg_recv(msg_of(m), socket, ZMQ_DONTWAIT) >= 0) {
+    }
+    return true;
+}
+
+bool
+aif_port_event_next(void *monitor, aif_port_event *event, int *fd)
+{
+    uint16_t news;
+    uint32_t value;
+
+    if (!aif_port_news(monitor, &news, &value)) {
+        return false;
+    }
+    *event = AIF_PORT_LOST;
+    if (news == ZMQ_EVENT_CONNECTED) {
+        *event = AIF_PORT_MADE;
+        *fd = (int)value;
+    } else if (news == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+        *event = AIF_PORT_UP;
+    } else if (news == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH ||
+               (news == ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL &&
+                value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)) {
+        *event = AIF_PORT_DENIED;
+    }
+    return true;
+}
+
+bool
+aif_port_wait(void *socket, void *monitor, int64_t ms)
+{
+    zmq_pollitem_t items[2] = {{.socket = socket, .events = ZMQ_POLLIN},
+                               {.socket = monitor, .events = ZMQ_POLLIN}};
+
+    return zmq_poll(items, socket == NULL ? 0 : 2, ms > 0 ? (long)ms : 0) >= 0;
+}
+
+bool
+aif_port_readable(void *socket)
+{
+    int events = 0;
+    size_t n = sizeof events;
+
+    (void)zmq_getsockopt(socket, ZMQ_EVENTS, &events, &n);
+    return (events & ZMQ_POLLIN) != 0;
+}
+
+int
+aif_port_fd(void *socket)
+{
+    int fd = -1;
+    size_t n = sizeof fd;
+
+    (void)zmq_getsockopt(socket, ZMQ_FD, &fd, &n);
+    return fd;
 }

@@ -31,7 +31,7 @@ _Static_assert(AIF_ENOMEM == 1 && AIF_EINVAL == 2 && AIF_ESTORE == 3 &&
 
 /* The row of a kind; -1: there is none. */
 static int
-row(unsigned kind)
+wire_row(unsigned kind)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (kinds[i].kind == kind) {
@@ -44,13 +44,13 @@ row(unsigned kind)
 const char *
 aif_kind_name(aif_kind kind)
 {
-    int i = row(kind);
+    int i = wire_row(kind);
 
     return i < 0 ? "?" : kinds[i].name;
 }
 
 static aif_err
-put_head(const aif_frame *f, aif_buf *out, aif_error *e)
+wire_put_head(const aif_frame *f, aif_buf *out, aif_error *e)
 {
     const uint8_t head[4] = {AIF_WIRE_MAGIC, AIF_WIRE_VERSION,
                              (uint8_t)f->kind, 0};
@@ -60,7 +60,7 @@ put_head(const aif_frame *f, aif_buf *out, aif_error *e)
 }
 
 static aif_err
-put_code(const aif_frame *f, aif_buf *out, aif_error *e)
+wire_put_code(const aif_frame *f, aif_buf *out, aif_error *e)
 {
     aif_err err = aif_buf_u8(out, (uint8_t)f->code, e);
 
@@ -68,9 +68,10 @@ put_code(const aif_frame *f, aif_buf *out, aif_error *e)
 }
 
 static aif_err
-put_fields(const aif_frame *f, unsigned fields, aif_buf *out, aif_error *e)
+wire_put_fields(const aif_frame *f, unsigned fields, aif_buf *out,
+                aif_error *e)
 {
-    aif_err err = put_head(f, out, e);
+    aif_err err = wire_put_head(f, out, e);
 
     if (err == AIF_OK && (fields & AIF_F_FROM)) {
         err = aif_buf_u64(out, f->from, e);
@@ -85,7 +86,7 @@ put_fields(const aif_frame *f, unsigned fields, aif_buf *out, aif_error *e)
         err = aif_buf_u8(out, f->flag, e);
     }
     if (err == AIF_OK && (fields & AIF_F_CODE)) {
-        err = put_code(f, out, e);
+        err = wire_put_code(f, out, e);
     }
     if (err == AIF_OK && (fields & AIF_F_TEXT)) {
         err = aif_buf_str(out, f->text, e);
@@ -96,19 +97,19 @@ put_fields(const aif_frame *f, unsigned fields, aif_buf *out, aif_error *e)
 aif_err
 aif_frame_encode(const aif_frame *f, aif_buf *out, aif_error *e)
 {
-    int i = row(f->kind);
+    int i = wire_row(f->kind);
 
     out->n = 0;
     if (i < 0) {
         return aif_fail(e, AIF_EINVAL, "no frame has the kind %d", f->kind);
     }
-    return put_fields(f, kinds[i].fields, out, e);
+    return wire_put_fields(f, kinds[i].fields, out, e);
 }
 
 /* The head is read even where it is another version's: its id says to whom
  * the refusal goes. */
 static aif_err
-get_head(aif_reader *in, aif_frame *f, unsigned *fields, aif_error *e)
+wire_get_head(aif_reader *in, aif_frame *f, unsigned *fields, aif_error *e)
 {
     uint8_t head[4] = {0};
     aif_err err = AIF_OK;
@@ -132,7 +133,7 @@ get_head(aif_reader *in, aif_frame *f, unsigned *fields, aif_error *e)
                         "protocol version %d: %d is spoken here", head[1],
                         AIF_WIRE_VERSION);
     }
-    i = row(head[2]);
+    i = wire_row(head[2]);
     if (i < 0 || head[3] != 0) {
         return aif_fail(e, AIF_EPROTO, "no such kind of frame: %#x %#x",
                         head[2], head[3]);
@@ -143,7 +144,7 @@ get_head(aif_reader *in, aif_frame *f, unsigned *fields, aif_error *e)
 }
 
 static aif_err
-get_flag(aif_reader *in, aif_frame *f, aif_error *e)
+wire_get_flag(aif_reader *in, aif_frame *f, aif_error *e)
 {
     aif_err err = aif_read_u8(in, &f->flag, e);
 
@@ -154,7 +155,7 @@ get_flag(aif_reader *in, aif_frame *f, aif_error *e)
 }
 
 static aif_err
-get_code(aif_reader *in, aif_frame *f, aif_error *e)
+wire_get_code(aif_reader *in, aif_frame *f, aif_error *e)
 {
     uint8_t code;
     aif_err err = aif_read_u8(in, &code, e);
@@ -170,7 +171,7 @@ get_code(aif_reader *in, aif_frame *f, aif_error *e)
 }
 
 static size_t
-text_max(aif_kind kind)
+wire_text_max(aif_kind kind)
 {
     switch (kind) {
     case AIF_K_ERROR:
@@ -187,9 +188,9 @@ text_max(aif_kind kind)
 /* A hint becomes a C string, so it is checked; an error's text may be cut in
  * the middle of a character. */
 static aif_err
-get_text(aif_reader *in, aif_frame *f, aif_error *e)
+wire_get_text(aif_reader *in, aif_frame *f, aif_error *e)
 {
-    size_t max = text_max(f->kind);
+    size_t max = wire_text_max(f->kind);
     aif_err err = aif_read_str(in, max, &f->text, e);
 
     if (err == AIF_OK && f->kind != AIF_K_ERROR &&
@@ -200,7 +201,7 @@ get_text(aif_reader *in, aif_frame *f, aif_error *e)
 }
 
 static aif_err
-get_fields(aif_reader *in, unsigned fields, aif_frame *f, aif_error *e)
+wire_get_fields(aif_reader *in, unsigned fields, aif_frame *f, aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -214,20 +215,20 @@ get_fields(aif_reader *in, unsigned fields, aif_frame *f, aif_error *e)
         err = aif_read_u32(in, &f->max, e);
     }
     if (err == AIF_OK && (fields & AIF_F_FLAG)) {
-        err = get_flag(in, f, e);
+        err = wire_get_flag(in, f, e);
     }
     if (err == AIF_OK && (fields & AIF_F_CODE)) {
-        err = get_code(in, f, e);
+        err = wire_get_code(in, f, e);
     }
     if (err == AIF_OK && (fields & AIF_F_TEXT)) {
-        err = get_text(in, f, e);
+        err = wire_get_text(in, f, e);
     }
     return err;
 }
 
 /* What only one kind of frame has to keep to. */
 static aif_err
-check(const aif_frame *f, unsigned fields, aif_error *e)
+wire_check(const aif_frame *f, unsigned fields, aif_error *e)
 {
     if (!(fields & TAILS) && f->tail.n > 0) {
         return aif_fail(e, AIF_EPROTO, "%zu bytes after the end of %s",
@@ -257,11 +258,11 @@ aif_frame_decode(const void *p, size_t n, aif_frame *f, aif_error *e)
         return aif_fail(e, AIF_EPROTO, "a frame of %zu bytes: %u are the most",
                         n, AIF_FRAME_MAX);
     }
-    err = get_head(&f->tail, f, &fields, e);
+    err = wire_get_head(&f->tail, f, &fields, e);
     if (err == AIF_OK) {
-        err = get_fields(&f->tail, fields, f, e);
+        err = wire_get_fields(&f->tail, fields, f, e);
     }
-    return err != AIF_OK ? err : check(f, fields, e);
+    return err != AIF_OK ? err : wire_check(f, fields, e);
 }
 
 aif_err

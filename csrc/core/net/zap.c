@@ -38,7 +38,7 @@ aif_zap_open(void *ctx, void **out, aif_error *e)
 
 /* All parts of the message: PARTS are kept, the rest is read and dropped. */
 static size_t
-receive(void *zap, zmq_msg_t parts[static PARTS])
+zap_receive(void *zap, zmq_msg_t parts[static PARTS])
 {
     zmq_msg_t rest;
     size_t n = 0;
@@ -58,7 +58,7 @@ receive(void *zap, zmq_msg_t parts[static PARTS])
 }
 
 static bool
-is(zmq_msg_t *part, const char *text)
+part_is(zmq_msg_t *part, const char *text)
 {
     size_t n = strlen(text);
 
@@ -66,14 +66,15 @@ is(zmq_msg_t *part, const char *text)
 }
 
 static void
-read_peer(zmq_msg_t parts[static PARTS], aif_zap_peer *peer)
+zap_read_peer(zmq_msg_t parts[static PARTS], aif_zap_peer *peer)
 {
     size_t n = zmq_msg_size(&parts[ADDRESS]);
 
     n = n < sizeof peer->address ? n : sizeof peer->address - 1;
     memcpy(peer->address, zmq_msg_data(&parts[ADDRESS]), n);
     peer->address[n] = '\0';
-    if (is(&parts[VERSION], "1.0") && is(&parts[MECHANISM], "CURVE") &&
+    if (part_is(&parts[VERSION], "1.0") &&
+        part_is(&parts[MECHANISM], "CURVE") &&
         zmq_msg_size(&parts[CREDENTIALS]) == KEY_BYTES) {
         (void)zmq_z85_encode(peer->key, zmq_msg_data(&parts[CREDENTIALS]),
                              KEY_BYTES);
@@ -82,7 +83,7 @@ read_peer(zmq_msg_t parts[static PARTS], aif_zap_peer *peer)
 
 /* Nothing waits for room here: libzmq's end of it has no limit. */
 static void
-put(void *zap, const char *text, int more)
+zap_put(void *zap, const char *text, int more)
 {
     (void)zmq_send(zap, text, strlen(text), ZMQ_DONTWAIT | more);
 }
@@ -90,7 +91,7 @@ put(void *zap, const char *text, int more)
 /* 400 is for good: the peer's libzmq is told, and that socket of it does not
  * try again.  300 closes the connection without a word, and it does. */
 static const char *
-status(const aif_access *access, const aif_zap_peer *peer)
+zap_status(const aif_access *access, const aif_zap_peer *peer)
 {
     if (access == NULL) {
         return "300";
@@ -99,15 +100,15 @@ status(const aif_access *access, const aif_zap_peer *peer)
 }
 
 static void
-reply(void *zap, zmq_msg_t *id, const char *code, const aif_zap_peer *peer)
+zap_reply(void *zap, zmq_msg_t *id, const char *code, const aif_zap_peer *peer)
 {
-    put(zap, "1.0", ZMQ_SNDMORE);
+    zap_put(zap, "1.0", ZMQ_SNDMORE);
     (void)zmq_send(zap, zmq_msg_data(id), zmq_msg_size(id),
                    ZMQ_DONTWAIT | ZMQ_SNDMORE);
-    put(zap, code, ZMQ_SNDMORE);
-    put(zap, peer->allowed ? "OK" : "no such key", ZMQ_SNDMORE);
-    put(zap, peer->allowed ? peer->key : "", ZMQ_SNDMORE);
-    put(zap, "", 0); /* no more properties */
+    zap_put(zap, code, ZMQ_SNDMORE);
+    zap_put(zap, peer->allowed ? "OK" : "no such key", ZMQ_SNDMORE);
+    zap_put(zap, peer->allowed ? peer->key : "", ZMQ_SNDMORE);
+    zap_put(zap, "", 0); /* no more properties */
 }
 
 bool
@@ -120,15 +121,15 @@ aif_zap_answer(void *zap, const aif_access *access, aif_zap_peer *peer)
     for (size_t i = 0; i < PARTS; i++) {
         (void)zmq_msg_init(&parts[i]);
     }
-    n = receive(zap, parts);
+    n = zap_receive(zap, parts);
     if (n == PARTS) {
-        read_peer(parts, peer);
+        zap_read_peer(parts, peer);
     }
     peer->allowed =
         aif_access_find(access, (aif_str){peer->key, strlen(peer->key)}) !=
         NULL;
     if (n > 0) {
-        reply(zap, &parts[ID], status(access, peer), peer);
+        zap_reply(zap, &parts[ID], zap_status(access, peer), peer);
     }
     for (size_t i = 0; i < PARTS; i++) {
         (void)zmq_msg_close(&parts[i]);

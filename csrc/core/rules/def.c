@@ -40,7 +40,7 @@ aif_rules_count(const aif_rules *r)
 }
 
 static aif_err
-check_event(const aif_cond *c, aif_error *e)
+cond_check_event(const aif_cond *c, aif_error *e)
 {
     aif_err err = aif_pattern_check(&c->pattern, e);
 
@@ -64,11 +64,11 @@ check_event(const aif_cond *c, aif_error *e)
 }
 
 static aif_err
-check_cond(const aif_cond *c, aif_error *e)
+cond_check(const aif_cond *c, aif_error *e)
 {
     switch (c->kind) {
     case AIF_EVENT:
-        return check_event(c, e);
+        return cond_check_event(c, e);
     case AIF_EVERY:
         return c->every_ms > 0
                    ? AIF_OK
@@ -87,8 +87,8 @@ check_cond(const aif_cond *c, aif_error *e)
 
 /* The sub-tree at i, those behind it being done: its size, how deep it is. */
 static aif_err
-measure(aif_node *nodes, size_t i, size_t n, unsigned char *depth,
-        aif_error *e)
+node_measure(aif_node *nodes, size_t i, size_t n, unsigned char *depth,
+             aif_error *e)
 {
     size_t child = i + 1;
     bool group = nodes[i].c.kind == AIF_ALL || nodes[i].c.kind == AIF_ANY;
@@ -115,13 +115,13 @@ measure(aif_node *nodes, size_t i, size_t n, unsigned char *depth,
 
 /* Backwards, so that children are measured before their group. */
 static aif_err
-measure_all(aif_node *nodes, size_t n, aif_error *e)
+node_measure_all(aif_node *nodes, size_t n, aif_error *e)
 {
     unsigned char depth[AIF_CONDS_MAX];
     aif_err err = AIF_OK;
 
     for (size_t i = n; i-- > 0 && err == AIF_OK;) {
-        err = measure(nodes, i, n, depth, e);
+        err = node_measure(nodes, i, n, depth, e);
     }
     if (err == AIF_OK && nodes[0].size != n) {
         err = aif_fail(e, AIF_EINVAL,
@@ -133,7 +133,7 @@ measure_all(aif_node *nodes, size_t n, aif_error *e)
 }
 
 static void
-own(char **at, aif_str *s)
+text_own(char **at, aif_str *s)
 {
     if (s->n > 0) {
         memcpy(*at, s->p, s->n);
@@ -143,7 +143,7 @@ own(char **at, aif_str *s)
 }
 
 static aif_err
-copy_strings(aif_rule *rule, aif_error *e)
+rule_copy_strings(aif_rule *rule, aif_error *e)
 {
     size_t bytes = 1; /* never malloc(0) */
     char *at;
@@ -159,19 +159,19 @@ copy_strings(aif_rule *rule, aif_error *e)
     }
     for (size_t i = 0; i < rule->n; i++) {
         aif_cond *c = &rule->nodes[i].c;
-        own(&at, &c->pattern.ns);
-        own(&at, &c->pattern.key);
-        own(&at, &c->pattern.type);
-        own(&at, &c->pattern.sender);
+        text_own(&at, &c->pattern.ns);
+        text_own(&at, &c->pattern.key);
+        text_own(&at, &c->pattern.type);
+        text_own(&at, &c->pattern.sender);
         c->pattern.context = AIF_STR("*"); /* whose run it is, is not ours */
-        own(&at, &c->value);
+        text_own(&at, &c->value);
     }
     return AIF_OK;
 }
 
 /* Only the fields that the kind has: the rest is the caller's garbage. */
 static aif_cond
-cleaned(const aif_cond *c)
+cond_cleaned(const aif_cond *c)
 {
     aif_cond out = {.kind = c->kind};
 
@@ -202,11 +202,11 @@ rule_init(aif_rule *rule, aif_action action, const aif_cond *conds, size_t n,
         return aif_fail(e, AIF_ENOMEM, "adding a rule");
     }
     for (size_t i = 0; i < n; i++) {
-        rule->nodes[i].c = cleaned(&conds[i]);
+        rule->nodes[i].c = cond_cleaned(&conds[i]);
     }
-    err = measure_all(rule->nodes, n, e);
+    err = node_measure_all(rule->nodes, n, e);
     if (err == AIF_OK) {
-        err = copy_strings(rule, e);
+        err = rule_copy_strings(rule, e);
     }
     if (err != AIF_OK) {
         rule_fini(rule);
@@ -215,7 +215,7 @@ rule_init(aif_rule *rule, aif_action action, const aif_cond *conds, size_t n,
 }
 
 static aif_err
-put_strings(aif_buf *b, const aif_cond *c, aif_error *e)
+cond_put_strings(aif_buf *b, const aif_cond *c, aif_error *e)
 {
     const aif_str s[] = {c->pattern.ns, c->pattern.key, c->pattern.type,
                          c->pattern.sender, c->value};
@@ -228,7 +228,7 @@ put_strings(aif_buf *b, const aif_cond *c, aif_error *e)
 }
 
 static aif_err
-put_cond(aif_buf *b, const aif_cond *c, aif_error *e)
+cond_put(aif_buf *b, const aif_cond *c, aif_error *e)
 {
     const uint64_t numbers[] = {(uint64_t)c->kind,
                                 c->own_run,
@@ -245,12 +245,12 @@ put_cond(aif_buf *b, const aif_cond *c, aif_error *e)
             err = aif_buf_u64(b, numbers[i], e);
         }
     }
-    return err != AIF_OK ? err : put_strings(b, c, e);
+    return err != AIF_OK ? err : cond_put_strings(b, c, e);
 }
 
 /* A digest of the digest so far and this rule. */
 static aif_err
-fingerprint(const aif_rule *rule, uint64_t *inout, aif_error *e)
+rule_fingerprint(const aif_rule *rule, uint64_t *inout, aif_error *e)
 {
     aif_buf b = {0};
     aif_err err = aif_buf_u64(&b, *inout, e);
@@ -259,7 +259,7 @@ fingerprint(const aif_rule *rule, uint64_t *inout, aif_error *e)
         err = aif_buf_u8(&b, (uint8_t)rule->action, e);
     }
     for (size_t i = 0; i < rule->n && err == AIF_OK; i++) {
-        err = put_cond(&b, &rule->nodes[i].c, e);
+        err = cond_put(&b, &rule->nodes[i].c, e);
     }
     if (err == AIF_OK) {
         *inout = aif_hash(b.p, b.n).lo;
@@ -269,8 +269,8 @@ fingerprint(const aif_rule *rule, uint64_t *inout, aif_error *e)
 }
 
 static aif_err
-check_rule(const aif_rules *r, aif_action action, const aif_cond *conds,
-           size_t n, aif_error *e)
+rules_check(const aif_rules *r, aif_action action, const aif_cond *conds,
+            size_t n, aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -286,17 +286,17 @@ check_rule(const aif_rules *r, aif_action action, const aif_cond *conds,
                         AIF_CONDS_MAX);
     }
     for (size_t i = 0; i < n && err == AIF_OK; i++) {
-        err = check_cond(&conds[i], e);
+        err = cond_check(&conds[i], e);
     }
     return err;
 }
 
 static aif_err
-append(aif_rules *r, aif_rule *rule, aif_error *e)
+rules_append(aif_rules *r, aif_rule *rule, aif_error *e)
 {
     aif_rule *rules;
     uint64_t mark = r->fingerprint;
-    aif_err err = fingerprint(rule, &mark, e);
+    aif_err err = rule_fingerprint(rule, &mark, e);
 
     if (err != AIF_OK) {
         return err;
@@ -322,7 +322,7 @@ aif_rules_add(aif_rules *r, aif_action action, const aif_cond *conds, size_t n,
               aif_error *e)
 {
     aif_rule rule;
-    aif_err err = check_rule(r, action, conds, n, e);
+    aif_err err = rules_check(r, action, conds, n, e);
 
     if (err == AIF_OK) {
         err = rule_init(&rule, action, conds, n, e);
@@ -330,7 +330,7 @@ aif_rules_add(aif_rules *r, aif_action action, const aif_cond *conds, size_t n,
     if (err != AIF_OK) {
         return err;
     }
-    err = append(r, &rule, e);
+    err = rules_append(r, &rule, e);
     if (err != AIF_OK) {
         rule_fini(&rule);
     }

@@ -19,7 +19,7 @@
 /* -- a leaf ------------------------------------------------------------- */
 
 static bool
-newest_close_together(const aif_cond *c, const aif_leaf *l)
+leaf_newest_close_together(const aif_cond *c, const aif_leaf *l)
 {
     int64_t min = INT64_MAX, max = INT64_MIN;
 
@@ -35,14 +35,14 @@ newest_close_together(const aif_cond *c, const aif_leaf *l)
 
 /* Met by events newer than the rule's last firing. */
 static bool
-newly_met(const aif_cond *c, const aif_leaf *l, uint64_t fired)
+leaf_newly_met(const aif_cond *c, const aif_leaf *l, uint64_t fired)
 {
     if (c->equals &&
         (l->nholders == 0 || l->holders[l->nholders - 1].offset <= fired)) {
         return false;
     }
     return l->nseen == c->count && l->seen[0].offset > fired &&
-           newest_close_together(c, l);
+           leaf_newest_close_together(c, l);
 }
 
 static bool
@@ -51,11 +51,11 @@ leaf_met(const aif_cond *c, const aif_leaf *l, uint64_t fired)
     if (c->kind == AIF_EVERY) {
         return l->ticked;
     }
-    return c->repeated ? l->latched : newly_met(c, l, fired);
+    return c->repeated ? l->latched : leaf_newly_met(c, l, fired);
 }
 
 static aif_touch
-touch(const aif_cond *c, const aif_event *ev, bool own_run)
+event_touch(const aif_cond *c, const aif_event *ev, bool own_run)
 {
     if ((c->own_run && !own_run) || !aif_pattern_matches(&c->pattern, ev)) {
         return AIF_UNTOUCHED;
@@ -67,7 +67,7 @@ touch(const aif_cond *c, const aif_event *ev, bool own_run)
 }
 
 static aif_digest
-who(const aif_event *ev)
+event_who(const aif_event *ev)
 {
     const aif_str parts[] = {ev->ns, ev->type, ev->sender, ev->key};
 
@@ -75,7 +75,7 @@ who(const aif_event *ev)
 }
 
 static void
-drop_holder(aif_leaf *l, size_t i)
+leaf_drop_holder(aif_leaf *l, size_t i)
 {
     l->nholders--;
     memmove(&l->holders[i], &l->holders[i + 1],
@@ -84,48 +84,49 @@ drop_holder(aif_leaf *l, size_t i)
 
 /* A scan: there are mostly a few, and 10,000 take 5 us. */
 static void
-forget(aif_leaf *l, aif_digest d)
+leaf_forget(aif_leaf *l, aif_digest d)
 {
     for (size_t i = l->nholders; i-- > 0;) {
         if (l->holders[i].who.lo == d.lo && l->holders[i].who.hi == d.hi) {
-            drop_holder(l, i);
+            leaf_drop_holder(l, i);
             return;
         }
     }
 }
 
 static void
-hold(aif_leaf *l, aif_digest d, uint64_t offset)
+leaf_hold(aif_leaf *l, aif_digest d, uint64_t offset)
 {
     if (l->nholders == AIF_HOLDERS_MAX) {
-        drop_holder(l, 0);
+        leaf_drop_holder(l, 0);
     }
     l->holders[l->nholders++] = (aif_holder){offset, d};
 }
 
 static void
-see(const aif_cond *c, aif_leaf *l, const aif_event *ev)
+leaf_see(const aif_cond *c, aif_leaf *l, const aif_event *ev)
 {
     if (l->nseen == c->count) {
         l->nseen--;
         memmove(&l->seen[0], &l->seen[1], l->nseen * sizeof l->seen[0]);
     }
-    l->seen[l->nseen++] = (aif_seen){ev->offset, ev->create_time};
+    l->seen[l->nseen++] = (aif_matched){ev->offset, ev->create_time};
 }
 
 static void
-take(const aif_cond *c, aif_leaf *l, uint64_t fired, const aif_event *ev)
+leaf_take(const aif_cond *c, aif_leaf *l, uint64_t fired, const aif_event *ev)
 {
     if (c->equals) {
-        aif_digest d = who(ev);
-        forget(l, d);
+        aif_digest d = event_who(ev);
+        leaf_forget(l, d);
         if (l->touch == AIF_TOUCHED) {
-            hold(l, d, ev->offset);
+            leaf_hold(l, d, ev->offset);
         }
     }
     if (l->touch == AIF_TOUCHED) {
-        see(c, l, ev);
-        l->latched = c->repeated && (l->latched || newly_met(c, l, fired));
+        leaf_see(c, l, ev);
+        l->latched =
+            c->repeated && (l->latched || leaf_newly_met(c, l, fired));
     }
     if (c->equals && l->nholders == 0) {
         l->latched = false;
@@ -135,7 +136,7 @@ take(const aif_cond *c, aif_leaf *l, uint64_t fired, const aif_event *ev)
 /* -- room: before anything changes -------------------------------------- */
 
 static void *
-grown(void *p, size_t *cap, size_t need, size_t size)
+array_grown(void *p, size_t *cap, size_t need, size_t size)
 {
     size_t more = *cap == 0 ? 1 : *cap * 2;
 
@@ -153,7 +154,7 @@ static aif_err
 leaf_room(const aif_cond *c, aif_leaf *l, aif_error *e)
 {
     size_t need = l->nseen < c->count ? l->nseen + 1 : l->nseen;
-    aif_seen *seen = grown(l->seen, &l->seen_cap, need, sizeof *seen);
+    aif_matched *seen = array_grown(l->seen, &l->seen_cap, need, sizeof *seen);
     aif_holder *holders;
 
     if (seen == NULL) {
@@ -161,8 +162,8 @@ leaf_room(const aif_cond *c, aif_leaf *l, aif_error *e)
     }
     l->seen = seen;
     if (c->equals) {
-        holders = grown(l->holders, &l->holders_cap, l->nholders + 1,
-                        sizeof *holders);
+        holders = array_grown(l->holders, &l->holders_cap, l->nholders + 1,
+                              sizeof *holders);
         if (holders == NULL) {
             return aif_fail(e, AIF_ENOMEM, "feeding an event");
         }
@@ -173,7 +174,7 @@ leaf_room(const aif_cond *c, aif_leaf *l, aif_error *e)
 
 /* At most so many offsets, once one more event is taken. */
 static size_t
-offsets_bound(const aif_rule *rule, const aif_rules_state *s)
+rule_offsets_bound(const aif_rule *rule, const aif_rules_state *s)
 {
     size_t n = 0;
 
@@ -187,12 +188,12 @@ offsets_bound(const aif_rule *rule, const aif_rules_state *s)
 
 /* Put rule i behind out's end, with room for its offsets. */
 static aif_err
-pend(const aif_rules *r, const aif_rules_state *s, size_t i, aif_firings *out,
-     size_t *pending, aif_error *e)
+firings_pend(const aif_rules *r, const aif_rules_state *s, size_t i,
+             aif_firings *out, size_t *pending, aif_error *e)
 {
-    size_t bound = offsets_bound(&r->rules[i], s);
-    aif_fired *fired =
-        grown(out->fired, &out->cap, out->n + *pending + 1, sizeof *fired);
+    size_t bound = rule_offsets_bound(&r->rules[i], s);
+    aif_fired *fired = array_grown(out->fired, &out->cap,
+                                   out->n + *pending + 1, sizeof *fired);
 
     if (fired == NULL) {
         return aif_fail(e, AIF_ENOMEM, "feeding an event");
@@ -211,7 +212,7 @@ pend(const aif_rules *r, const aif_rules_state *s, size_t i, aif_firings *out,
 }
 
 static void
-unpend(aif_firings *out, size_t pending)
+firings_unpend(aif_firings *out, size_t pending)
 {
     for (size_t i = 0; i < pending; i++) {
         aif_free(out->fired[out->n + i].offsets);
@@ -237,8 +238,8 @@ group_met(const aif_node *nodes, size_t i, const bool *met)
 
 /* Backwards, so that children are known before their group. */
 static void
-evaluate(const aif_rule *rule, const aif_rules_state *s, uint64_t fired,
-         bool *met)
+rule_evaluate(const aif_rule *rule, const aif_rules_state *s, uint64_t fired,
+              bool *met)
 {
     for (size_t i = rule->n; i-- > 0;) {
         const aif_cond *c = &rule->nodes[i].c;
@@ -251,7 +252,7 @@ evaluate(const aif_rule *rule, const aif_rules_state *s, uint64_t fired,
 }
 
 static void
-collect_leaf(const aif_cond *c, const aif_leaf *l, aif_fired *f)
+leaf_collect(const aif_cond *c, const aif_leaf *l, aif_fired *f)
 {
     if (c->kind != AIF_EVENT) {
         return;
@@ -267,12 +268,12 @@ collect_leaf(const aif_cond *c, const aif_leaf *l, aif_fired *f)
 
 /* The offsets of what is met; an unmet sub-tree is passed over whole. */
 static void
-collect(const aif_rule *rule, const aif_rules_state *s, const bool *met,
-        aif_fired *f)
+rule_collect(const aif_rule *rule, const aif_rules_state *s, const bool *met,
+             aif_fired *f)
 {
     for (size_t i = 0; i < rule->n; i += met[i] ? 1 : rule->nodes[i].size) {
         if (met[i]) {
-            collect_leaf(&rule->nodes[i].c, &s->leaves[rule->nodes[i].leaf],
+            leaf_collect(&rule->nodes[i].c, &s->leaves[rule->nodes[i].leaf],
                          f);
         }
     }
@@ -282,7 +283,7 @@ collect(const aif_rule *rule, const aif_rules_state *s, const bool *met,
 /* All events so far are now older than the last firing: what can never be
  * newer again is dropped, which keeps a stored state small. */
 static void
-consume(const aif_rule *rule, aif_rules_state *s)
+rule_consume(const aif_rule *rule, aif_rules_state *s)
 {
     for (size_t i = 0; i < rule->n; i++) {
         const aif_cond *c = &rule->nodes[i].c;
@@ -298,31 +299,31 @@ consume(const aif_rule *rule, aif_rules_state *s)
 
 /* Does the pending rule fire?  Then it stays in out, else it leaves. */
 static bool
-settled(const aif_rules *r, aif_rules_state *s, aif_fired *f)
+rules_settle_one(const aif_rules *r, aif_rules_state *s, aif_fired *f)
 {
     bool met[AIF_CONDS_MAX] = {false};
     const aif_rule *rule = &r->rules[f->rule];
 
-    evaluate(rule, s, s->fired[f->rule], met);
+    rule_evaluate(rule, s, s->fired[f->rule], met);
     if (!met[0]) {
         aif_free(f->offsets);
         return false;
     }
-    collect(rule, s, met, f);
-    consume(rule, s);
+    rule_collect(rule, s, met, f);
+    rule_consume(rule, s);
     s->fired[f->rule] = s->last;
     return true;
 }
 
 static void
-settle(const aif_rules *r, aif_rules_state *s, aif_firings *out,
-       size_t pending)
+rules_settle(const aif_rules *r, aif_rules_state *s, aif_firings *out,
+             size_t pending)
 {
     size_t first = out->n;
 
     for (size_t i = first; i < first + pending; i++) {
         aif_fired f = out->fired[i];
-        if (settled(r, s, &f)) {
+        if (rules_settle_one(r, s, &f)) {
             out->fired[out->n++] = f;
         }
     }
@@ -331,8 +332,9 @@ settle(const aif_rules *r, aif_rules_state *s, aif_firings *out,
 /* -- events ------------------------------------------------------------- */
 
 static aif_err
-find_and_room(const aif_rule *rule, aif_rules_state *s, const aif_event *ev,
-              bool own_run, bool *touched, aif_error *e)
+rule_find_and_room(const aif_rule *rule, aif_rules_state *s,
+                   const aif_event *ev, bool own_run, bool *touched,
+                   aif_error *e)
 {
     *touched = false;
     for (size_t i = 0; i < rule->n; i++) {
@@ -341,7 +343,7 @@ find_and_room(const aif_rule *rule, aif_rules_state *s, const aif_event *ev,
         if (c->kind != AIF_EVENT) {
             continue;
         }
-        l->touch = touch(c, ev, own_run);
+        l->touch = event_touch(c, ev, own_run);
         if (l->touch == AIF_TOUCHED) {
             aif_err err = leaf_room(c, l, e);
             if (err != AIF_OK) {
@@ -354,7 +356,7 @@ find_and_room(const aif_rule *rule, aif_rules_state *s, const aif_event *ev,
 }
 
 static void
-take_all(const aif_rules *r, aif_rules_state *s, const aif_event *ev)
+rules_take_all(const aif_rules *r, aif_rules_state *s, const aif_event *ev)
 {
     for (size_t k = 0; k < r->n; k++) {
         const aif_rule *rule = &r->rules[k];
@@ -362,7 +364,7 @@ take_all(const aif_rules *r, aif_rules_state *s, const aif_event *ev)
             aif_leaf *l = &s->leaves[rule->nodes[i].leaf];
             if (rule->nodes[i].c.kind == AIF_EVENT &&
                 l->touch != AIF_UNTOUCHED) {
-                take(&rule->nodes[i].c, l, s->fired[k], ev);
+                leaf_take(&rule->nodes[i].c, l, s->fired[k], ev);
             }
         }
     }
@@ -380,18 +382,19 @@ aif_rules_feed(const aif_rules *r, aif_rules_state *s, const aif_event *ev,
         return AIF_OK;
     }
     for (size_t i = 0; i < r->n; i++) {
-        aif_err err = find_and_room(&r->rules[i], s, ev, own_run, &touched, e);
+        aif_err err =
+            rule_find_and_room(&r->rules[i], s, ev, own_run, &touched, e);
         if (err == AIF_OK && touched) {
-            err = pend(r, s, i, out, &pending, e);
+            err = firings_pend(r, s, i, out, &pending, e);
         }
         if (err != AIF_OK) {
-            unpend(out, pending);
+            firings_unpend(out, pending);
             return err;
         }
     }
     s->last = ev->offset;
-    take_all(r, s, ev);
-    settle(r, s, out, pending);
+    rules_take_all(r, s, ev);
+    rules_settle(r, s, out, pending);
     return AIF_OK;
 }
 
@@ -399,7 +402,7 @@ aif_rules_feed(const aif_rules *r, aif_rules_state *s, const aif_event *ev,
 
 /* The first due + k * every beyond now. */
 static int64_t
-next_due(int64_t due, int64_t every, int64_t now)
+leaf_next_due(int64_t due, int64_t every, int64_t now)
 {
     uint64_t late = ((uint64_t)now - (uint64_t)due) % (uint64_t)every;
     int64_t next;
@@ -411,7 +414,7 @@ next_due(int64_t due, int64_t every, int64_t now)
 }
 
 static bool
-is_due(const aif_rule *rule, const aif_rules_state *s, int64_t now)
+rule_is_due(const aif_rule *rule, const aif_rules_state *s, int64_t now)
 {
     for (size_t i = 0; i < rule->n; i++) {
         if (rule->nodes[i].c.kind == AIF_EVERY &&
@@ -423,14 +426,14 @@ is_due(const aif_rule *rule, const aif_rules_state *s, int64_t now)
 }
 
 static void
-tick_leaves(const aif_rule *rule, aif_rules_state *s, int64_t now)
+rule_tick_leaves(const aif_rule *rule, aif_rules_state *s, int64_t now)
 {
     for (size_t i = 0; i < rule->n; i++) {
         const aif_cond *c = &rule->nodes[i].c;
         aif_leaf *l = &s->leaves[rule->nodes[i].leaf];
         if (c->kind == AIF_EVERY && l->due <= now) {
             l->ticked = true;
-            l->due = next_due(l->due, c->every_ms, now);
+            l->due = leaf_next_due(l->due, c->every_ms, now);
         }
     }
 }
@@ -443,18 +446,18 @@ aif_rules_tick(const aif_rules *r, aif_rules_state *s, int64_t now_ms,
 
     assert(s->fingerprint == r->fingerprint);
     for (size_t i = 0; i < r->n; i++) {
-        if (is_due(&r->rules[i], s, now_ms)) {
-            aif_err err = pend(r, s, i, out, &pending, e);
+        if (rule_is_due(&r->rules[i], s, now_ms)) {
+            aif_err err = firings_pend(r, s, i, out, &pending, e);
             if (err != AIF_OK) {
-                unpend(out, pending);
+                firings_unpend(out, pending);
                 return err;
             }
         }
     }
     for (size_t i = 0; i < pending; i++) {
-        tick_leaves(&r->rules[out->fired[out->n + i].rule], s, now_ms);
+        rule_tick_leaves(&r->rules[out->fired[out->n + i].rule], s, now_ms);
     }
-    settle(r, s, out, pending);
+    rules_settle(r, s, out, pending);
     return AIF_OK;
 }
 

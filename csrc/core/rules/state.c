@@ -45,8 +45,8 @@ typedef aif_err each_leaf(const aif_cond *c, aif_leaf *l, void *arg,
                           aif_error *e);
 
 static aif_err
-for_leaves(const aif_rules *r, aif_rules_state *s, each_leaf *f, void *arg,
-           aif_error *e)
+state_for_leaves(const aif_rules *r, aif_rules_state *s, each_leaf *f,
+                 void *arg, aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -63,7 +63,7 @@ for_leaves(const aif_rules *r, aif_rules_state *s, each_leaf *f, void *arg,
 }
 
 static aif_err
-begin(const aif_cond *c, aif_leaf *l, void *now, aif_error *e)
+leaf_begin(const aif_cond *c, aif_leaf *l, void *now, aif_error *e)
 {
     (void)e;
     l->every = c->kind == AIF_EVERY;
@@ -82,7 +82,7 @@ aif_state_new(const aif_rules *r, uint64_t since, int64_t now_ms,
 
     if (err == AIF_OK) {
         (*out)->last = since;
-        err = for_leaves(r, *out, begin, &now_ms, e);
+        err = state_for_leaves(r, *out, leaf_begin, &now_ms, e);
     }
     return err;
 }
@@ -105,7 +105,7 @@ aif_state_free(aif_rules_state *s)
 /* -- made bytes --------------------------------------------------------- */
 
 static aif_err
-put_numbers(aif_buf *b, const uint64_t *v, size_t n, aif_error *e)
+buf_put_numbers(aif_buf *b, const uint64_t *v, size_t n, aif_error *e)
 {
     aif_err err = AIF_OK;
 
@@ -116,32 +116,32 @@ put_numbers(aif_buf *b, const uint64_t *v, size_t n, aif_error *e)
 }
 
 static aif_err
-put_seen(aif_buf *b, const aif_leaf *l, aif_error *e)
+leaf_put_seen(aif_buf *b, const aif_leaf *l, aif_error *e)
 {
     aif_err err = aif_buf_u32(b, (uint32_t)l->nseen, e);
 
     for (size_t i = 0; i < l->nseen && err == AIF_OK; i++) {
         uint64_t v[] = {l->seen[i].offset, (uint64_t)l->seen[i].time};
-        err = put_numbers(b, v, 2, e);
+        err = buf_put_numbers(b, v, 2, e);
     }
     return err;
 }
 
 static aif_err
-put_holders(aif_buf *b, const aif_leaf *l, aif_error *e)
+leaf_put_holders(aif_buf *b, const aif_leaf *l, aif_error *e)
 {
     aif_err err = aif_buf_u32(b, (uint32_t)l->nholders, e);
 
     for (size_t i = 0; i < l->nholders && err == AIF_OK; i++) {
         const aif_holder *h = &l->holders[i];
         uint64_t v[] = {h->offset, h->who.lo, h->who.hi};
-        err = put_numbers(b, v, 3, e);
+        err = buf_put_numbers(b, v, 3, e);
     }
     return err;
 }
 
 static aif_err
-put_leaf(aif_buf *b, const aif_leaf *l, aif_error *e)
+leaf_put(aif_buf *b, const aif_leaf *l, aif_error *e)
 {
     aif_err err = aif_buf_u8(b, l->every ? l->ticked : l->latched, e);
 
@@ -149,9 +149,9 @@ put_leaf(aif_buf *b, const aif_leaf *l, aif_error *e)
         return aif_buf_u64(b, (uint64_t)l->due, e);
     }
     if (err == AIF_OK) {
-        err = put_seen(b, l, e);
+        err = leaf_put_seen(b, l, e);
     }
-    return err != AIF_OK ? err : put_holders(b, l, e);
+    return err != AIF_OK ? err : leaf_put_holders(b, l, e);
 }
 
 aif_err
@@ -162,13 +162,13 @@ aif_state_encode(const aif_rules_state *s, aif_buf *out, aif_error *e)
     aif_err err = aif_buf_u8(out, VERSION, e);
 
     if (err == AIF_OK) {
-        err = put_numbers(out, head, 2, e);
+        err = buf_put_numbers(out, head, 2, e);
     }
     if (err == AIF_OK) {
-        err = put_numbers(out, s->fired, s->rules, e);
+        err = buf_put_numbers(out, s->fired, s->rules, e);
     }
     for (size_t i = 0; i < s->n && err == AIF_OK; i++) {
-        err = put_leaf(out, &s->leaves[i], e);
+        err = leaf_put(out, &s->leaves[i], e);
     }
     if (err != AIF_OK) {
         out->n = before;
@@ -184,47 +184,49 @@ typedef struct {
 } source;
 
 static aif_err
-corrupt(const char *what, aif_error *e)
+state_fail(const char *what, aif_error *e)
 {
     return aif_fail(e, AIF_ECORRUPT, "a stored rule state %s", what);
 }
 
 static aif_err
-get_numbers(aif_reader *in, uint64_t *v, size_t n, aif_error *e)
+reader_get_numbers(aif_reader *in, uint64_t *v, size_t n, aif_error *e)
 {
     aif_err err = AIF_OK;
 
     for (size_t i = 0; i < n && err == AIF_OK; i++) {
         err = aif_read_u64(in, &v[i], e);
     }
-    return err == AIF_OK ? AIF_OK : corrupt("is cut", e);
+    return err == AIF_OK ? AIF_OK : state_fail("is cut", e);
 }
 
 static aif_err
-get_bool(aif_reader *in, bool *out, aif_error *e)
+reader_get_bool(aif_reader *in, bool *out, aif_error *e)
 {
     uint8_t v;
 
     *out = false;
     if (aif_read_u8(in, &v, e) != AIF_OK) {
-        return corrupt("is cut", e);
+        return state_fail("is cut", e);
     }
     *out = v == 1;
-    return v <= 1 ? AIF_OK : corrupt("has a flag that is neither 0 nor 1", e);
+    return v <= 1 ? AIF_OK
+                  : state_fail("has a flag that is neither 0 nor 1", e);
 }
 
 /* How many entries follow: checked before memory is asked for. */
 static aif_err
-get_length(aif_reader *in, size_t max, size_t each, size_t *out, aif_error *e)
+reader_get_length(aif_reader *in, size_t max, size_t each, size_t *out,
+                  aif_error *e)
 {
     uint32_t n;
 
     *out = 0;
     if (aif_read_u32(in, &n, e) != AIF_OK) {
-        return corrupt("is cut", e);
+        return state_fail("is cut", e);
     }
     if (n > max || n > in->n / each) {
-        return corrupt("has a list that is too long", e);
+        return state_fail("has a list that is too long", e);
     }
     *out = n;
     return AIF_OK;
@@ -236,15 +238,15 @@ check_offset(uint64_t offset, uint64_t before, uint64_t last, aif_error *e)
 {
     return offset > before && offset <= last
                ? AIF_OK
-               : corrupt("has offsets out of order", e);
+               : state_fail("has offsets out of order", e);
 }
 
 static aif_err
-get_seen(const aif_cond *c, aif_leaf *l, const source *src, aif_error *e)
+leaf_get_seen(const aif_cond *c, aif_leaf *l, const source *src, aif_error *e)
 {
     uint64_t v[2] = {0}, before = 0;
     size_t n;
-    aif_err err = get_length(src->in, c->count, SEEN_BYTES, &n, e);
+    aif_err err = reader_get_length(src->in, c->count, SEEN_BYTES, &n, e);
 
     if (err != AIF_OK || n == 0) {
         return err;
@@ -255,22 +257,23 @@ get_seen(const aif_cond *c, aif_leaf *l, const source *src, aif_error *e)
     }
     l->seen_cap = n;
     while (l->nseen < n && err == AIF_OK) {
-        err = get_numbers(src->in, v, 2, e);
+        err = reader_get_numbers(src->in, v, 2, e);
         if (err == AIF_OK) {
             err = check_offset(v[0], before, src->last, e);
         }
         before = v[0];
-        l->seen[l->nseen++] = (aif_seen){v[0], (int64_t)v[1]};
+        l->seen[l->nseen++] = (aif_matched){v[0], (int64_t)v[1]};
     }
     return err;
 }
 
 static aif_err
-get_holders(const aif_cond *c, aif_leaf *l, const source *src, aif_error *e)
+leaf_get_holders(const aif_cond *c, aif_leaf *l, const source *src,
+                 aif_error *e)
 {
     uint64_t v[3] = {0}, before = 0;
     size_t n, max = c->equals ? AIF_HOLDERS_MAX : 0;
-    aif_err err = get_length(src->in, max, HOLDER_BYTES, &n, e);
+    aif_err err = reader_get_length(src->in, max, HOLDER_BYTES, &n, e);
 
     if (err != AIF_OK || n == 0) {
         return err;
@@ -281,7 +284,7 @@ get_holders(const aif_cond *c, aif_leaf *l, const source *src, aif_error *e)
     }
     l->holders_cap = n;
     while (l->nholders < n && err == AIF_OK) {
-        err = get_numbers(src->in, v, 3, e);
+        err = reader_get_numbers(src->in, v, 3, e);
         if (err == AIF_OK) {
             err = check_offset(v[0], before, src->last, e);
         }
@@ -292,14 +295,14 @@ get_holders(const aif_cond *c, aif_leaf *l, const source *src, aif_error *e)
 }
 
 static aif_err
-get_every(aif_leaf *l, aif_reader *in, aif_error *e)
+leaf_get_every(aif_leaf *l, aif_reader *in, aif_error *e)
 {
     uint64_t due;
-    aif_err err = get_bool(in, &l->ticked, e);
+    aif_err err = reader_get_bool(in, &l->ticked, e);
 
     l->every = true;
     if (err == AIF_OK) {
-        err = get_numbers(in, &due, 1, e);
+        err = reader_get_numbers(in, &due, 1, e);
     }
     if (err == AIF_OK) {
         l->due = (int64_t)due;
@@ -309,78 +312,79 @@ get_every(aif_leaf *l, aif_reader *in, aif_error *e)
 
 /* What is latched was met, so its events are there: collect relies on it. */
 static aif_err
-check_latch(const aif_cond *c, const aif_leaf *l, aif_error *e)
+leaf_check_latch(const aif_cond *c, const aif_leaf *l, aif_error *e)
 {
     bool can =
         c->repeated && l->nseen == c->count && (!c->equals || l->nholders > 0);
 
     return can || !l->latched ? AIF_OK
-                              : corrupt("says met without the events", e);
+                              : state_fail("says met without the events", e);
 }
 
 static aif_err
-get_leaf(const aif_cond *c, aif_leaf *l, void *arg, aif_error *e)
+leaf_get(const aif_cond *c, aif_leaf *l, void *arg, aif_error *e)
 {
     const source *src = arg;
     aif_err err;
 
     if (c->kind == AIF_EVERY) {
-        return get_every(l, src->in, e);
+        return leaf_get_every(l, src->in, e);
     }
-    err = get_bool(src->in, &l->latched, e);
+    err = reader_get_bool(src->in, &l->latched, e);
     if (err == AIF_OK) {
-        err = get_seen(c, l, src, e);
+        err = leaf_get_seen(c, l, src, e);
     }
     if (err == AIF_OK) {
-        err = get_holders(c, l, src, e);
+        err = leaf_get_holders(c, l, src, e);
     }
-    return err != AIF_OK ? err : check_latch(c, l, e);
+    return err != AIF_OK ? err : leaf_check_latch(c, l, e);
 }
 
 static aif_err
-get_head(const aif_rules *r, aif_rules_state *s, aif_reader *in, aif_error *e)
+state_get_head(const aif_rules *r, aif_rules_state *s, aif_reader *in,
+               aif_error *e)
 {
     uint8_t version;
     uint64_t head[2];
     aif_err err;
 
     if (aif_read_u8(in, &version, e) != AIF_OK) {
-        return corrupt("is empty", e);
+        return state_fail("is empty", e);
     }
     if (version != VERSION) {
         return aif_fail(e, AIF_ECORRUPT,
                         "a stored rule state of version %d, this is %d",
                         version, VERSION);
     }
-    err = get_numbers(in, head, 2, e);
+    err = reader_get_numbers(in, head, 2, e);
     if (err != AIF_OK) {
         return err;
     }
     if (head[0] != r->fingerprint) {
-        return corrupt("is of other rules", e);
+        return state_fail("is of other rules", e);
     }
     s->last = head[1];
-    return get_numbers(in, s->fired, s->rules, e);
+    return reader_get_numbers(in, s->fired, s->rules, e);
 }
 
 static aif_err
-get_state(const aif_rules *r, aif_rules_state *s, aif_reader *in, aif_error *e)
+state_get(const aif_rules *r, aif_rules_state *s, aif_reader *in, aif_error *e)
 {
     source src = {in, 0};
-    aif_err err = get_head(r, s, in, e);
+    aif_err err = state_get_head(r, s, in, e);
 
     for (size_t i = 0; i < s->rules && err == AIF_OK; i++) {
         if (s->fired[i] > s->last) {
-            err = corrupt("has offsets out of order", e);
+            err = state_fail("has offsets out of order", e);
         }
     }
     if (err != AIF_OK) {
         return err;
     }
     src.last = s->last;
-    err = for_leaves(r, s, get_leaf, &src, e);
+    err = state_for_leaves(r, s, leaf_get, &src, e);
     if (err == AIF_OK && in->n > 0) {
-        err = corrupt("has bytes behind its end", e);
+        err = state_fail("has bytes behind its end", e);
     }
     return err;
 }
@@ -396,7 +400,7 @@ aif_state_decode(const aif_rules *r, aif_reader *in, aif_rules_state **out,
     if (err != AIF_OK) {
         return err;
     }
-    err = get_state(r, s, in, e);
+    err = state_get(r, s, in, e);
     if (err != AIF_OK) {
         aif_state_free(s);
         return err;

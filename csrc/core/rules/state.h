@@ -36,7 +36,7 @@ struct aif_rules {
 typedef struct {
     uint64_t offset;
     int64_t time;
-} aif_seen;
+} aif_matched;
 
 /* EQUALS: a (namespace, type, sender, key) whose last value is the one. */
 typedef struct {
@@ -49,7 +49,7 @@ typedef enum { AIF_UNTOUCHED, AIF_OTHER_VALUE, AIF_TOUCHED } aif_touch;
 typedef struct {
     aif_touch touch; /* EVENT: by the event being fed; not stored */
     bool latched;    /* EVENT, REPEATED: was met, and stays */
-    aif_seen *seen;
+    aif_matched *seen;
     size_t nseen, seen_cap;
     aif_holder *holders;
     size_t nholders, holders_cap;

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event as Flag
+from threading import Thread
 
 import pytest
 from airflows import free_tcp
@@ -84,3 +88,81 @@ def test_where_to_listen_is_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match=r"\[aiflow\] listen is not postgresql://") as wrong:
         Config.from_airflow()
     assert "server:p" not in str(wrong.value)
+
+
+def test_a_commit_to_sqlite_ends_the_wait(waker: Wait, tmp_path: Path) -> None:
+    """SQLite has no descriptor to wait for: it is looked at every few milliseconds."""
+    airflow = tmp_path / "airflow.db"
+    with sqlite3.connect(airflow) as other:
+        other.execute("CREATE TABLE t (x)")
+    waiting = waker(database=f"sqlite:{airflow}")
+    heard = Flag()
+
+    def commit() -> None:
+        with sqlite3.connect(airflow) as other:
+            while not heard.is_set():  # one that came before the wait is forgotten as our own
+                other.execute("INSERT INTO t VALUES (1)")
+                other.commit()
+
+    thread = Thread(target=commit)
+    thread.start()
+    deadline = time.monotonic() + 60
+    try:
+        while not waiting.wait(60).full:  # the broker comes up meanwhile, which ends a wait, too
+            assert time.monotonic() < deadline
+    finally:
+        heard.set()
+        thread.join()
+
+
+@pytest.mark.skipif("AIF_TEST_PG" not in os.environ, reason="no PostgreSQL: tests/with_postgres gives one")
+def test_what_libpq_holds_ends_the_next_wait(waker: Wait) -> None:
+    """A poll takes 1,000 payloads; libpq has read the others, and no descriptor tells of them again."""
+    import psycopg2
+
+    waiting = waker(database=os.environ["AIF_TEST_PG"])
+    other = psycopg2.connect(os.environ["AIF_TEST_PG"])
+    with other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_notify('aiflow_wake', 'dirty\x1fd\x1f' || n) FROM generate_series(1, 2500) n")
+    other.close()
+    heard: set[tuple[str, str]] = set()
+    deadline = time.monotonic() + 60
+    while len(heard) < 2500 and time.monotonic() < deadline:
+        heard |= waiting.wait(60).dirty
+    assert len(heard) == 2500
+    assert time.monotonic() < deadline
+
+
+def test_a_signal_is_handled_while_nothing_comes(waker: Wait) -> None:
+    waiting = waker()
+
+    def handler(number: int, frame: object) -> None:
+        raise RuntimeError("from the handler")
+
+    def wait() -> None:  # all of it where the exception is expected: it may come before the wait
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        while True:
+            waiting.wait(600)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(RuntimeError, match="from the handler"):
+            wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_pipe_that_was_closed_is_named(waker: Wait) -> None:
+    """It would be ready for ever, and the scheduler would never sleep again."""
+    waiting = waker()
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    waiting._pipes.append(reader)
+
+    def wait() -> None:
+        while True:  # the broker comes up meanwhile
+            waiting.wait(60)
+
+    with pytest.raises(ValueError, match=rf"descriptor {reader}, which wakes the scheduler, is not open"):
+        wait()

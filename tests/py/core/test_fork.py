@@ -54,7 +54,6 @@ def test_inherited_handles_are_refused(tmp_path, broker, client, in_child):
                 subscription.fileno,
                 lambda: subscription.cursor,
                 watch.poll,
-                lambda: _core.wait([watch], 0),
             )
         )
         == 0

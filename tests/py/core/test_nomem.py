@@ -45,7 +45,6 @@ CALLS = {
     "feed": lambda log, b, r, s, m: r.feed(s, EVENTS[1]._replace(offset=3)),
     "tick": lambda log, b, r, s, m: r.tick(s, 100),
     "match": lambda log, b, r, s, m: (m.add(PATTERN, 1), m.find(EVENTS[1]), m.remove(1)),
-    "wait": lambda log, b, r, s, m: _core.wait([0], 0),
 }
 ERRORS = {
     "missed": RetentionError,

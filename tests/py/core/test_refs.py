@@ -41,7 +41,6 @@ def refused(broker):
         lambda: _core.Subscription(broker.uri, curve=("*",)),
         lambda: _core.Subscription(broker.uri).add([("*",)], None, 0),
         lambda: _core.Client("ipc://" + "x" * 300),
-        lambda: _core.wait([-1], 0),
         lambda: EventLog("no:"),
     ):
         with contextlib.suppress(ValueError, TypeError):
@@ -80,7 +79,6 @@ def subscribe(broker):
         client.hint("x")
         next(subscription)
         subscription._core.skip()
-        _core.wait([subscription._core], 0)
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_it_ends_with_its_scheduler_while_it_waits_for_a_database(tmp_path, unti
 
 
 def test_a_password_is_not_seen_and_descriptors_are_plenty(tmp_path):
-    before = children()
+    before = children()  # of earlier tests
     tended = Tended(tmp_path, "postgresql://u:seCret@127.0.0.1:1/d?connect_timeout=2")
     tended.broker.tend()
     (pid,) = children() - before

@@ -1,8 +1,8 @@
-#include "loop/watch.h"
+#include "wake/watch.h"
 
 #include "base/guard.h"
 #include "base/mem.h"
-#include "loop/watch_ops.h"
+#include "wake/watch_ops.h"
 
 #include <assert.h>
 #include <string.h>
@@ -11,11 +11,11 @@ struct aif_watch {
     aif_guard guard;
     const aif_watch_ops *ops;
     void *impl;
-    bool changed; /* seen, and not told yet */
+    char uri[];
 };
 
 static const aif_watch_ops *
-find(const char *uri)
+watch_ops(const char *uri)
 {
     static const aif_watch_ops *const all[] = {&aif_watch_pg,
                                                &aif_watch_sqlite};
@@ -34,20 +34,25 @@ aif_watch_open(const char *uri, const char *channel, aif_watch **out,
 {
     aif_err err;
     aif_watch *w;
-    const aif_watch_ops *ops = find(uri);
+    const aif_watch_ops *ops = watch_ops(uri);
+    const size_t n = strlen(uri) + 1;
 
     *out = NULL;
     if (ops == NULL) { /* the whole URI may hold a password */
         return aif_fail(e, AIF_EINVAL,
                         "cannot watch %.*s:", (int)strcspn(uri, ":"), uri);
     }
-    w = aif_zalloc(sizeof *w);
+    w = aif_zalloc(sizeof *w + n);
     if (w == NULL) {
         return aif_fail(e, AIF_ENOMEM, "opening a watch");
     }
+    memcpy(w->uri, uri, n);
     w->ops = ops;
-    err = ops->open(uri, channel, &w->impl, e);
+    w->impl = aif_zalloc(ops->size);
+    err = w->impl != NULL ? ops->open(w->impl, w->uri, channel, e)
+                          : aif_fail(e, AIF_ENOMEM, "opening a watch");
     if (err != AIF_OK) {
+        aif_free(w->impl);
         aif_free(w);
         return err;
     }
@@ -63,6 +68,7 @@ aif_watch_free(aif_watch *w)
         return;
     }
     w->ops->close(w->impl);
+    aif_free(w->impl);
     aif_free(w);
 }
 
@@ -79,25 +85,8 @@ aif_watch_poll(aif_watch *w, bool *changed, char *payload, size_t cap,
     if (err != AIF_OK) {
         return err;
     }
-    *changed = w->ops->look(w->impl) || w->changed;
-    w->changed = false;
+    *changed = w->ops->look(w->impl);
     w->ops->payload(w->impl, payload, cap);
-    aif_guard_leave(&w->guard);
-    return AIF_OK;
-}
-
-aif_err
-aif_watch_peek(aif_watch *w, bool *changed, aif_error *e)
-{
-    aif_err err;
-
-    *changed = false;
-    err = aif_guard_enter(&w->guard, e);
-    if (err != AIF_OK) {
-        return err;
-    }
-    w->changed = w->ops->look(w->impl) || w->changed;
-    *changed = w->changed;
     aif_guard_leave(&w->guard);
     return AIF_OK;
 }

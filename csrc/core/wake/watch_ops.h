@@ -12,7 +12,9 @@
 
 typedef struct {
     const char *scheme;
-    aif_err (*open)(const char *uri, const char *channel, void **impl,
+    size_t size; /* of an impl, which is zeroed before open */
+    /* uri stays until close.  Nothing is left to close when it fails. */
+    aif_err (*open)(void *impl, const char *uri, const char *channel,
                     aif_error *e);
     void (*close)(void *impl);
     /* True when something happened since the last look, or, after the

@@ -1,8 +1,9 @@
 /* watch.h - has somebody else committed to this database?
  *
- * In:  nothing.  Out: hints: "something changed", with NOTIFY's payloads
- * where the database has them (PostgreSQL); SQLite only says that it did
- * (PRAGMA data_version).  A hint may be lost; the database is the truth.
+ * In:  the address of a database.  Out: hints that something changed in it.
+ * PostgreSQL gives the payloads of NOTIFY with them; SQLite only says that
+ * somebody committed (PRAGMA data_version).  A hint may be lost, so whoever
+ * uses a watch also looks into the database itself from time to time.
  */
 #ifndef AIF_WATCH_H
 #define AIF_WATCH_H
@@ -22,15 +23,14 @@ AIF_MUST_CHECK aif_err aif_watch_open(const char *uri, const char *channel,
                                       aif_watch **out, aif_error *e);
 void aif_watch_free(aif_watch *w); /* nothing in a fork */
 /* Never blocks.  *changed: something happened since the last poll.  The next
- * payload, if any, is copied to payload (cut at cap), else "": call again
- * until *payload is empty. */
+ * payload is copied to payload, cut to cap bytes; where there is none, payload
+ * is "".  Call again until it is. */
 AIF_MUST_CHECK aif_err aif_watch_poll(aif_watch *w, bool *changed,
                                       char *payload, size_t cap, aif_error *e);
-/* The same, but the next poll says it once more. */
-AIF_MUST_CHECK aif_err aif_watch_peek(aif_watch *w, bool *changed,
-                                      aif_error *e);
-/* Readable when poll may say more; -1: no such thing (SQLite, or the
- * connection is down): poll every aif_watch_interval_ms. */
+/* Readable when aif_watch_poll may say more; what it has taken from the
+ * connection already, the fd tells no more: poll before each wait.  -1: there
+ * is no fd (SQLite, or the connection is down), and the owner polls every
+ * aif_watch_interval_ms. */
 int aif_watch_fd(aif_watch *w);
 int aif_watch_interval_ms(const aif_watch *w);
 

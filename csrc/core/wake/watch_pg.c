@@ -1,29 +1,28 @@
 /* watch_pg.c - LISTEN on a connection of its own.
  *
- * The happy path, one state after the other, none of them waiting:
+ * The happy path goes through four states, and no step of it waits:
  *   DOWN --(retry_at)--> CONNECTING --(PQconnectPoll)--> LISTENING
  *   --(answer to LISTEN)--> UP: notifications are drained.
- * The first time, another connection speaks, to see that it is heard.
- * Whatever fails leads back to DOWN.  What was missed in between nobody
- * knows, so reaching UP is itself a change.
+ * The first time, a second connection says NOTIFY, to see whether it is heard.
+ * Whatever fails leads back to DOWN.  Nobody can say what was missed in
+ * between, so reaching UP counts as a change.
  *
  * libpq looks the server's name up while its caller waits, and a DNS server
- * that does not answer takes 10 s.  So what was UP is tried at the address
- * that it had, for 5 s, and its name is looked up once a minute after that.
+ * that does not answer takes 10 s.  So after a connection was UP and is lost,
+ * the address that it had is tried first, for ADDRESS_MS.  After that the name
+ * is looked up again, at most once in NAME_MS.
  */
 #include "base/clock.h"
-#include "base/forks.h"
-#include "base/mem.h"
-#include "loop/watch_ops.h"
+#include "db/pg_dial.h"
+#include "wake/watch_ops.h"
 
 #include <libpq-fe.h>
-#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
-#define SCHEME "postgresql:"
-#define CHANNEL_MAX 63 /* NAMEDATALEN - 1 */
+#define NAME "aiflow watch" /* in pg_stat_activity */
+#define CHANNEL_MAX 63      /* NAMEDATALEN - 1 */
 #define CONNECT_MS 5000
 #define HEAR_MS 5000
 #define ADDRESS_MS 5000
@@ -36,57 +35,29 @@ typedef struct {
     PostgresPollingStatusType want;
     int64_t give_up_at; /* CONNECTING, LISTENING */
     int64_t retry_at;
-    unsigned forks;   /* when it began to connect */
-    int tries;        /* in which we were forked meanwhile */
+    unsigned forks;   /* of this process when it began to connect */
+    int tries;        /* to connect, in which it was forked meanwhile */
     char address[64]; /* of the server; "": none, or one of several */
     int64_t name_at;  /* its name is looked up no sooner */
     PGnotify *next;   /* has a payload that was not asked for yet */
     char listen[sizeof "LISTEN \"\"" + CHANNEL_MAX];
-    char uri[];
-} watch;
+    const char *uri;
+} pg_watch;
 
 static void
-disconnect(watch *w)
+pg_watch_drop(void *impl)
 {
+    pg_watch *w = impl;
+
     PQfreemem(w->next);
-    aif_forks_stop();
-    aif_forks_remove(&w->owned);
-    aif_forks_go();
-    PQfinish(w->conn);
+    aif_pg_hang_up(w->conn, &w->owned);
     w->next = NULL;
     w->conn = NULL;
     w->state = DOWN;
 }
 
 static void
-say_nothing(void *arg, const char *message)
-{
-    (void)arg;
-    (void)message; /* libpq's own habit is to print it */
-}
-
-/* keepalives: a server whose machine is gone is noticed in 25 s, not in two
- * hours.  They stand before the URI, which may say otherwise.  address: ""
- * leaves it to the URI. */
-static PGconn *
-dial(const watch *w, const char *address,
-     PGconn *(*connect_by)(const char *const *names, const char *const *values,
-                           int))
-{
-    static const char *const names[] = {
-        "application_name", "keepalives_idle", "keepalives_interval",
-        "keepalives_count", "connect_timeout", "client_encoding",
-        "dbname",           "hostaddr",        NULL};
-    const char *const values[] = {"aiflow watch", "10",   "5",     "3", "5",
-                                  "UTF8",         w->uri, address, NULL};
-    PGconn *conn = connect_by(names, values, 1);
-
-    (void)PQsetNoticeProcessor(conn, say_nothing, NULL);
-    return conn;
-}
-
-static void
-start(watch *w)
+pg_watch_start(pg_watch *w)
 {
     int64_t now = aif_now_ms();
     const bool by_name = now >= w->name_at;
@@ -97,14 +68,14 @@ start(watch *w)
     w->forks = aif_forks_count();
     w->retry_at = now + AIF_WATCH_RETRY_MS;
     w->give_up_at = now + CONNECT_MS;
-    w->conn = dial(w, by_name ? "" : w->address, PQconnectStartParams);
+    w->conn = aif_pg_dial_start(w->uri, NAME, by_name ? "" : w->address);
     w->want = PGRES_POLLING_WRITING;
     w->state = CONNECTING;
 }
 
 /* Of several servers another may be the one to turn to next time. */
 static void
-note_address(watch *w)
+pg_watch_note_address(pg_watch *w)
 {
     const char *address = PQhostaddr(w->conn);
 
@@ -114,48 +85,28 @@ note_address(watch *w)
 }
 
 static bool
-socket_ready(const watch *w, int timeout_ms)
+pg_watch_connect_on(pg_watch *w)
 {
-    struct pollfd p = {.fd = PQsocket(w->conn), .events = POLLIN};
+    PostgresPollingStatusType is =
+        aif_pg_dial_on(w->conn, &w->owned, &w->want);
 
-    if (w->state == CONNECTING && w->want == PGRES_POLLING_WRITING) {
-        p.events = POLLOUT;
+    while (is == PGRES_POLLING_OK && w->forks != aif_forks_count() &&
+           ++w->tries < AIF_FORKS_TRIES) {
+        pg_watch_drop(w); /* a child has it, too */
+        pg_watch_start(w);
+        is = aif_pg_dial_on(w->conn, &w->owned, &w->want);
     }
-    return poll(&p, 1, timeout_ms) > 0;
+    if (is == PGRES_POLLING_OK) {
+        w->tries = 0;
+        w->state = LISTENING;
+        /* 30 bytes into an empty socket buffer: it does not wait */
+        return PQsendQuery(w->conn, w->listen) == 1;
+    }
+    return is != PGRES_POLLING_FAILED;
 }
 
 static bool
-go_on_connecting(watch *w)
-{
-    if (PQstatus(w->conn) == CONNECTION_BAD) {
-        return false;
-    }
-    while (w->state == CONNECTING && socket_ready(w, 0)) {
-        w->want = PQconnectPoll(w->conn);
-        if (w->want == PGRES_POLLING_FAILED) {
-            return false;
-        }
-        if (w->want == PGRES_POLLING_OK) {
-            aif_forks_stop();
-            aif_forks_add(&w->owned, PQsocket(w->conn));
-            aif_forks_go();
-            if (w->forks != aif_forks_count() &&
-                ++w->tries < AIF_FORKS_TRIES) {
-                disconnect(w); /* a child has it, too */
-                start(w);
-                continue;
-            }
-            w->tries = 0;
-            /* 30 bytes into an empty socket buffer: it does not wait */
-            w->state = LISTENING;
-            return PQsendQuery(w->conn, w->listen) == 1;
-        }
-    }
-    return true;
-}
-
-static bool
-go_on_listening(watch *w)
+pg_watch_listen(pg_watch *w)
 {
     PGresult *res;
     bool ok = PQconsumeInput(w->conn) == 1;
@@ -164,7 +115,7 @@ go_on_listening(watch *w)
         res = PQgetResult(w->conn);
         if (res == NULL) {
             w->state = UP;
-            note_address(w);
+            pg_watch_note_address(w);
         } else {
             ok = PQresultStatus(res) == PGRES_COMMAND_OK;
         }
@@ -173,17 +124,18 @@ go_on_listening(watch *w)
     return ok;
 }
 
-/* As far up as goes without waiting; false when that way is blocked. */
+/* Go on towards UP as far as that is possible without waiting.  False: the
+ * connection failed, or took longer than CONNECT_MS. */
 static bool
-go_on(watch *w)
+pg_watch_go_on(pg_watch *w)
 {
     bool ok = true;
 
     if (w->state == CONNECTING) {
-        ok = go_on_connecting(w);
+        ok = pg_watch_connect_on(w);
     }
     if (ok && w->state == LISTENING) {
-        ok = go_on_listening(w);
+        ok = pg_watch_listen(w);
     }
     if (ok && w->state != UP) {
         ok = aif_now_ms() < w->give_up_at;
@@ -191,9 +143,9 @@ go_on(watch *w)
     return ok;
 }
 
-/* Notifications up to the next one with a payload; true if there were any. */
+/* Take notifications until one has a payload; true when there were any. */
 static bool
-drain(watch *w)
+pg_watch_drain(pg_watch *w)
 {
     bool any = w->next != NULL;
     PGnotify *n;
@@ -210,44 +162,45 @@ drain(watch *w)
 }
 
 static bool
-look_up(watch *w)
+pg_watch_hear(pg_watch *w)
 {
     bool ok = PQconsumeInput(w->conn) == 1;
-    bool any = drain(w); /* also what came before the connection broke */
+    bool any =
+        pg_watch_drain(w); /* also what came before the connection broke */
 
     if (!ok || PQstatus(w->conn) == CONNECTION_BAD) {
-        disconnect(w);
+        pg_watch_drop(w);
         w->name_at = aif_now_ms() + ADDRESS_MS;
     }
     return any;
 }
 
 static bool
-watch_look(void *impl)
+pg_watch_look(void *impl)
 {
-    watch *w = impl;
+    pg_watch *w = impl;
 
     if (w->state == UP) {
-        return look_up(w);
+        return pg_watch_hear(w);
     }
     if (w->state == DOWN) {
         if (aif_now_ms() < w->retry_at) {
             return false;
         }
-        start(w);
+        pg_watch_start(w);
     }
-    if (!go_on(w)) {
-        disconnect(w);
+    if (!pg_watch_go_on(w)) {
+        pg_watch_drop(w);
         return false;
     }
     if (w->state == UP) {
-        (void)drain(w);
+        (void)pg_watch_drain(w);
     }
     return w->state == UP;
 }
 
 static aif_err
-set_channel(watch *w, const char *channel, aif_error *e)
+pg_watch_set_channel(pg_watch *w, const char *channel, aif_error *e)
 {
     size_t n = strspn(channel, "abcdefghijklmnopqrstuvwxyz_0123456789"
                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
@@ -261,31 +214,18 @@ set_channel(watch *w, const char *channel, aif_error *e)
     return AIF_OK;
 }
 
-/* libpq's own words on a bad URI may quote it, password and all. */
+/* Whoever opens the watch waits for it, and is told what is wrong. */
 static aif_err
-check_uri(const char *uri, aif_error *e)
-{
-    PQconninfoOption *options = PQconninfoParse(uri, NULL);
-
-    if (options == NULL) {
-        return aif_fail(e, AIF_EINVAL, "not a PostgreSQL URI");
-    }
-    PQconninfoFree(options);
-    return AIF_OK;
-}
-
-/* The first time somebody waits for us, and wants to hear what is wrong. */
-static aif_err
-wait_until_up(watch *w, aif_error *e)
+pg_watch_wait_until_up(pg_watch *w, aif_error *e)
 {
     const char *why;
     bool ok = true;
 
-    start(w);
+    pg_watch_start(w);
     while (ok && w->state != UP) {
-        ok = go_on(w);
+        ok = pg_watch_go_on(w);
         if (ok && w->state != UP) {
-            (void)socket_ready(w, 100);
+            (void)aif_pg_wait(w->conn, w->want, 100);
         }
     }
     if (ok) {
@@ -299,17 +239,14 @@ wait_until_up(watch *w, aif_error *e)
 
 /* NOTIFY, from a connection of its own. */
 static aif_err
-speak(const watch *w, aif_error *e)
+pg_watch_speak(const pg_watch *w, aif_error *e)
 {
     char notify[sizeof w->listen];
-    PGconn *other = dial(w, w->address, PQconnectdbParams);
     aif_owned owned = {0};
+    PGconn *other = aif_pg_dial(w->uri, NAME, w->address, &owned);
     PGresult *res = NULL;
     aif_err err = AIF_OK;
 
-    aif_forks_stop();
-    aif_forks_add(&owned, PQsocket(other));
-    aif_forks_go();
     (void)snprintf(notify, sizeof notify, "NOTIFY%s",
                    w->listen + strlen("LISTEN"));
     if (PQstatus(other) == CONNECTION_OK) {
@@ -322,24 +259,22 @@ speak(const watch *w, aif_error *e)
                        (int)strcspn(why, "\n"), why);
     }
     PQclear(res);
-    aif_forks_stop();
-    aif_forks_remove(&owned);
-    aif_forks_go();
-    PQfinish(other);
+    aif_pg_hang_up(other, &owned);
     return err;
 }
 
-/* A pooler that lends its sessions for one transaction takes a LISTEN, and
- * what its session then hears goes to somebody else.  There the session is
- * told to hear no more, if it is the one we are lent this time. */
+/* A pooler that lends a session for one transaction accepts our LISTEN, but
+ * what that session hears later goes to another client of the pooler.  So when
+ * our own NOTIFY is not heard, the session is told UNLISTEN, and the watch is
+ * refused.  The pooler may lend us another session for the UNLISTEN. */
 static aif_err
-check_hearing(watch *w, aif_error *e)
+pg_watch_check_hearing(pg_watch *w, aif_error *e)
 {
     char unlisten[sizeof w->listen + 2];
-    aif_err err = speak(w, e);
+    aif_err err = pg_watch_speak(w, e);
     const int64_t until = aif_now_ms() + HEAR_MS;
 
-    while (err == AIF_OK && !look_up(w)) {
+    while (err == AIF_OK && !pg_watch_hear(w)) {
         if (w->state != UP) {
             return aif_fail(e, AIF_ESTORE, "watching: the connection broke");
         }
@@ -353,43 +288,30 @@ check_hearing(watch *w, aif_error *e)
                 "give that of the server itself",
                 HEAR_MS / 1000);
         }
-        (void)socket_ready(w, 100);
+        (void)aif_pg_wait(w->conn, w->want, 100);
     }
     return err;
 }
 
 static aif_err
-watch_open(const char *uri, const char *channel, void **impl, aif_error *e)
+pg_watch_open(void *impl, const char *uri, const char *channel, aif_error *e)
 {
-    size_t n = strlen(uri) + 1;
-    watch *w;
+    pg_watch *w = impl;
 
-    *impl = NULL;
-    w = aif_zalloc(sizeof *w + n);
-    if (w == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "opening a watch");
-    }
-    memcpy(w->uri, uri, n);
-    if (set_channel(w, channel, e) != AIF_OK || check_uri(uri, e) != AIF_OK ||
-        wait_until_up(w, e) != AIF_OK || check_hearing(w, e) != AIF_OK) {
-        disconnect(w);
-        aif_free(w);
+    w->uri = uri;
+    if (pg_watch_set_channel(w, channel, e) != AIF_OK ||
+        aif_pg_check_uri(uri, e) != AIF_OK ||
+        pg_watch_wait_until_up(w, e) != AIF_OK ||
+        pg_watch_check_hearing(w, e) != AIF_OK) {
+        pg_watch_drop(w);
         return e->code;
     }
-    *impl = w;
     return AIF_OK;
-}
-
-static void
-watch_close(void *impl)
-{
-    disconnect(impl);
-    aif_free(impl);
 }
 
 /* The length of text, or of as many whole UTF-8 characters as max holds. */
 static size_t
-cut(const char *text, size_t max)
+text_cut(const char *text, size_t max)
 {
     size_t n = strlen(text);
 
@@ -403,13 +325,13 @@ cut(const char *text, size_t max)
 }
 
 static void
-watch_payload(void *impl, char *out, size_t cap)
+pg_watch_payload(void *impl, char *out, size_t cap)
 {
-    watch *w = impl;
+    pg_watch *w = impl;
     size_t n = 0;
 
     if (w->next != NULL) {
-        n = cut(w->next->extra, cap - 1);
+        n = text_cut(w->next->extra, cap - 1);
         memcpy(out, w->next->extra, n);
         PQfreemem(w->next);
         w->next = NULL;
@@ -418,19 +340,20 @@ watch_payload(void *impl, char *out, size_t cap)
 }
 
 static int
-watch_fd(const void *impl)
+pg_watch_fd(const void *impl)
 {
-    const watch *w = impl;
+    const pg_watch *w = impl;
 
     return w->state == UP ? PQsocket(w->conn) : -1;
 }
 
 const aif_watch_ops aif_watch_pg = {
-    .scheme = SCHEME,
-    .open = watch_open,
-    .close = watch_close,
-    .look = watch_look,
-    .payload = watch_payload,
-    .fd = watch_fd,
+    .scheme = "postgresql:",
+    .size = sizeof(pg_watch),
+    .open = pg_watch_open,
+    .close = pg_watch_drop,
+    .look = pg_watch_look,
+    .payload = pg_watch_payload,
+    .fd = pg_watch_fd,
     .interval_ms = 50,
 };
