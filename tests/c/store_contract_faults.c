@@ -115,6 +115,48 @@ append_with_fault(void (*fault)(int), int n)
     return fired;
 }
 
+/* As append_three, but one of them was known, and is lost with its answer. */
+static bool
+append_again_with_fault(void (*fault)(int n), int n)
+{
+    aif_log *log = open_again();
+    uint64_t offsets[3];
+    bool fired;
+    aif_err err;
+
+    append_at(log, events_of("p", 2, 1), 1, 1);
+    fault(n);
+    err = append_three(log, offsets);
+    fault_store_off();
+    fired = fault_store_fired();
+    assert_true(err == AIF_OK || (err == AIF_ESTORE && fired));
+    if (err != AIF_OK) {
+        assert_int_equal(append_three(log, offsets), AIF_OK);
+    }
+    assert_int_equal(offsets[0], 1);
+    assert_int_equal(offsets[2], 3);
+    assert_stored(3);
+    aif_log_free(log);
+    return fired;
+}
+
+static void
+a_resend_survives_every_failing_call(void **state)
+{
+    int n = 0;
+
+    (void)state;
+    do {
+        contract->fresh();
+    } while (append_again_with_fault(contract->fault, n++));
+    assert_in_range(n, 2, 40);
+    n = 0;
+    do {
+        contract->fresh();
+    } while (contract->fault_lost != NULL &&
+             append_again_with_fault(contract->fault_lost, n++));
+}
+
 static void
 append_survives_every_failing_call(void **state)
 {
@@ -484,6 +526,7 @@ store_contract_faults(void)
     };
     const struct CMUnitTest calls[] = {
         FRESH(append_survives_every_failing_call),
+        FRESH(a_resend_survives_every_failing_call),
         FRESH(append_survives_every_lost_answer),
         FRESH(open_survives_every_failing_call),
         FRESH(read_survives_every_failing_call),

@@ -1,6 +1,7 @@
 """Real brokers for the tests: in this process, or one of their own that can be killed."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def until():
         deadline = time.monotonic() + 60
         while not so():
             assert time.monotonic() < deadline, "it did not come to that"
+            select.select([], [], [], 0.01)  # what we wait for may need this processor
 
     return wait
 

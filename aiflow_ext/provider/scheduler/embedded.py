@@ -28,6 +28,7 @@ broker_log = logging.getLogger("aiflow_ext.broker")  # as `aiflow broker` has it
 PAUSE_SEC = 1.0  # before the second start in a row that came to nothing; doubled for each further one
 PAUSE_MOST_SEC = 10.0
 STEADY_SEC = 10.0  # one that lived for so long is started again at once
+SILENT_SEC = 60.0  # it tells its status every 5 s: one that is silent for longer hangs, and is killed
 END_SEC = 5.0  # for its last turn, when the scheduler ends; then it is killed
 READ_MAX = 65536  # bytes, and of a line
 LEVELS = {"10", "20", "30", "40", "50"}  # logging's
@@ -50,7 +51,7 @@ class Embedded:
         self._told = told
         self._process: subprocess.Popen[bytes] | None = None
         self._text = b""
-        self._began = self._pause = self._next = 0.0
+        self._began = self._heard = self._pause = self._next = 0.0
         # A worker that the scheduler forks may outlive it; with our ends of the pipes it would keep the broker alive.
         os.register_at_fork(after_in_child=self._let_go)
 
@@ -84,7 +85,7 @@ class Embedded:
             _output(self._process).close()
 
     def _start(self) -> None:
-        self._began = time.monotonic()
+        self._began = self._heard = time.monotonic()
         self.up, self._text = False, b""
         try:
             self._process = subprocess.Popen(
@@ -106,7 +107,11 @@ class Embedded:
         try:
             found = os.read(_output(process).fileno(), READ_MAX)
         except BlockingIOError:
+            if self.up and time.monotonic() - self._heard > SILENT_SEC:
+                log.error("aiflow: the broker's process says nothing any more, it is killed")
+                return False
             return True
+        self._heard = time.monotonic()
         *lines, self._text = (self._text + found).split(b"\n")
         if self._text and (not found or len(self._text) > READ_MAX):
             lines, self._text = [*lines, self._text], b""
@@ -120,7 +125,10 @@ class Embedded:
         if word in LEVELS:
             broker_log.log(int(word), "aiflow broker: %s", rest)
         elif word == "status" and (status := _parsed(rest)) is not None:
-            self._told(status)
+            try:
+                self._told(status)
+            except Exception:  # what a broker says never ends the scheduler
+                log.exception("aiflow: the broker's status is of another kind: %s", rest[:500])
         elif line:
             broker_log.error("aiflow broker: %s", line)
 
@@ -147,12 +155,12 @@ class Embedded:
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """Return a status; None: the words of a dying library are in the middle of it."""
+    """Return a status; None: it is none, or the words of a dying library are in the middle of it."""
     try:
-        status: dict[str, Any] = json.loads(text)
+        status = json.loads(text)
     except ValueError:
         return None
-    return status
+    return status if isinstance(status, dict) else None
 
 
 def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:

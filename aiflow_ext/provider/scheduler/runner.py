@@ -48,7 +48,12 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
     def _execute(self) -> int | None:
         self._config = Config.from_airflow()
         preload()  # before the executors fork
-        return super()._execute()
+        self._waker: Waker | None = None
+        try:
+            return super()._execute()
+        finally:  # the executors have ended: until then their tasks publish
+            if self._waker is not None:
+                self._waker.end_broker()
 
     def _run_scheduler_loop(self) -> None:
         """Open our handles, now that the executors have forked, and run the stock loop with our wait in it."""
@@ -58,7 +63,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._retry = False
         self._woken = 0.0
         self._reaction = Reaction()
-        waker = self._waker = Waker(self._config, self.executors)
+        self._waker = waker = Waker(self._config, self.executors)
         try:
             self._reactor = Reactor(self._config, self.scheduler_dag_bag, self.job.id, waker.broker_up)
             retention = keeper(self._config)

@@ -60,10 +60,13 @@ class Waker:
         self.tend()
 
     def close(self) -> None:
-        """Close everything; the broker goes last."""
+        """Close everything but the broker: tasks that still run publish until they have ended."""
         for handle in (self._sub, self._watch):
             if handle is not None:
                 handle.close()
+
+    def end_broker(self) -> None:
+        """End the embedded broker, and wait until it has ended."""
         if self._broker is not None:
             self._broker.close()
 

@@ -14,7 +14,8 @@
 
 #include <string.h>
 
-#define TAKE_EVENTS 1000 /* one aif_sub_next takes no more, the last frame */
+#define END_LINGER_MS 100 /* for UNSUBSCRIBE to leave */
+#define TAKE_EVENTS 1000  /* one aif_sub_next takes no more, the last frame */
 #define TAKE_BYTES (1u << 20) /* apart */
 
 static int64_t
@@ -362,14 +363,15 @@ aif_sub_remove(aif_sub *s, uint64_t stream, aif_error *e)
 static void
 sub_shut(aif_sub *s)
 {
-    while (s->n > 0) {
-        aif_stream_free(s->streams[--s->n]);
+    while (s->n > 0) { /* else the broker would wait for its lease to end */
+        aif_stream_end(s, s->streams[--s->n]);
+        aif_stream_free(s->streams[s->n]);
     }
     aif_free(s->streams);
     while (sub_take_kept(s)) {
     }
     aif_port_msg_fini(&s->msg);
-    aif_dealer_fini(&s->dealer, 0);
+    aif_dealer_fini(&s->dealer, s->dealer.up ? END_LINGER_MS : 0);
     aif_buf_fini(&s->out);
     aif_sub_close_fds(s);
     (void)pthread_mutex_destroy(&s->table);

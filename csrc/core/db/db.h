@@ -56,7 +56,8 @@ typedef struct {
     aif_err (*begin)(void *db, const char *what, aif_error *e);
     aif_err (*commit)(void *db, const char *what, aif_error *e);
     /* After a failure too: nothing remains of the transaction, if there is
-     * one. */
+     * one.  Where that cannot be said to the database, the connection is
+     * dropped, which says it too. */
     void (*undo)(void *db);
     /* Begin a statement that has rows; what: what it is for, for messages. */
     aif_err (*ask)(void *db, const aif_statement *st, const char *what,

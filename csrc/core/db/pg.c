@@ -87,12 +87,13 @@ sqlstate(const pg *s, const PGresult *res)
     return PQstatus(s->conn) == CONNECTION_OK ? "" : "08006";
 }
 
-/* Undefined table, undefined column; data_corrupted, index_corrupted. */
+/* Undefined table, a table that is there already, undefined column; data_corrupted, index_corrupted. */
 static bool
 is_corrupt(const char *state)
 {
-    return strcmp(state, "42P01") == 0 || strcmp(state, "42703") == 0 ||
-           strcmp(state, "XX001") == 0 || strcmp(state, "XX002") == 0;
+    return strcmp(state, "42P01") == 0 || strcmp(state, "42P07") == 0 ||
+           strcmp(state, "42703") == 0 || strcmp(state, "XX001") == 0 ||
+           strcmp(state, "XX002") == 0;
 }
 
 aif_err

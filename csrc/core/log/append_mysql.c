@@ -21,6 +21,7 @@
 #include <string.h>
 
 #define WHAT "appending"
+_Static_assert(300 <= AIF_DB_TEXTS, "producers are texts");
 #define KNOWN_AT_ONCE 300 /* producers are texts: no more than AIF_DB_TEXTS */
 /* Of a row in a statement: lengths, types, what is no text. */
 #define ROW_BYTES 128
@@ -298,9 +299,9 @@ append_new(mysql_store *s, const aif_event *events, size_t n, aif_head *before,
     if (err != AIF_OK) {
         return err;
     }
-    if (*known) {
+    if (*known) { /* a connection that is lost here is looked for again */
         aif_mysql.undo(s->sql.db);
-        return AIF_OK;
+        return statements_ready(s, e);
     }
     return append_commit(s, &after, e);
 }

@@ -71,6 +71,23 @@ def test_the_scheduler_ends_and_leaves_nothing(airflow: Deployment, client: Even
     assert broker_pid(client) != pid
 
 
+def test_a_task_publishes_while_its_scheduler_ends(airflow: Deployment, client: EventClient) -> None:
+    """As Airflow's own, the scheduler waits for the tasks that run: the broker is there for them until then."""
+    airflow.wait_for_dag("parting")
+    airflow.rest.unpause("parting")
+    airflow.rest.trigger("parting")
+    airflow.wait_until(lambda: client.count("tick") > 0, what="the task publishes")
+    os.kill(airflow.pid("scheduler"), signal.SIGTERM)
+    airflow.wait_until(lambda: "waiting for running tasks" in airflow.log("scheduler"), what="it is ending")
+    before = client.count("tick")
+    airflow.wait_until(lambda: client.count("tick") > before + 3, what="the task publishes all the same")
+    (airflow.home / "parting.ends").touch()
+    airflow.wait_until(lambda: not airflow.alive("scheduler"), what="the scheduler has ended")
+    assert airflow.sql("SELECT state FROM task_instance WHERE dag_id = 'parting'") == [("success",)]
+    airflow.launch("scheduler")
+    assert client.list("tick", timeout=240)[-1].value == "last"
+
+
 def test_the_scheduler_is_killed_and_its_workers_live(airflow: Deployment, client: EventClient) -> None:
     """They have what it had open when it forked them; its broker ends all the same, and another scheduler's serves."""
     scheduler, pid = airflow.pid("scheduler"), broker_pid(client)

@@ -1,3 +1,4 @@
+import json
 import os
 import select
 import threading
@@ -19,6 +20,15 @@ def test_only_what_is_published_from_now_on(client):
         client.publish(Event("new"))
         assert next(subscription).key == "new"
         assert subscription.cursor == 2
+
+
+def test_who_closes_is_no_subscriber_any_more(broker, until):
+    """Not one that is waited for until its lease ends, with a warning."""
+    with EventClient(broker.uri) as client, client.subscribe(["a"]), client.subscribe(["b"]):
+        assert broker.stats()["subscribers"] == 2
+    until(lambda: broker.stats()["subscribers"] == 0)
+    counters = json.loads(broker.status())["counters"]
+    assert (counters["expired"], counters["gone"]) == (0, 0)
 
 
 def test_after_an_offset_old_ones_come_first(client):
