@@ -5,6 +5,7 @@
 #include "fault_store.h"
 #include "log/log.h"
 #include "db/mysql.h"
+#include "log/sql_store.h"
 #include "db/mysql_uri.h"
 #include "store_contract.h"
 
@@ -552,8 +553,7 @@ who_does_not_answer_is_not_waited_for_again(void **state)
     socklen_t n = sizeof at;
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     char uri[100];
-    void *db;
-    bool fresh;
+    aif_sql_store s = {.ops = &aif_mysql, .sql = &aif_sql_mysql};
 
     (void)state;
     assert_int_equal(bind(listener, (struct sockaddr *)&at, n), 0);
@@ -562,15 +562,15 @@ who_does_not_answer_is_not_waited_for_again(void **state)
     assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
     (void)snprintf(uri, sizeof uri, "mysql://x@127.0.0.1:%d/x",
                    ntohs(at.sin_port));
-    assert_int_equal(aif_mysql.open(uri, &db, &e), AIF_OK);
+    assert_int_equal(aif_mysql.open(uri, &s.db, &e), AIF_OK);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(aif_mysql.ready(db, &fresh, &e), AIF_ESTORE);
+        assert_int_equal(aif_sql_ready(&s, &e), AIF_ESTORE);
         assert_non_null(strstr(e.text, "connecting: "));
     }
     assert_int_equal(close(accept(listener, NULL, NULL)), 0);
     assert_int_equal(accept(listener, NULL, NULL), -1);
     (void)close(listener);
-    aif_mysql.close(db);
+    aif_mysql.close(s.db);
 }
 
 static int

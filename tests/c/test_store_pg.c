@@ -6,6 +6,7 @@
 #include "fault_store.h"
 #include "log/log.h"
 #include "db/pg.h"
+#include "log/sql_store.h"
 #include "store_contract.h"
 
 #include <arpa/inet.h>
@@ -266,8 +267,7 @@ who_does_not_answer_is_not_waited_for_again(void **state)
     socklen_t n = sizeof at;
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     char uri[100];
-    void *db;
-    bool fresh;
+    aif_sql_store s = {.ops = &aif_pg, .sql = &aif_sql_pg};
 
     (void)state;
     assert_int_equal(bind(listener, (struct sockaddr *)&at, n), 0);
@@ -277,15 +277,15 @@ who_does_not_answer_is_not_waited_for_again(void **state)
     (void)snprintf(uri, sizeof uri,
                    "postgresql://127.0.0.1:%d/x?connect_timeout=2",
                    ntohs(at.sin_port));
-    assert_int_equal(aif_pg.open(uri, &db, &e), AIF_OK);
+    assert_int_equal(aif_pg.open(uri, &s.db, &e), AIF_OK);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(aif_pg.ready(db, &fresh, &e), AIF_ESTORE);
+        assert_int_equal(aif_sql_ready(&s, &e), AIF_ESTORE);
         assert_non_null(strstr(e.text, "connecting: "));
     }
     assert_int_equal(close(accept(listener, NULL, NULL)), 0);
     assert_int_equal(accept(listener, NULL, NULL), -1);
     (void)close(listener);
-    aif_pg.close(db);
+    aif_pg.close(s.db);
 }
 
 static int

@@ -384,6 +384,17 @@ a_killed_conversion_is_all_or_nothing(void **state)
 #define FRESH(test)                                                           \
     cmocka_unit_test_setup_teardown(test, contract_fresh, contract_close)
 
+static void
+a_file_in_utf16_is_refused(void **state)
+{
+    aif_log *log;
+
+    (void)state;
+    sql("PRAGMA encoding = 'UTF-16'; CREATE TABLE theirs (a)");
+    assert_int_equal(aif_log_open(c.uri, &log, &e), AIF_EINVAL);
+    assert_non_null(strstr(e.text, "keeps its texts in UTF-16"));
+}
+
 static int
 own_tests(void)
 {
@@ -392,6 +403,7 @@ own_tests(void)
         FRESH(what_is_not_a_log_is_refused),
         FRESH(a_place_that_cannot_be_is_said),
         FRESH(a_killed_conversion_is_all_or_nothing),
+        FRESH(a_file_in_utf16_is_refused),
         FRESH(a_corrupt_page_is_said),
         FRESH(it_survives_every_oom_of_sqlites),
         FRESH(a_purge_survives_every_oom_of_sqlites),

@@ -9,10 +9,8 @@
 #include "db/mysql.h"
 
 #include "base/buf.h"
-#include "base/clock.h"
 #include "base/forks.h"
 #include "base/mem.h"
-#include "db/away.h"
 #include "db/mysql_uri.h"
 
 #include <errmsg.h>
@@ -56,7 +54,6 @@ typedef struct {
     MYSQL *conn; /* NULL: lost, to be opened again */
     unsigned connection;
     aif_owned owned;
-    aif_away away;
     bool hurry;
     uint64_t packet;
     aif_buf text;     /* of the statement that is sent */
@@ -333,23 +330,9 @@ static aif_err
 mysql_ready(void *db, bool *fresh, aif_error *e)
 {
     mysql *s = db;
-    int64_t since;
-    aif_err err;
 
     *fresh = s->conn == NULL;
-    if (!*fresh) {
-        return AIF_OK;
-    }
-    since = aif_now_ms();
-    err = aif_away_check(&s->away, since, e);
-    if (err != AIF_OK) {
-        return err;
-    }
-    err = mysql_connect(s, e);
-    if (err != AIF_OK) {
-        aif_away_failed(&s->away, since, aif_now_ms(), e);
-    }
-    return err;
+    return *fresh ? mysql_connect(s, e) : AIF_OK;
 }
 
 /* --- statements --------------------------------------------------------- */

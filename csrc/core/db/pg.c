@@ -5,9 +5,7 @@
  */
 #include "db/pg.h"
 
-#include "base/clock.h"
 #include "base/mem.h"
-#include "db/away.h"
 #include "db/pg_dial.h"
 
 #include <arpa/inet.h>
@@ -58,7 +56,6 @@ typedef struct {
     bool pooled;  /* there is a pooler between the server and us */
     bool hurry;
     aif_owned owned;
-    aif_away away;
     bool kept[AIF_DB_PLACES]; /* prepared on this connection */
     PGresult *asked;          /* whose rows are being taken */
     int row;
@@ -236,23 +233,9 @@ static aif_err
 pg_ready(void *db, bool *fresh, aif_error *e)
 {
     pg *s = db;
-    int64_t since;
-    aif_err err;
 
     *fresh = s->conn == NULL;
-    if (!*fresh) {
-        return AIF_OK;
-    }
-    since = aif_now_ms();
-    err = aif_away_check(&s->away, since, e);
-    if (err != AIF_OK) {
-        return err;
-    }
-    err = pg_connect(s, e);
-    if (err != AIF_OK) {
-        aif_away_failed(&s->away, since, aif_now_ms(), e);
-    }
-    return err;
+    return *fresh ? pg_connect(s, e) : AIF_OK;
 }
 
 /* --- statements --------------------------------------------------------- */

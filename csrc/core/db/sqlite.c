@@ -76,126 +76,6 @@ sqlite_drop(void *db)
     s->db = NULL;
 }
 
-/* --- opening ------------------------------------------------------------ */
-
-static int
-lock_ms(const sqlite *s)
-{
-    return s->hurry ? AIF_LOCK_SLICE_MS : AIF_LOCK_WAIT_MS;
-}
-
-/* Going over to WAL does not wait for another that does so now. */
-static int
-wal_enter(sqlite *s)
-{
-    int rc = SQLITE_BUSY;
-
-    for (int waited = 0; waited <= lock_ms(s); waited += RETRY_MS) {
-        rc =
-            sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
-        if ((rc & 0xff) != SQLITE_BUSY) {
-            break;
-        }
-        (void)sqlite3_sleep(RETRY_MS);
-    }
-    return rc;
-}
-
-/* Needs the file to be there. */
-static aif_err
-sqlite_connect(sqlite *s, aif_error *e)
-{
-    const int flags =
-        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    int rc;
-    aif_err err = aif_sqlite_open(s->path, flags, &s->db, &s->file, &rc, e);
-
-    if (err != AIF_OK) {
-        return err;
-    }
-    if (rc == SQLITE_OK) {
-        (void)sqlite3_busy_timeout(s->db, lock_ms(s));
-        rc = wal_enter(s);
-    }
-    if (rc == SQLITE_OK) {
-        rc = sqlite3_exec(s->db, SETTINGS, NULL, NULL, NULL);
-    }
-    if (rc != SQLITE_OK) {
-        (void)sqlite_fail(s, rc, "opening", e);
-        sqlite_drop(s);
-        return e->code;
-    }
-    return AIF_OK;
-}
-
-/* mknod, not open: it gives the mode at once, and to close a descriptor would
- * drop the locks that this process has on the file through another handle.
- * SQLite gives -wal and -shm the mode of the file. */
-static aif_err
-file_create(const char *path, aif_error *e)
-{
-    if (mknod(path, S_IFREG | S_IRUSR | S_IWUSR, 0) != 0 && errno != EEXIST) {
-        return aif_fail(e, AIF_ESTORE, "creating %s: %s", path,
-                        strerror(errno));
-    }
-    return AIF_OK;
-}
-
-static aif_err
-sqlite_open(const char *uri, void **db, aif_error *e)
-{
-    const char *path = uri + sizeof SCHEME - 1;
-    sqlite *s;
-    aif_err err;
-
-    *db = NULL;
-    if (path[0] == '\0' || path[0] == ':') {
-        return aif_fail(e, AIF_EINVAL,
-                        "'%s' names no file: write sqlite:PATH, or mem: for "
-                        "a log in memory",
-                        uri);
-    }
-    s = aif_zalloc(sizeof *s + strlen(path) + 1);
-    if (s == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "opening %s", path);
-    }
-    memcpy(s->path, path, strlen(path) + 1);
-    err = file_create(path, e);
-    if (err != AIF_OK) {
-        aif_free(s);
-        return err;
-    }
-    *db = s;
-    return AIF_OK;
-}
-
-static void
-sqlite_close(void *db)
-{
-    sqlite_drop(db);
-    aif_free(db);
-}
-
-/* SQLite itself would go on writing to a file that nobody can open any more,
- * and say that all is well. */
-static aif_err
-sqlite_ready(void *db, bool *fresh, aif_error *e)
-{
-    sqlite *s = db;
-    int moved = 0;
-
-    *fresh = s->db == NULL;
-    if (*fresh) {
-        return sqlite_connect(s, e);
-    }
-    (void)sqlite3_file_control(s->db, NULL, SQLITE_FCNTL_HAS_MOVED, &moved);
-    if (moved) {
-        sqlite_drop(s);
-        return aif_fail(e, AIF_ESTORE, "%s was moved or deleted", s->path);
-    }
-    return AIF_OK;
-}
-
 /* --- statements --------------------------------------------------------- */
 
 /* What is no SQL to this database lacks a table or a column. */
@@ -311,6 +191,152 @@ sqlite_change(void *db, const aif_statement *st, const char *what,
     }
     return err;
 }
+
+/* --- opening ------------------------------------------------------------ */
+
+static int
+lock_ms(const sqlite *s)
+{
+    return s->hurry ? AIF_LOCK_SLICE_MS : AIF_LOCK_WAIT_MS;
+}
+
+/* Going over to WAL does not wait for another that does so now. */
+static int
+wal_enter(sqlite *s)
+{
+    int rc = SQLITE_BUSY;
+
+    for (int waited = 0; waited <= lock_ms(s); waited += RETRY_MS) {
+        rc =
+            sqlite3_exec(s->db, "PRAGMA journal_mode = WAL", NULL, NULL, NULL);
+        if ((rc & 0xff) != SQLITE_BUSY) {
+            break;
+        }
+        (void)sqlite3_sleep(RETRY_MS);
+    }
+    return rc;
+}
+
+/* Texts go in and come out as the bytes that they are, which is UTF-8 only in
+ * a file that keeps them so. */
+static aif_err
+check_encoding(sqlite *s, aif_error *e)
+{
+    const aif_statement st = {.sql = "PRAGMA encoding", .place = AIF_DB_ONCE};
+    bool there;
+    aif_err err = sqlite_ask(s, &st, "opening", e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = sqlite_next(s, &there, e);
+    if (err == AIF_OK && !aif_str_eq(sqlite_text(s, 0), AIF_STR("UTF-8"))) {
+        err =
+            aif_fail(e, AIF_EINVAL,
+                     "%s keeps its texts in UTF-16: a log needs a file whose "
+                     "PRAGMA encoding is UTF-8",
+                     s->path);
+    }
+    sqlite_done(s);
+    return err;
+}
+
+/* Needs the file to be there. */
+static aif_err
+sqlite_connect(sqlite *s, aif_error *e)
+{
+    const int flags =
+        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+    int rc;
+    aif_err err = aif_sqlite_open(s->path, flags, &s->db, &s->file, &rc, e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    if (rc == SQLITE_OK) {
+        (void)sqlite3_busy_timeout(s->db, lock_ms(s));
+        rc = wal_enter(s);
+    }
+    if (rc == SQLITE_OK) {
+        rc = sqlite3_exec(s->db, SETTINGS, NULL, NULL, NULL);
+    }
+    err = rc == SQLITE_OK ? check_encoding(s, e)
+                          : sqlite_fail(s, rc, "opening", e);
+    if (err != AIF_OK) {
+        sqlite_drop(s);
+    }
+    return err;
+}
+
+/* mknod, not open: it gives the mode at once, and to close a descriptor would
+ * drop the locks that this process has on the file through another handle.
+ * SQLite gives -wal and -shm the mode of the file. */
+static aif_err
+file_create(const char *path, aif_error *e)
+{
+    if (mknod(path, S_IFREG | S_IRUSR | S_IWUSR, 0) != 0 && errno != EEXIST) {
+        return aif_fail(e, AIF_ESTORE, "creating %s: %s", path,
+                        strerror(errno));
+    }
+    return AIF_OK;
+}
+
+static aif_err
+sqlite_open(const char *uri, void **db, aif_error *e)
+{
+    const char *path = uri + sizeof SCHEME - 1;
+    sqlite *s;
+    aif_err err;
+
+    *db = NULL;
+    if (path[0] == '\0' || path[0] == ':') {
+        return aif_fail(e, AIF_EINVAL,
+                        "'%s' names no file: write sqlite:PATH, or mem: for "
+                        "a log in memory",
+                        uri);
+    }
+    s = aif_zalloc(sizeof *s + strlen(path) + 1);
+    if (s == NULL) {
+        return aif_fail(e, AIF_ENOMEM, "opening %s", path);
+    }
+    memcpy(s->path, path, strlen(path) + 1);
+    err = file_create(path, e);
+    if (err != AIF_OK) {
+        aif_free(s);
+        return err;
+    }
+    *db = s;
+    return AIF_OK;
+}
+
+static void
+sqlite_close(void *db)
+{
+    sqlite_drop(db);
+    aif_free(db);
+}
+
+/* SQLite itself would go on writing to a file that nobody can open any more,
+ * and say that all is well. */
+static aif_err
+sqlite_ready(void *db, bool *fresh, aif_error *e)
+{
+    sqlite *s = db;
+    int moved = 0;
+
+    *fresh = s->db == NULL;
+    if (*fresh) {
+        return sqlite_connect(s, e);
+    }
+    (void)sqlite3_file_control(s->db, NULL, SQLITE_FCNTL_HAS_MOVED, &moved);
+    if (moved) {
+        sqlite_drop(s);
+        return aif_fail(e, AIF_ESTORE, "%s was moved or deleted", s->path);
+    }
+    return AIF_OK;
+}
+
+/* --- transactions ------------------------------------------------------- */
 
 /* With the lock that writers need. */
 static aif_err

@@ -67,14 +67,22 @@ aif_sql_close(void *store)
 aif_err
 aif_sql_ready(aif_sql_store *s, aif_error *e)
 {
-    bool fresh;
-    aif_err err = s->ops->ready(s->db, &fresh, e);
+    const int64_t since = aif_now_ms();
+    bool fresh = false;
+    aif_err err = aif_away_check(&s->away, since, e);
 
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = s->ops->ready(s->db, &fresh, e);
     if (err == AIF_OK && fresh) {
         err = aif_sql_schema(s, e);
         if (err != AIF_OK) {
             s->ops->drop(s->db);
         }
+    }
+    if (err != AIF_OK) {
+        aif_away_failed(&s->away, since, aif_now_ms(), e);
     }
     return err;
 }

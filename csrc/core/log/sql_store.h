@@ -8,6 +8,7 @@
 #define AIF_SQL_STORE_H
 
 #include "db/db.h"
+#include "log/away.h"
 #include "log/sql.h"
 #include "log/store.h"
 
@@ -16,6 +17,7 @@ typedef struct {
     const aif_db_ops *ops;
     const aif_sql_dialect *sql;
     void *db;
+    aif_away away;
     aif_where where; /* the text of the statement that is asked */
 } aif_sql_store;
 

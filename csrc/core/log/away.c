@@ -1,4 +1,4 @@
-#include "db/away.h"
+#include "log/away.h"
 
 #define AWAY_MS 1000 /* who is there, but refuses, says so sooner */
 
