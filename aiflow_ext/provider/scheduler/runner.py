@@ -48,11 +48,10 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
     def _execute(self) -> int | None:
         self._config = Config.from_airflow()
         preload()  # before the executors fork
-        self._waker: Waker | None = None
         try:
             return super()._execute()
         finally:  # the executors have ended: until then their tasks publish
-            if self._waker is not None:
+            if hasattr(self, "_waker"):  # else its loop has not begun
                 self._waker.end_broker()
 
     def _run_scheduler_loop(self) -> None:
