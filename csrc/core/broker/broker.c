@@ -23,14 +23,13 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include <zmq.h>
 
 /* A turn takes no more frames, and no more events, than EVENTS.  It ends with
  * the frame with which it has BYTES. */
 #define TURN_EVENTS AIF_BATCH_MAX
 #define TURN_BYTES (8u << 20)
 
-enum { ROUTER, STOP, GATE, ITEMS }; /* of zmq_poll; then two zmq sockets */
+enum { ROUTER, STOP, GATE, ITEMS }; /* waited for; then two sockets */
 
 /* --- what a frame asks for ---------------------------------------------- */
 
@@ -223,29 +222,28 @@ broker_serve(aif_broker *b, aif_error *e)
 {
     void *const more[] = {aif_seats_socket(&b->seats),
                           aif_gate_socket(&b->gate)};
-    zmq_pollitem_t items[ITEMS + 2] = {
-        [ROUTER] = {.socket = aif_out_socket(&b->out), .events = ZMQ_POLLIN},
-        [STOP] = {.fd = b->stop, .events = ZMQ_POLLIN},
-        [GATE] = {.fd = aif_gate_fd(&b->gate), .events = ZMQ_POLLIN},
+    aif_port_item items[ITEMS + 2] = {
+        [ROUTER] = {.socket = aif_out_socket(&b->out)},
+        [STOP] = {.fd = b->stop},
+        [GATE] = {.fd = aif_gate_fd(&b->gate)},
     };
-    int n = ITEMS;
+    size_t n = ITEMS;
 
     for (size_t i = 0; i < 2; i++) {
         if (more[i] != NULL) {
-            items[n++] =
-                (zmq_pollitem_t){.socket = more[i], .events = ZMQ_POLLIN};
+            items[n++].socket = more[i];
         }
     }
     for (;;) {
         long due = broker_idle_ms(b);
         long tick = aif_parts_wait(&b->seats, due);
-        int ready = zmq_poll(items, n, tick);
+        int ready;
+        aif_err err = aif_port_poll(items, n, tick, &ready, e);
 
-        if (ready < 0 && zmq_errno() != EINTR) {
-            return aif_fail(e, AIF_ECLOSED, "waiting for frames: %s",
-                            zmq_strerror(zmq_errno()));
+        if (err != AIF_OK) {
+            return err;
         }
-        if (items[STOP].revents != 0) {
+        if (items[STOP].ready) {
             return AIF_OK;
         }
         if (ready == 0 && tick != due) {

@@ -15,13 +15,13 @@
 #include "broker/gate.h"
 
 #include "base/mem.h"
+#include "net/port.h"
 #include "net/zap.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include <zmq.h>
 
 #define LOOKS 1000 /* questions of libzmq answered in one turn */
 
@@ -30,13 +30,10 @@ static aif_err
 gate_open_curve(aif_gate *g, void *ctx, void *router, const char *secret,
                 aif_error *e)
 {
-    static const char domain[] = "aiflow";
     aif_err err = aif_zap_open(ctx, &g->zap, e);
 
-    if (err == AIF_OK &&
-        zmq_setsockopt(router, ZMQ_ZAP_DOMAIN, domain, strlen(domain)) != 0) {
-        err = aif_fail(e, AIF_ENOMEM, "a ZAP domain: %s",
-                       zmq_strerror(zmq_errno()));
+    if (err == AIF_OK) {
+        err = aif_port_zap_domain(router, AIF_STR("aiflow"), e);
     }
     if (err == AIF_OK) {
         err = aif_curve_server(router, secret, e);
@@ -66,9 +63,7 @@ aif_gate_open(aif_gate *g, void *ctx, void *router, const char *secret,
 void
 aif_gate_close(aif_gate *g)
 {
-    if (g->zap != NULL) {
-        (void)zmq_close(g->zap);
-    }
+    aif_port_close(g->zap, NULL, 0);
     if (g->wake >= 0) {
         (void)close(g->wake);
     }

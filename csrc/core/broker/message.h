@@ -11,13 +11,13 @@
 
 #include "base/buf.h"
 #include "broker/route.h"
+#include "net/port.h"
 
 #include <stdbool.h>
-#include <zmq.h>
 
 typedef struct {
     aif_route from;
-    zmq_msg_t frame;
+    aif_port_msg frame;
     bool ours; /* it was a routing id and one frame, as the protocol says */
 } aif_message;
 

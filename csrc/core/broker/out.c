@@ -1,10 +1,9 @@
 /* out.c - the ROUTER socket, and what is sent on it. */
 #include "broker/out.h"
 
-#include "net/port.h"
+#include "net/listen.h"
 
 #include <string.h>
-#include <zmq.h>
 
 /* How many frames may wait for each peer, in each direction.  Credit bounds
  * what a subscriber is sent, and a client waits for its answers before it asks
@@ -21,29 +20,23 @@
 aif_err
 aif_out_open(aif_out *o, void *ctx, aif_status *status, aif_error *e)
 {
-    const int64_t max = AIF_FRAME_MAX;
-    void *s = aif_route_socket(ctx);
+    const aif_port_limits limits = {.send_hwm = SEND_HWM,
+                                    .recv_hwm = RECV_HWM,
+                                    .backlog = AIF_BACKLOG,
+                                    .handshake_ms = HANDSHAKE_MS,
+                                    .heartbeat_ms = HEARTBEAT_MS,
+                                    .heartbeat_timeout_ms =
+                                        HEARTBEAT_TIMEOUT_MS,
+                                    .frame_max = AIF_FRAME_MAX};
 
-    *o = (aif_out){.router = s, .status = status};
-    if (s == NULL || !aif_port_set(s, ZMQ_LINGER, 0) ||
-        !aif_port_set(s, ZMQ_ROUTER_MANDATORY, 1) ||
-        !aif_port_set(s, ZMQ_SNDHWM, SEND_HWM) ||
-        !aif_port_set(s, ZMQ_RCVHWM, RECV_HWM) ||
-        !aif_port_set(s, ZMQ_HANDSHAKE_IVL, HANDSHAKE_MS) ||
-        !aif_port_set(s, ZMQ_HEARTBEAT_IVL, HEARTBEAT_MS) ||
-        !aif_port_set(s, ZMQ_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS) ||
-        zmq_setsockopt(s, ZMQ_MAXMSGSIZE, &max, sizeof max) != 0) {
-        return aif_port_failed("a ROUTER socket", e);
-    }
-    return AIF_OK;
+    *o = (aif_out){.status = status};
+    return aif_route_socket(ctx, &limits, &o->router, e);
 }
 
 void
 aif_out_close(aif_out *o)
 {
-    if (o->router != NULL) {
-        (void)zmq_close(o->router);
-    }
+    aif_port_close(o->router, NULL, 0);
     aif_buf_fini(&o->buf);
 }
 
@@ -63,22 +56,12 @@ aif_out_begin(aif_out *o, const aif_frame *f, aif_buf **tail, aif_error *e)
 aif_sent
 aif_out_send(aif_out *o, const aif_route *to)
 {
-    aif_sent how = AIF_SENT;
-    zmq_msg_t frame;
+    aif_sent how =
+        aif_port_send_to(o->router, (aif_str){(const char *)to->p, to->n},
+                         (aif_str){(const char *)o->buf.p, o->buf.n});
 
-    if (zmq_msg_init_size(&frame, o->buf.n) != 0) {
-        return AIF_FULL; /* nothing was sent yet, not even the route */
-    }
-    memcpy(zmq_msg_data(&frame), o->buf.p, o->buf.n);
-    if (zmq_send(o->router, to->p, to->n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-        how = zmq_errno() == EHOSTUNREACH ? AIF_GONE : AIF_FULL;
-    } else if (zmq_msg_send(&frame, o->router, ZMQ_DONTWAIT) < 0) {
-        how = AIF_FULL; /* cannot happen: there was room for the route */
-    }
     if (how == AIF_SENT) {
         aif_status_count(o->status, AIF_N_BYTES_OUT, o->buf.n);
-    } else {
-        (void)zmq_msg_close(&frame);
     }
     return how;
 }

@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "broker/route.h"
 #include "broker/status.h"
+#include "net/port.h"
 #include "net/wire.h"
 
 typedef struct {
@@ -19,8 +20,6 @@ typedef struct {
     aif_buf buf; /* the frame that is sent next */
     aif_status *status;
 } aif_out;
-
-typedef enum { AIF_SENT, AIF_FULL, AIF_GONE } aif_sent;
 
 /* Make the ROUTER socket in this context; it is not bound yet. */
 AIF_MUST_CHECK aif_err aif_out_open(aif_out *o, void *ctx, aif_status *status,

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <zmq.h>
 
 bool
 aif_route_same(const aif_route *a, const aif_route *b)
@@ -33,23 +32,25 @@ aif_route_is_given(const aif_route *r)
 /* glibc's rand() and random(3) share one state.  The host may have seeded it,
  * so it is put back as it was.  No fork may happen in between: the child would
  * keep our state. */
-void *
-aif_route_socket(void *ctx)
+aif_err
+aif_route_socket(void *ctx, const aif_port_limits *l, void **socket,
+                 aif_error *e)
 {
     static char state[128];
     unsigned seed;
     char *hosts;
-    void *router;
+    aif_err err;
 
     if (getrandom(&seed, sizeof seed, 0) != sizeof seed) {
-        return NULL;
+        *socket = NULL;
+        return aif_port_failed("a ROUTER socket", e);
     }
     aif_forks_stop();
     hosts = initstate(seed, state, sizeof state);
-    router = zmq_socket(ctx, ZMQ_ROUTER);
+    err = aif_port_router(ctx, l, socket, e);
     (void)setstate(hosts);
     aif_forks_go();
-    return router;
+    return err;
 }
 
 bool

@@ -10,6 +10,8 @@
 #ifndef AIF_ROUTE_H
 #define AIF_ROUTE_H
 
+#include "net/port.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -33,9 +35,9 @@ typedef struct {
 bool aif_route_same(const aif_route *a, const aif_route *b);
 /* Did libzmq choose the id?  Its ids have 5 bytes, of which the first is 0. */
 bool aif_route_is_given(const aif_route *r);
-/* A ROUTER socket whose routing ids nobody can guess; NULL: errno says why
- * there is none. */
-void *aif_route_socket(void *ctx);
+/* A ROUTER socket whose routing ids nobody can guess. */
+AIF_MUST_CHECK aif_err aif_route_socket(void *ctx, const aif_port_limits *l,
+                                        void **socket, aif_error *e);
 
 /* False: errno says why there are no names. */
 bool aif_route_names_init(aif_route_names *names);

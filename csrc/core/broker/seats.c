@@ -21,12 +21,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <zmq.h>
 
-#define EVENTS                                                                \
-    (ZMQ_EVENT_LISTENING | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED |      \
-     ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |                                   \
-     ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL)
 #define LOOKS 1000  /* pieces of news taken in one turn */
 #define RESERVE 128 /* descriptors for the store and the host */
 
@@ -65,19 +60,13 @@ aif_seats_open(aif_seats *s, void *ctx, void *router, aif_error *e)
     if (s->tcp) {
         aif_parts_open(s);
     }
-    s->monitor = aif_port_monitor(ctx, router, EVENTS);
-    if (s->monitor != NULL && aif_port_set(router, ZMQ_BACKLOG, AIF_BACKLOG)) {
-        return AIF_OK;
-    }
-    return aif_port_failed("a monitor", e);
+    return aif_port_router_monitor(ctx, router, &s->monitor, e);
 }
 
 void
 aif_seats_close(aif_seats *s)
 {
-    if (s->monitor != NULL) {
-        (void)zmq_close(s->monitor);
-    }
+    aif_port_close(s->monitor, NULL, 0);
     aif_free(s->seats);
     aif_parts_close(s);
 }
@@ -216,18 +205,7 @@ seats_on_accepted(aif_seats *s, uint32_t fd)
     }
 }
 
-static const char *
-seat_why(uint32_t code)
-{
-    switch (code) {
-    case ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-        return "it uses keys where we do not, or none where we do";
-    case ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
-        return "it has another key for this broker, or replays";
-    default:
-        return "it does not speak our protocol";
-    }
-}
+static const char strange[] = "it does not speak our protocol";
 
 /* libzmq does not tell of every failure, for example not of a peer that speaks
  * ZMTP 1.0.  So a connection that ends before its first frame has failed. */
@@ -248,31 +226,37 @@ seats_on_disconnected(aif_seats *s, uint32_t fd)
     }
     aif_status_count(s->status, AIF_N_STRANGERS, 1);
     if (!seat->told) {
-        seats_say_refused(s, seat->address,
-                          failed != NULL ? failed : seat_why(0), "");
+        seats_say_refused(s, seat->address, failed != NULL ? failed : strange,
+                          "");
     }
 }
 
 /* The end of a connection directly follows the news that its handshake failed,
  * because the one I/O thread of this context reports both. */
 static void
-seats_on_event(aif_seats *s, uint16_t event, uint32_t value)
+seats_on_event(aif_seats *s, aif_port_event event, int fd)
 {
     switch (event) {
-    case ZMQ_EVENT_LISTENING:
-        s->listener = (int)value;
+    case AIF_PORT_LISTENING:
+        s->listener = fd;
         break;
-    case ZMQ_EVENT_ACCEPTED:
-        seats_on_accepted(s, value);
+    case AIF_PORT_MADE:
+        seats_on_accepted(s, (uint32_t)fd);
         break;
-    case ZMQ_EVENT_DISCONNECTED:
-        seats_on_disconnected(s, value);
+    case AIF_PORT_LOST:
+        seats_on_disconnected(s, (uint32_t)fd);
         break;
-    case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+    case AIF_PORT_UNFINISHED:
         s->failed = "it did not finish its handshake";
         break;
-    case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
-        s->failed = seat_why(value);
+    case AIF_PORT_OTHER_MECHANISM:
+        s->failed = "it uses keys where we do not, or none where we do";
+        break;
+    case AIF_PORT_OTHER_KEY:
+        s->failed = "it has another key for this broker, or replays";
+        break;
+    case AIF_PORT_OTHER_PROTOCOL:
+        s->failed = strange;
         break;
     default:
         break;
@@ -282,12 +266,12 @@ seats_on_event(aif_seats *s, uint16_t event, uint32_t value)
 void
 aif_seats_tend(aif_seats *s)
 {
-    uint16_t event;
-    uint32_t value;
+    aif_port_event event;
+    int fd;
 
-    for (int i = 0; i < LOOKS && aif_port_news(s->monitor, &event, &value);
+    for (int i = 0; i < LOOKS && aif_port_event_next(s->monitor, &event, &fd);
          i++) {
-        seats_on_event(s, event, value);
+        seats_on_event(s, event, fd);
     }
     seats_bound(s);
 }

@@ -158,7 +158,8 @@ aif_dealer_move(aif_dealer *d, aif_error *e)
 void
 aif_dealer_send(aif_dealer *d, const aif_buf *frame)
 {
-    aif_port_send(d->socket, frame->p, frame->n);
+    aif_port_send(d->socket, (aif_str){(const char *)frame->p, frame->n},
+                  false);
 }
 
 aif_err
@@ -200,13 +201,18 @@ dealer_pause(unsigned n, size_t brokers)
 }
 
 static void
-dealer_hear(aif_dealer *d, aif_port_event event, int64_t now)
+dealer_hear(aif_dealer *d, aif_port_event event, int fd, int64_t now)
 {
-    if (event == AIF_PORT_UP) {
+    bool denied =
+        event == AIF_PORT_DENIED || event == AIF_PORT_OTHER_MECHANISM;
+
+    if (event == AIF_PORT_MADE) {
+        d->fd = fd;
+    } else if (event == AIF_PORT_UP) {
         d->up = true;
         d->tries = d->denied = 0;
-    } else if (event != AIF_PORT_MADE) {
-        d->denied |= (unsigned)(event == AIF_PORT_DENIED) << d->at;
+    } else {
+        d->denied |= (unsigned)denied << d->at;
         if (!d->failed) {
             d->failed = true;
             d->due = now + dealer_pause(d->tries + 1, d->uris.n);
@@ -224,9 +230,10 @@ bool
 aif_dealer_gone(aif_dealer *d, int64_t now)
 {
     aif_port_event event;
+    int fd;
 
-    while (aif_port_event_next(d->monitor, &event, &d->fd)) {
-        dealer_hear(d, event, now);
+    while (aif_port_event_next(d->monitor, &event, &fd)) {
+        dealer_hear(d, event, fd, now);
     }
     if (d->fd >= 0 && d->up && !d->failed) { /* so libzmq has not closed it */
         aif_forks_stop();

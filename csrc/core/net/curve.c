@@ -1,7 +1,8 @@
 #include "net/curve.h"
 
+#include "net/port.h"
+
 #include <stdint.h>
-#include <zmq.h>
 
 static const char alphabet[] = "0123456789abcdefghijklmnopqrstuvwxyz"
                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -57,32 +58,17 @@ aif_err
 aif_curve_pair(char public[static 41], char secret[static 41], aif_error *e)
 {
     public[0] = secret[0] = '\0';
-    return zmq_curve_keypair(public, secret) == 0 ? AIF_OK
-                                                  : curve_fail_missing(e);
+    return aif_port_key_pair(public, secret) ? AIF_OK : curve_fail_missing(e);
 }
 
-/* zmq_curve_public writes as far as the text is long: its length is checked
- * here. */
+/* libzmq writes as far as the text is long: its length is checked here. */
 aif_err
 aif_curve_public(const char *secret, char public[static 41], aif_error *e)
 {
     aif_err err = key_check_text("the secret key", secret, e);
 
     public[0] = '\0';
-    if (err == AIF_OK && zmq_curve_public(public, secret) != 0) {
-        err = curve_fail_missing(e);
-    }
-    return err;
-}
-
-static aif_err
-key_set(void *socket, int option, const char *what, const char *key,
-        aif_error *e)
-{
-    aif_err err = key_check_text(what, key, e);
-
-    if (err == AIF_OK &&
-        zmq_setsockopt(socket, option, key, AIF_CURVE_KEY + 1) != 0) {
+    if (err == AIF_OK && !aif_port_key_public(secret, public)) {
         err = curve_fail_missing(e);
     }
     return err;
@@ -91,16 +77,17 @@ key_set(void *socket, int option, const char *what, const char *key,
 aif_err
 aif_curve_client(void *socket, const aif_curve *keys, aif_error *e)
 {
-    aif_err err = key_set(socket, ZMQ_CURVE_SERVERKEY,
-                          "the broker's public key", keys->server, e);
+    aif_err err = key_check_text("the broker's public key", keys->server, e);
 
     if (err == AIF_OK) {
-        err = key_set(socket, ZMQ_CURVE_PUBLICKEY, "the public key",
-                      keys->public, e);
+        err = key_check_text("the public key", keys->public, e);
     }
     if (err == AIF_OK) {
-        err = key_set(socket, ZMQ_CURVE_SECRETKEY, "the secret key",
-                      keys->secret, e);
+        err = key_check_text("the secret key", keys->secret, e);
+    }
+    if (err == AIF_OK && !aif_port_curve_client(socket, keys->server,
+                                                keys->public, keys->secret)) {
+        err = curve_fail_missing(e);
     }
     return err;
 }
@@ -108,15 +95,10 @@ aif_curve_client(void *socket, const aif_curve *keys, aif_error *e)
 aif_err
 aif_curve_server(void *socket, const char *secret, aif_error *e)
 {
-    const int on = 1;
-    aif_err err = AIF_OK;
+    aif_err err = key_check_text("the broker's secret key", secret, e);
 
-    if (zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &on, sizeof on) != 0) {
+    if (err == AIF_OK && !aif_port_curve_server(socket, secret)) {
         err = curve_fail_missing(e);
-    }
-    if (err == AIF_OK) {
-        err = key_set(socket, ZMQ_CURVE_SECRETKEY, "the broker's secret key",
-                      secret, e);
     }
     return err;
 }

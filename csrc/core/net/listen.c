@@ -27,7 +27,6 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include <zmq.h>
 
 static aif_err
 path_in_use(const char *path, int fd, aif_error *e)
@@ -160,11 +159,8 @@ ipc_bind_at(aif_listen *l, void *socket, const char *uri, const char *path,
     if (err == AIF_OK) {
         err = path_listen(l, path, &fd, e);
     }
-    if (err == AIF_OK &&
-        (zmq_setsockopt(socket, ZMQ_USE_FD, &fd, sizeof fd) != 0 ||
-         zmq_bind(socket, uri) != 0)) {
-        err = aif_fail(e, AIF_EINVAL, "cannot serve %s: %s", uri,
-                       zmq_strerror(zmq_errno()));
+    if (err == AIF_OK) {
+        err = aif_port_bind(socket, uri, fd, e);
     }
     if (err != AIF_OK && fd >= 0) { /* zmq owns it only once it is bound */
         (void)close(fd);
@@ -241,7 +237,7 @@ tcp_check(const char *uri, const char *host, bool anywhere, aif_error *e)
     return AIF_OK;
 }
 
-/* The socket address of uri, which zmq_bind made. */
+/* The socket address of uri, which was bound. */
 static void
 tcp_find(const char *uri, struct sockaddr_storage *at)
 {
@@ -274,7 +270,6 @@ tcp_bind(aif_listen *l, void *socket, const char *asked, bool anywhere,
     char port[8];
     char uri[AIF_URI_MAX + 1];
     const char *here;
-    size_t n = sizeof l->uri;
     aif_err err;
 
     if (!aif_address_split(asked, host, port)) {
@@ -290,14 +285,10 @@ tcp_bind(aif_listen *l, void *socket, const char *asked, bool anywhere,
     here = aif_address_loopback(host);
     (void)snprintf(uri, sizeof uri, "tcp://%s:%s", here != NULL ? here : host,
                    port);
-    (void)aif_port_set(socket, ZMQ_IPV6, aif_address_is_v6(uri));
     aif_forks_stop();
-    if (zmq_bind(socket, uri) != 0) {
-        err =
-            aif_fail(e, zmq_errno() == EADDRINUSE ? AIF_ECONFLICT : AIF_EINVAL,
-                     "cannot serve %s: %s", uri, zmq_strerror(zmq_errno()));
-    } else {
-        (void)zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, l->uri, &n);
+    err = aif_port_bind(socket, uri, -1, e);
+    if (err == AIF_OK) {
+        aif_port_endpoint(socket, l->uri, sizeof l->uri);
         tcp_find(l->uri, &l->at);
         listen_serve(l);
     }

@@ -3,8 +3,6 @@
 #include "net/port.h"
 
 #include <stdint.h>
-#include <stdio.h>
-#include <zmq.h>
 
 /* A question's frames; what comes after them are the credentials. */
 enum {
@@ -23,69 +21,51 @@ enum {
 aif_err
 aif_zap_open(void *ctx, void **out, aif_error *e)
 {
-    *out = zmq_socket(ctx, ZMQ_REP);
-    if (*out != NULL && aif_port_set(*out, ZMQ_LINGER, 0) &&
-        zmq_bind(*out, "inproc://zeromq.zap.01") == 0) {
-        return AIF_OK;
-    }
-    if (*out != NULL) {
-        (void)zmq_close(*out);
-        *out = NULL;
-    }
-    return aif_fail(e, AIF_ENOMEM, "a socket for ZAP: %s",
-                    zmq_strerror(zmq_errno()));
+    return aif_port_zap(ctx, out, e);
 }
 
 /* All parts of the message: PARTS are kept, the rest is read and dropped. */
 static size_t
-zap_receive(void *zap, zmq_msg_t parts[static PARTS])
+zap_receive(void *zap, aif_port_msg parts[static PARTS])
 {
-    zmq_msg_t rest;
+    aif_port_msg rest;
     size_t n = 0;
     bool more = true;
 
-    while (more && n < PARTS &&
-           zmq_msg_recv(&parts[n], zap, ZMQ_DONTWAIT) >= 0) {
-        more = zmq_msg_more(&parts[n++]);
+    while (more && n < PARTS && aif_port_part(zap, &parts[n])) {
+        more = aif_port_msg_more(&parts[n++]);
     }
     while (more && n == PARTS) {
-        (void)zmq_msg_init(&rest);
-        more =
-            zmq_msg_recv(&rest, zap, ZMQ_DONTWAIT) >= 0 && zmq_msg_more(&rest);
-        (void)zmq_msg_close(&rest);
+        aif_port_msg_init(&rest);
+        more = aif_port_part(zap, &rest) && aif_port_msg_more(&rest);
+        aif_port_msg_fini(&rest);
     }
     return n;
 }
 
-static bool
-part_is(zmq_msg_t *part, const char *text)
-{
-    size_t n = strlen(text);
-
-    return zmq_msg_size(part) == n && memcmp(zmq_msg_data(part), text, n) == 0;
-}
-
 static void
-zap_read_peer(zmq_msg_t parts[static PARTS], aif_zap_peer *peer)
+zap_read_peer(const aif_port_msg parts[static PARTS], aif_zap_peer *peer)
 {
-    size_t n = zmq_msg_size(&parts[ADDRESS]);
+    aif_str address = aif_port_msg_bytes(&parts[ADDRESS]);
+    aif_str key = aif_port_msg_bytes(&parts[CREDENTIALS]);
 
-    n = n < sizeof peer->address ? n : sizeof peer->address - 1;
-    memcpy(peer->address, zmq_msg_data(&parts[ADDRESS]), n);
-    peer->address[n] = '\0';
-    if (part_is(&parts[VERSION], "1.0") &&
-        part_is(&parts[MECHANISM], "CURVE") &&
-        zmq_msg_size(&parts[CREDENTIALS]) == KEY_BYTES) {
-        (void)zmq_z85_encode(peer->key, zmq_msg_data(&parts[CREDENTIALS]),
-                             KEY_BYTES);
+    if (address.n >= sizeof peer->address) {
+        address.n = sizeof peer->address - 1;
+    }
+    memcpy(peer->address, address.p, address.n);
+    peer->address[address.n] = '\0';
+    if (aif_str_eq(aif_port_msg_bytes(&parts[VERSION]), AIF_STR("1.0")) &&
+        aif_str_eq(aif_port_msg_bytes(&parts[MECHANISM]), AIF_STR("CURVE")) &&
+        key.n == KEY_BYTES) {
+        aif_port_key_text((const uint8_t *)key.p, peer->key);
     }
 }
 
 /* Nothing waits for room here: libzmq's end of it has no limit. */
 static void
-zap_put(void *zap, const char *text, int more)
+zap_put(void *zap, const char *text, bool more)
 {
-    (void)zmq_send(zap, text, strlen(text), ZMQ_DONTWAIT | more);
+    aif_port_send(zap, (aif_str){text, strlen(text)}, more);
 }
 
 /* 400 is for good: the peer's libzmq is told, and that socket of it does not
@@ -100,26 +80,26 @@ zap_status(const aif_access *access, const aif_zap_peer *peer)
 }
 
 static void
-zap_reply(void *zap, zmq_msg_t *id, const char *code, const aif_zap_peer *peer)
+zap_reply(void *zap, const aif_port_msg *id, const char *code,
+          const aif_zap_peer *peer)
 {
-    zap_put(zap, "1.0", ZMQ_SNDMORE);
-    (void)zmq_send(zap, zmq_msg_data(id), zmq_msg_size(id),
-                   ZMQ_DONTWAIT | ZMQ_SNDMORE);
-    zap_put(zap, code, ZMQ_SNDMORE);
-    zap_put(zap, peer->allowed ? "OK" : "no such key", ZMQ_SNDMORE);
-    zap_put(zap, peer->allowed ? peer->key : "", ZMQ_SNDMORE);
-    zap_put(zap, "", 0); /* no more properties */
+    zap_put(zap, "1.0", true);
+    aif_port_send(zap, aif_port_msg_bytes(id), true);
+    zap_put(zap, code, true);
+    zap_put(zap, peer->allowed ? "OK" : "no such key", true);
+    zap_put(zap, peer->allowed ? peer->key : "", true);
+    zap_put(zap, "", false); /* no more properties */
 }
 
 bool
 aif_zap_answer(void *zap, const aif_access *access, aif_zap_peer *peer)
 {
-    zmq_msg_t parts[PARTS];
+    aif_port_msg parts[PARTS];
     size_t n;
 
     *peer = (aif_zap_peer){0};
     for (size_t i = 0; i < PARTS; i++) {
-        (void)zmq_msg_init(&parts[i]);
+        aif_port_msg_init(&parts[i]);
     }
     n = zap_receive(zap, parts);
     if (n == PARTS) {
@@ -132,7 +112,7 @@ aif_zap_answer(void *zap, const aif_access *access, aif_zap_peer *peer)
         zap_reply(zap, &parts[ID], zap_status(access, peer), peer);
     }
     for (size_t i = 0; i < PARTS; i++) {
-        (void)zmq_msg_close(&parts[i]);
+        aif_port_msg_fini(&parts[i]);
     }
     return n > 0;
 }

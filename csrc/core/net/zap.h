@@ -10,7 +10,7 @@
 #include "net/access.h"
 #include "net/curve.h"
 
-#define AIF_ZAP_USER "User-Id" /* of zmq_msg_gets */
+#define AIF_ZAP_USER "User-Id" /* a property of a message */
 
 typedef struct {
     bool allowed;
