@@ -128,7 +128,8 @@ class _Terminal:
 
     def ended(self, seconds: float) -> bool:
         """Wait so long; return whether the broker was told to end."""
-        return signal.sigtimedwait(ENDS, seconds) is not None
+        got = signal.sigtimedwait(ENDS, seconds)  # CPython 3.11 returns none of ENDS after a SIGCONT
+        return got is not None and got.si_signo in ENDS
 
 
 class _OneLine(logging.Formatter):

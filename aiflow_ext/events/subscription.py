@@ -39,7 +39,8 @@ class Subscription:
     def __init__(self, core: _core.Subscription, stream: int, control: Sequence[AnyPattern]) -> None:
         self._core = core
         self._stream = stream
-        self._ready: deque[Event] = deque()
+        self._ready: deque[Event] = deque()  # taken, and not handed out
+        self._looked = True  # for control events among them
         self._closed = False
         self._last = core.cursor(stream)
         self._control = _core.Match()
@@ -52,8 +53,12 @@ class Subscription:
 
     def __next__(self) -> Event:
         while True:
-            with suppress(IndexError):
-                return self._ready.popleft()
+            self._look()
+            if self._ready:
+                event = self._ready[0]
+                self._last = event.offset
+                del self._ready[0]  # no call from here on: a signal's handler that raises would lose it
+                return event
             if self._closed or self.stopped:
                 raise StopIteration
             try:
@@ -70,8 +75,11 @@ class Subscription:
             left = end - time.monotonic()
             if left <= 0:
                 break
-        events = list(self._ready)
-        self._ready.clear()
+        self._look()
+        events, none = list(self._ready), deque[Event]()
+        if events:
+            self._last = events[-1].offset
+        self._ready = none  # no call from here on, as above
         return events
 
     @property
@@ -103,20 +111,28 @@ class Subscription:
         self.close()
 
     def _fetch(self, timeout: float) -> None:
+        """Take what has come, so that nothing is lost where the handler of a signal raises at any moment."""
+        self._looked = False
         try:
-            _, events, _ = self._core.next(in_ms(timeout))
+            self._core.next(in_ms(timeout), self._ready)
         except Exception as e:
             if getattr(e, "stream", None) is not None:  # there is nothing to come
                 self._closed = True
                 self._core.close()
             raise
-        if events:
-            self._last = events[-1].offset
-        for event in events:
+        self._look()
+
+    def _look(self) -> None:
+        """At a control event the iteration is over: what is behind it is not handed out."""
+        if self._looked:
+            return
+        for n, event in enumerate(self._ready):
             if self._control.find(event):
                 self.stopped = True
+                while len(self._ready) > n:
+                    self._ready.pop()
                 break
-            self._ready.append(event)
+        self._looked = True
 
 
 def in_ms(seconds: float) -> int:

@@ -142,15 +142,31 @@ from_hint(const taken *t)
                      : Py_NewRef(Py_None);
 }
 
+/* Add the events to the caller's, before a signal's handler can raise: what
+ * was taken is taken only once.  NULL or None: to none. */
+static int
+list_put_into(PyObject *list, PyObject *into)
+{
+    PyObject *same;
+
+    if (into == NULL || into == Py_None) {
+        return 0;
+    }
+    same = PySequence_InPlaceConcat(into, list);
+    Py_XDECREF(same);
+    return same == NULL ? -1 : 0;
+}
+
 /* (stream, events, hint) */
 static PyObject *
-from_next(module_state *st, const taken *t)
+from_next(module_state *st, const taken *t, PyObject *into)
 {
     PyObject *which = from_stream(t->stream);
     PyObject *list = from_batch(st, &t->batch);
     PyObject *text = from_hint(t);
 
-    if (which != NULL && list != NULL && text != NULL) {
+    if (which != NULL && list != NULL && text != NULL &&
+        list_put_into(list, into) == 0) {
         return Py_BuildValue("(NNN)", which, list, text);
     }
     Py_XDECREF(which);
@@ -208,19 +224,23 @@ sub_take(PyObject *self, int timeout, taken *t)
 
 PyDoc_STRVAR(
     next__doc__,
-    "next($self, /, timeout_ms)\n--\n\n"
+    "next($self, /, timeout_ms, into=None)\n--\n\n"
     "Wait for at least one event or a hint: (stream, events, hint or None).\n"
     "\n"
     "The events are of one stream; each comes once, in offset order; (None, "
     "[],\nNone) when none came in time.  An error whose `stream` is a number "
-    "has ended\nthat one and no other.");
+    "has ended\nthat one and no other.\n"
+    "\n"
+    "The events are also added to the list or deque into, before the handler "
+    "of a\nsignal can raise: a caller that such an exception leaves finds "
+    "them there.");
 
 static PyObject *
 Subscription_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
-    static const char *const names[] = {"timeout_ms", NULL};
-    PyObject *a[1];
+    static const char *const names[] = {"timeout_ms", "into", NULL};
+    PyObject *a[2];
     PyObject *out;
     taken t = {0};
     int timeout;
@@ -231,7 +251,7 @@ Subscription_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         sub_take(self, timeout, &t) < 0) {
         return NULL;
     }
-    out = from_next(state_of(self), &t);
+    out = from_next(state_of(self), &t, a[1]);
     aif_batch_fini(&t.batch);
     return out;
 }

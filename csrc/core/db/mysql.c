@@ -40,6 +40,7 @@ static const char *const SESSION[] = {
     " innodb_lock_wait_timeout = 5,"
     " lock_wait_timeout = 5,"
     " unique_checks = 1,"
+    " sql_select_limit = 18446744073709551615,"
     " wait_timeout = 2147483",
 };
 

@@ -158,9 +158,9 @@ aif_sql_schema(aif_sql_store *s, aif_error *e)
     if (err == AIF_OK && version != AIF_STORE_VERSION) {
         err = aif_fail(e, AIF_ECORRUPT,
                        "%s has a log of version %llu, this is version %d: use "
-                       "the aiflow_ext that wrote it, or another %s",
+                       "the aiflow_ext that wrote it, or another one",
                        s->sql->called, (unsigned long long)version,
-                       AIF_STORE_VERSION, s->sql->called);
+                       AIF_STORE_VERSION);
     }
     if (err == AIF_OK && s->sql->texts[AIF_SQL_ODD].from != NULL) {
         err = check_tables(s, e);

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 
 from aiflow_ext import Event, EventClient, EventLog
 
@@ -82,3 +83,16 @@ def test_a_killed_publisher_leaves_what_was_acknowledged(broker_process):
     assert told == list(range(1, len(told) + 1))
     assert [e.value for e in events] == list(map(str, range(len(events))))
     assert len(told) <= len(events) <= len(told) + 1
+
+
+def test_a_broker_that_was_stopped_and_goes_on_serves(broker_process, until):
+    """As by Ctrl-Z and fg, for longer than its wait of a second."""
+    with EventClient(broker_process.uri) as client:
+        client.publish(Event("before"))
+        broker_process.halt()
+        stopped = time.monotonic()
+        until(lambda: time.monotonic() > stopped + 1.5)
+        broker_process.go_on()
+        client.publish(Event("after"), timeout=60)
+        until(lambda: client.status()["uptime_ms"] > 3000)  # it has looked whether it is to end
+        assert broker_process.process.poll() is None

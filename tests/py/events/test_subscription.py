@@ -1,6 +1,7 @@
 import json
 import os
 import select
+import signal
 import threading
 from collections import deque
 
@@ -29,6 +30,36 @@ def test_who_closes_is_no_subscriber_any_more(broker, until):
     until(lambda: broker.stats()["subscribers"] == 0)
     counters = json.loads(broker.status())["counters"]
     assert (counters["expired"], counters["gone"]) == (0, 0)
+
+
+def test_a_signal_whose_handler_raises_loses_nothing(client):
+    """Wherever it comes, but for the one event that is just being handed out."""
+
+    def interrupt(*_):
+        raise InterruptedError
+
+    for _ in range(3):
+        client.publish_many(Event("k") for _ in range(10_000))
+    last = interrupts = 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with client.subscribe(after=0) as subscription:
+            while last < 30_000 and subscription.cursor < 30_000:
+                may_miss = 1 if interrupts else 0
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.001 + interrupts % 7 / 2000)
+                    for event in subscription:
+                        assert event.offset <= last + 1 + may_miss
+                        last, may_miss = event.offset, 0
+                        if last == 30_000:
+                            break
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except InterruptedError:
+                    interrupts += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts > 0
 
 
 def test_after_an_offset_old_ones_come_first(client):
