@@ -54,11 +54,13 @@ class Subscription:
     def __next__(self) -> Event:
         while True:
             self._look()
-            if self._ready:
+            try:
                 event = self._ready[0]
                 self._last = event.offset
                 del self._ready[0]  # no call from here on: a signal's handler that raises would lose it
                 return event
+            except IndexError:  # there is none, or another thread closed it just now
+                pass
             if self._closed or self.stopped:
                 raise StopIteration
             try:
@@ -126,11 +128,12 @@ class Subscription:
         """At a control event the iteration is over: what is behind it is not handed out."""
         if self._looked:
             return
-        for n, event in enumerate(self._ready):
+        for n, event in enumerate(list(self._ready)):
             if self._control.find(event):
                 self.stopped = True
-                while len(self._ready) > n:
-                    self._ready.pop()
+                with suppress(IndexError):  # another thread closed it just now
+                    while len(self._ready) > n:
+                        self._ready.pop()
                 break
         self._looked = True
 
