@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from airflows import DATABASES, Deploy
-from deployment import Deployment, sessions
+from deployment import Deployment, kill_session, sessions
 
 from aiflow_ext import Event, EventClient
 
@@ -100,3 +100,4 @@ def test_the_scheduler_is_killed_and_its_workers_live(airflow: Deployment, clien
     assert broker_pid(client) in sessions(airflow.pid("scheduler-2"))
     run = f"aiflow__born__{client.publish(Event('birth'), timeout=240)}"
     airflow.wait_until(lambda: run in born(airflow), what="it reacts")
+    kill_session(scheduler)

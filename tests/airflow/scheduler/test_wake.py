@@ -35,6 +35,7 @@ def waker(tmp_path: Path) -> Iterator[Wait]:
     yield make
     for one in made:
         one.close()
+        one.end_broker()
 
 
 def test_an_embedded_broker_on_tcp_makes_no_folder(
