@@ -115,5 +115,5 @@ def test_the_scheduler_is_killed_and_its_workers_live(airflow: Deployment, clien
     airflow.launch("scheduler-2")
     assert broker_pid(client) in sessions(airflow.pid("scheduler-2"))
     run = f"aiflow__born__{client.publish(Event('birth'), timeout=240)}"
+    kill_session(scheduler)  # they may have inherited a transaction of Airflow's, and hold its locks
     airflow.wait_until(lambda: run in born(airflow), what="it reacts")
-    kill_session(scheduler)
