@@ -4,9 +4,13 @@ PY = $(VENV)/bin/python
 PG = tests/with_postgres tests/with_pgbouncer tests/with_mysql# give a test its databases, AIF_TEST_PG, AIF_TEST_POOLER, AIF_TEST_MYSQL
 HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
+SEEDS ?= 100000-
+STORE ?= sqlite
+HOURS ?= 1
+JOBS ?= 2
 
-.PHONY: help deps build venv test test-c test-asan test-tsan test-valgrind test-py test-py-asan test-airflow test-crash test-soak soak \
-	fuzz bench bench-broker demo up down format lint cover clean
+.PHONY: help deps build venv test test-c test-asan test-tsan test-valgrind test-py test-py-asan test-airflow test-react test-beside \
+	test-crash test-soak soak test-sim soak-sim fuzz bench bench-broker demo up down format lint cover clean
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1 /p' Makefile | while read -r t h; do printf '  %-14s %s\n' "$$t" "$$h"; done
 include csrc/tests.mk
@@ -25,7 +29,7 @@ build: venv ## Build the extension in place
 
 test: deps build ## Everything a change must pass
 	@$(PG) $(MAKE) --no-print-directory lint test-c
-	@for pair in "test-py test-asan" "test-py-asan test-tsan" fuzz "test-airflow test-crash" "test-soak"; do \
+	@for pair in "test-py test-asan" "test-py-asan test-tsan" fuzz "test-airflow test-crash" "test-soak test-sim"; do \
 		$(PG) $(MAKE) --no-print-directory -j2 -O $$pair || exit 1; done # one of a pair mostly waits
 test-c: deps ## C tests
 	$(SUB) c-tests
@@ -36,26 +40,34 @@ test-tsan: deps ## C tests with threads, thread sanitizer
 	$(SUB) c-tests OUT=build/tsan SAN='-O1 -fsanitize=thread' PROGS="$(THREADED)"
 test-valgrind: deps ## C tests under valgrind
 	$(SUB) c-tests RUN='valgrind -q --leak-check=full --error-exitcode=9'
-test-py: build ## Python tests, no Airflow
+test-py: build ## Python tests without Airflow; for one file see README.md
 	@PYTHONMALLOC=debug $(PG) $(HANG) 2400 $(PY) -X dev -m pytest -q tests/py
 test-py-asan: build ## The same, with a sanitized extension
 	@AIF_SANITIZE=address,undefined $(PY) setup.py -q build --build-lib build/asan-py
 	@$(PG) env LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 2400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep and not test_install'
-test-airflow: build ## Tests with a real Airflow
-	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/airflow
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 2400 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep and not test_install and not test_fork'
+test-airflow: test-react test-beside ## Tests with a real Airflow; with -j2 both halves at once
+test-react: build
+	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/airflow/react
+test-beside: build
+	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/airflow --ignore=tests/airflow/react
 test-crash: build ## kill -9 at every labelled point, then count
 	@$(PG) $(HANG) 3600 $(PY) -m pytest -q tests/crash
 test-soak: build ## Brokers and clients killed at random; AIF_SOAK_EVENTS=10000
 	@$(PG) $(HANG) 1800 $(PY) -m pytest -q -s tests/soak
 soak: ## The same with 100,000 events
 	@AIF_SOAK_EVENTS=100000 $(MAKE) --no-print-directory test-soak
+test-sim: build ## The whole scheduler, simulated: what fits into three minutes
+	@$(PG) $(HANG) 1800 $(PY) -m pytest -q tests/sim
+soak-sim: build ## The same for hours, from a seed on; SEEDS=100000- STORE=sqlite HOURS=1 JOBS=2
+	@$(PG) $(PY) tests/sim/pure.py
+	@$(PG) $(PY) tests/sim/run.py --store $(STORE) --seeds $(SEEDS) --hours $(HOURS) --jobs $(JOBS) --keep-going
 fuzz: deps ## Fuzz the decoders; FUZZ_SECONDS=30
 	$(SUB) fuzz-run CC=clang OUT=build/fuzz SAN='-O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
 
-demo: build ## Online learning on real images: events, reactions, milliseconds
+demo: build ## Watch a model learn, and be served, by events: in a real Airflow, which ends afterwards
 	@$(PY) examples/demo.py
-up: build ## The same, and leave Airflow and its UI running
+up: build ## Start an Airflow in event mode with the demo's Dags and its UI, and leave it running
 	@$(PY) examples/demo.py up
 down: ## Stop what `make up` started
 	@$(PY) examples/demo.py down

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import Error as Error
     from .errors import ForkError as ForkError
     from .errors import ProtocolError as ProtocolError
+    from .errors import ReplacedError as ReplacedError
     from .errors import RetentionError as RetentionError
     from .errors import StoreError as StoreError
     from .events.aio import AsyncEventClient as AsyncEventClient
@@ -49,6 +50,7 @@ _MODULES = {
         "Error",
         "ForkError",
         "ProtocolError",
+        "ReplacedError",
         "RetentionError",
         "StoreError",
     ),
@@ -60,6 +62,7 @@ _MODULES = {
     "rules": ("all_of", "any_of", "asset_updated", "event", "every", "status"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [*_HOME]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:

@@ -25,7 +25,7 @@ class StoreError(Error):
 
 
 class ConflictError(Error):
-    """Somebody else holds it: another process serves this address."""
+    """Somebody else holds it: another process serves this address, or another subscription took the cursor."""
 
 
 class CorruptError(Error):
@@ -34,6 +34,10 @@ class CorruptError(Error):
 
 class RetentionError(Error):
     """Events that were asked for have been let go; the text says which, and where to begin again."""
+
+
+class ReplacedError(Error):
+    """The log is another one now, or an older copy of itself; the text says where it ends, and where to begin again."""
 
 
 class AccessError(Error, PermissionError):

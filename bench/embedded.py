@@ -115,7 +115,7 @@ def main(quick: bool) -> None:
                 measure(found, kind, plan, Path(name))
     if not quick:
         rounded = {what: [round(value, 3) for value in values] for what, values in found.items()}
-        report.write("embedded", {"machine": where, "plan": plan, "values": rounded})
+        report.write(report.RESULTS / "embedded.json", {"machine": where, "plan": plan, "values": rounded})
     print(report.table(["the broker is", "p50", "p99", "n"], rows(found)))
 
 

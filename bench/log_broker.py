@@ -213,7 +213,7 @@ def main(quick: bool) -> None:
             for kind, new in kinds.items():
                 measure(found, kind, new, plan, Path(name))
     if not quick:
-        report.write("log_broker", {"machine": where, "plan": plan, "values": found})
+        report.write(report.RESULTS / "log_broker.json", {"machine": where, "plan": plan, "values": found})
     print(report.table(["", "median", "p90", "p99", "n", "target"], rows(found)))
 
 

@@ -55,11 +55,21 @@ def percentile(values: Sequence[float], p: float) -> float:
     return ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))]
 
 
-def write(name: str, content: dict[str, Any]) -> Path:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of results: JSON, each series of timings on one line."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(_lines(content) + "\n")
+
+
+def _lines(value: Any, indent: str = "\n") -> str:
+    """JSON: a list or dict of plain values is one line, any other has one member a line."""
+    deeper = f"{indent} "
+    if isinstance(value, dict) and any(isinstance(part, dict | list) for part in value.values()):
+        members = (f"{json.dumps(name)}: {_lines(part, deeper)}" for name, part in value.items())
+        return f"{{{deeper}{f',{deeper}'.join(members)}{indent}}}"
+    if isinstance(value, list) and any(isinstance(part, dict | list) for part in value):
+        return f"[{deeper}{f',{deeper}'.join(_lines(part, deeper) for part in value)}{indent}]"
+    return json.dumps(value)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -139,7 +139,7 @@ class Side:
 
     def _until_all(self, dag_id: str, run_id: str, state: str) -> dict[str, str | None]:
         def reached() -> dict[str, str | None]:
-            states = self.airflow.rest.states(dag_id, run_id)
+            states = self.airflow.states(dag_id, run_id)
             return states if states and set(states.values()) == {state} else {}
 
         return self.airflow.wait_until(reached, 60, f"{dag_id}: every task is {state}")
@@ -230,7 +230,7 @@ def main(quick: bool = False, names: tuple[str, ...] = ("stock", "event")) -> st
                 side.airflow.close()
     found = {side.name: side.found for side in sides}
     if not quick and len(sides) == 2:
-        report.write("stock_vs_event", {"machine": where, "plan": plan, "ms": found})
+        report.write(report.RESULTS / "stock_vs_event.json", {"machine": where, "plan": plan, "ms": found})
     return report.table(HEAD, rows(found))
 
 

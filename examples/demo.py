@@ -127,7 +127,11 @@ def learn(airflow: Deployment, story: Story, speed: float) -> None:
     for dag_id in (DAG, "native"):
         airflow.wait_for_dag(dag_id)
         airflow.rest.unpause(dag_id)
-    print(f"\n{'seconds':>7}  {'offset':>6}  {'event':20} {'accuracy':8} {'first line of':18} {'ms':>8}")
+    print(
+        "\nEach line is an event (after how many seconds it was seen, and its place in the log), the task that it\n"
+        "started or stopped, and how many ms lie between the event and the task's first line of code (or its end)."
+    )
+    print(f"\n{'seconds':>7}  {'offset':>6}  {'event':20} {'accuracy':8} {'task':18} {'ms':>8}")
     story.began = time.monotonic()
     run_id = airflow.rest.trigger(DAG, {"images_per_second": speed})
     native = airflow.rest.trigger("native")
@@ -165,7 +169,7 @@ def bring_up(home: Path, keep: bool) -> Deployment:
     """Airflow in event mode on SQLite, with the Dags of this folder."""
     began = time.monotonic()
     stop_recorded(home)
-    print("bringing Airflow up: database, api-server, dag-processor, event scheduler ...", flush=True)
+    print("bringing Airflow up: database, api-servers, dag-processor, event scheduler ...", flush=True)
     airflow = Deployment(home, HERE, event_mode=True, port=free_port(8080) if keep else 0, keep=keep).start()
     os.environ["AIRFLOW_HOME"] = str(home)  # where an EventClient finds the broker
     print(f"up after {time.monotonic() - began:.0f} s, in {home}", flush=True)
@@ -175,8 +179,9 @@ def bring_up(home: Path, keep: bool) -> Deployment:
 def say_where(airflow: Deployment) -> None:
     print(f"""
 Airflow runs: {airflow.url}   user {airflow.rest.user}   password {airflow.rest.password}
-Send it an event:
+Start a run, and send it an event:
   export AIRFLOW_HOME={airflow.home}
+  {Path(sys.executable).parent}/airflow dags trigger {DAG}
   {Path(sys.executable).parent}/aiflow events send stream.end
   {Path(sys.executable).parent}/aiflow events listen
 End it: make down""")

@@ -43,6 +43,7 @@ for pid in recorded(sys.argv[1]):
     kill_session(pid)
 """
 COMMANDS["scheduler-2"] = COMMANDS["scheduler"]
+EXECUTION_URL = "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"  # where tasks find their server
 JOBS = {
     "scheduler": "SchedulerJob",
     "scheduler-2": "SchedulerJob",
@@ -79,6 +80,7 @@ class Deployment:
         self.rest = Rest(self.url, "admin", secrets.token_urlsafe(9))
         self._server = None if database == "sqlite" else database
         self._name = f"aif_{uuid.uuid4().hex[:12]}"
+        self._commands = dict(COMMANDS)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._guard: subprocess.Popen[bytes] | None = None
         self._connection: Any = None
@@ -89,10 +91,10 @@ class Deployment:
     def start(self) -> Self:
         """Make the database, start every service, and return when each really works."""
         self._write_folders()
-        if self._server is not None:
-            _on_server(self._server, f'CREATE DATABASE "{self._name}"')
+        if self._server is None and {"api-server", "scheduler"} <= set(self.names):
+            self._give_tasks_a_server()
         try:
-            self._migrate()
+            self._make_database()
             waits = [self._launch(name) for name in self.names]
             for ready in waits:
                 ready()
@@ -114,13 +116,15 @@ class Deployment:
             self._guard = None
 
     def close(self) -> None:
-        """Stop, and drop the database that `start` made."""
+        """SIGKILL every service, whose end nobody waits for, and drop the database that `start` made."""
+        for name in self._processes:
+            self._processes[name].kill()
         self.stop()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if self._server is not None:
-            _on_server(self._server, f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
+            on_server(self._server, f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
 
     def __enter__(self) -> Self:
         return self.start()
@@ -206,6 +210,16 @@ class Deployment:
         cursor.execute(statement, values)
         return list(cursor.fetchall()) if cursor.description else []
 
+    def states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
+        """The states of a run's task instances, by task id (mapped ones by `task_id[index]`).
+
+        Asked of the database: an api-server works 20 ms for an answer, and who waits asks ten times a second.
+        """
+        found = self.sql(
+            "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = ? AND run_id = ?", dag_id, run_id
+        )
+        return {task if index < 0 else f"{task}[{index}]": state for task, index, state in found}
+
     def cpu_seconds(self, name: str) -> float:
         """CPU time that a service and everything below it has used so far."""
         ticks = sum(sum(s.cpu) for s in _stats() if s.session == self.pid(name))
@@ -218,11 +232,11 @@ class Deployment:
         """Until the Dag has been parsed; an import error of a file that names it ends the waiting."""
 
         def parsed() -> bool:
-            if self.rest.has_dag(dag_id):
+            if self.sql("SELECT 1 FROM dag WHERE dag_id = ?", dag_id):
                 return True
-            errors = [e for e in self.rest.import_errors() if dag_id in (self.dags / e["filename"]).read_text()]
-            if errors:
-                raise RuntimeError(errors[0]["stack_trace"])
+            for filename, text in self.sql("SELECT filename, stacktrace FROM import_error"):
+                if dag_id in (self.dags / filename).read_text():
+                    raise RuntimeError(text)
             return False
 
         self.wait_until(parsed, timeout, f"Dag {dag_id} is parsed", poll=0.3)
@@ -235,7 +249,7 @@ class Deployment:
             found = self.sql("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
             now = found[0][0] if found else None
             if now in rest.FINISHED and now != state:
-                states = self.rest.states(dag_id, run_id)
+                states = self.states(dag_id, run_id)
                 raise RuntimeError(f"{dag_id} {run_id} ended in {now}: {states}\n{self.tails()}")
             return bool(now == state)
 
@@ -290,7 +304,16 @@ class Deployment:
         passwords = {self.rest.user: self.rest.password}
         (self.home / "passwords.json").write_text(json.dumps(passwords))
 
-    def _migrate(self) -> None:
+    def _give_tasks_a_server(self) -> None:
+        """On SQLite an api-server for users and tasks alike waits for itself: docs/troubleshooting.md says why."""
+        port = free_port()
+        self._commands["tasks-server"] = [*COMMANDS["api-server"], "--port", str(port)]
+        self.env[EXECUTION_URL] = f"http://127.0.0.1:{port}/execution/"
+        self.names.insert(0, "tasks-server")
+
+    def _make_database(self) -> None:
+        if self._server is not None:
+            on_server(self._server, f'CREATE DATABASE "{self._name}"')
         text = self.run_airflow("db", "migrate")
         (self.home / "logs" / "migrate.log").write_text(text)
 
@@ -306,7 +329,7 @@ class Deployment:
         (self.home / f"airflow-{name}.pid").unlink(missing_ok=True)
         with (self.home / "logs" / f"{name}.log").open("ab") as out:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *COMMANDS[name]],
+                [sys.executable, "-m", "airflow", *self._commands[name]],
                 env=self.env,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
@@ -344,7 +367,7 @@ class Deployment:
         try:
             self.rest.login()
             # The Execution API is built at its first request, which takes seconds: have it done now.
-            rest.send("GET", f"{self.url}/execution/health")
+            rest.send("GET", f"{self.env[EXECUTION_URL]}health")
             return True
         except (OSError, RestError):
             return False
@@ -472,7 +495,8 @@ def _connect_server(uri: str, name: str) -> Any:
     return connection
 
 
-def _on_server(uri: str, statement: str) -> None:
+def on_server(uri: str, statement: str) -> None:
+    """Run one statement on a PostgreSQL server."""
     connection = _connect_server(uri, urlsplit(uri).path.strip("/") or "postgres")
     try:
         connection.cursor().execute(statement)

@@ -93,14 +93,6 @@ class Rest:
         text = "?" + urllib.parse.urlencode(query) if query else ""
         return self.call("GET", path + text)
 
-    def has_dag(self, dag_id: str) -> bool:
-        try:
-            return self.get(f"dags/{dag_id}")["dag_id"] == dag_id
-        except RestError as e:
-            if e.status == 404:
-                return False
-            raise
-
     def import_errors(self) -> list[dict[str, Any]]:
         errors: list[dict[str, Any]] = self.get("importErrors")["import_errors"]
         return errors
@@ -135,9 +127,6 @@ class Rest:
         path = f"dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id)}/taskInstances"
         found = self.get(path, limit=1000)["task_instances"]
         return {_name(ti): ti for ti in found}
-
-    def states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
-        return {name: ti["state"] for name, ti in self.tasks(dag_id, run_id).items()}
 
     def tries(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
         """Every try of a task instance, the current one last."""

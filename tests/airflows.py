@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,9 +20,51 @@ DAGS = ROOT / "tests" / "airflow" / "dags"
 DATABASES = ["sqlite", "postgresql"]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from deployment import Deployment  # noqa: E402
+import deployment  # noqa: E402
+
+PARSED = "dag_processor.min_file_process_interval"  # s; a file that has changed does not wait for it
+WATCHERS = {PARSED: "5"}  # Airflow knows of a watcher only at the second parsing of its file
+
+
+class Deployment(deployment.Deployment):
+    """One whose database is a copy of the first one's, because `airflow db migrate` takes seconds."""
+
+    firsts: ClassVar[dict[str | None, deployment.Deployment]] = {}  # by server
+    folder: ClassVar[Path]
+
+    def _environment(self, config: dict[str, str]) -> dict[str, str]:
+        key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        return super()._environment({PARSED: "600", "core.fernet_key": key} | config)
+
+    def _make_database(self) -> None:
+        first = self.firsts.get(self._server) or self._make_first()
+        if self._server is None:
+            with contextlib.closing(first._connect()) as database:
+                (self.home / "airflow.db").write_bytes(database.serialize())
+        else:
+            deployment.on_server(self._server, f'CREATE DATABASE "{self._name}" TEMPLATE "{first._name}"')
+        # Where it is not there, each service writes one, with a key of its own, and they begin at the same time.
+        (self.home / "airflow.cfg").touch()
+
+    def _make_first(self) -> deployment.Deployment:
+        home = self.folder / f"first{len(self.firsts)}"
+        first = deployment.Deployment(home, DAGS, database=self._server or "sqlite")
+        first.names = []
+        self.firsts[self._server] = first.start()
+        return first
+
 
 Deploy = Callable[..., Deployment]
+On = Callable[[str], Deployment]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def firsts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where the databases are that others are copies of, until the end."""
+    Deployment.folder = tmp_path_factory.mktemp("firsts")
+    yield
+    for first in Deployment.firsts.values():
+        first.close()
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +88,8 @@ def deploy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
         return made[-1].start()
 
     yield make
-    for deployment in made:
-        deployment.close()
+    for airflow in made:
+        airflow.close()
 
 
 def free_tcp() -> str:

@@ -108,7 +108,10 @@ class Health(ThreadingHTTPServer):
         host, port = _split(address)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._broker = broker
-        super().__init__((host, port), _Request)
+        try:
+            super().__init__((host, port), _Request)
+        except OSError as e:
+            raise OSError(f"cannot serve health at {address}: {e.strerror}; name another port, or 0 for any") from None
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="aiflow-health", daemon=True)
         self._thread.start()
 
@@ -147,5 +150,8 @@ def _split(address: str) -> tuple[str, int]:
     except ValueError:
         local = False
     if not local or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address} is no place for health: 127.0.0.1:PORT belongs there, it has no authentication")
+        port = port if port.isdecimal() else "PORT"
+        raise ValueError(
+            f"{address} is no place for health: write 127.0.0.1:{port}; health is for this machine, it asks for no key"
+        )
     return host, int(port)

@@ -67,7 +67,7 @@ def load_access(folder: Path) -> list[Grant]:
     :raises ValueError: there is none; it is broken, and the text says where.
     """
     if not (folder / ACCESS).exists():
-        raise ValueError(f"there is no {folder / ACCESS}, so there are no keys: `aiflow keys new` makes one")
+        raise ValueError(f"there is no {folder / ACCESS}, so there are no keys: `aiflow keys new NAME` makes one")
     return _grants(folder / ACCESS, read_text(folder / ACCESS, stat.S_IWGRP | stat.S_IWOTH))
 
 

@@ -8,12 +8,18 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from . import broker, events, keys, purge
+from . import broker, cursors, events, history, keys, purge, repair
 from .command import Command, UsageError
 from .output import COLUMNS as COLUMNS
 
-GROUPS = {"events": "send, list, listen, count, latest, purge", "keys": "new, list, revoke"}
+GROUPS = {
+    "events": "send, list, listen, count, latest, purge, reset-consumer",
+    "cursors": "list, delete",
+    "history": "purge",
+    "keys": "new, list, revoke",
+}
 """What a first word is about that is no command itself."""
 
 
@@ -27,15 +33,27 @@ def version(args: argparse.Namespace) -> None:
 COMMANDS = (
     *events.COMMANDS,
     *purge.COMMANDS,
+    *cursors.COMMANDS,
+    *repair.COMMANDS,
+    *history.COMMANDS,
     *broker.COMMANDS,
     *keys.COMMANDS,
     Command("version", "print the version", version, (), "example: aiflow version"),
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that also says where a command is that was looked for in another place."""
+
+    def error(self, message: str) -> NoReturn:
+        word = re.search(r"invalid choice: '([a-z]+)'", message)
+        meant = [f"`aiflow {c.name}`" for c in COMMANDS if word and word[1] in c.name.split()]
+        super().error(message + (f"; did you mean {' or '.join(meant)}?" if meant else ""))
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    top = argparse.ArgumentParser(prog="aiflow", description="Events for Airflow: send, read, serve.")
+    top = _Parser(prog="aiflow", description="Events for Airflow: send, read, serve.")
     levels = {"": top.add_subparsers(title="commands", required=True, metavar="COMMAND")}
     for name, text in GROUPS.items():
         group = levels[""].add_parser(name, help=text, description=text)
@@ -52,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; return the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    """Run it; return the exit code: 0, 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
     args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     try:
         args.run(args)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError
 from ..events.address import broker_uri, safe_uri, split_uri
-from .command import CONNECTION, LOG, OUTPUT, Command, UsageError, arg
+from .command import LOG, OUTPUT, Command, UsageError, arg, connection
 from .keys import INSECURE, KEYS, Access
 from .output import print_tree
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ENDS = {signal.SIGTERM, signal.SIGINT}
 STATUS_SEC = 5.0  # between two statuses that a supervisor is told
 ALONE_SEC = 2.0  # for the last turn, once the supervisor is gone; then another broker may have the address
+LAST_SEC = 5.0  # for the last turn, once somebody has told it to end
 
 log = logging.getLogger("aiflow_ext.broker")
 
@@ -61,6 +62,7 @@ def broker(args: argparse.Namespace) -> None:
             keeper.start()
             stack.callback(keeper.stop)
         _wait_for(served, host, access)
+        threading.Thread(target=_end_for_sure, args=(host, LAST_SEC), daemon=True).start()
         stack.close()
         served.stop()
     host.say(f"stopped; {', '.join(f'{n} {name}' for name, n in served.stats().items())}")
@@ -123,7 +125,7 @@ class _Terminal:
     def say(self, text: str) -> None:
         print(f"aiflow broker: {text}", file=sys.stderr, flush=True)
 
-    def tell(self, served: "Broker") -> None:
+    def tell(self, served: "Broker | None") -> None:
         """Tell nothing: there is `aiflow broker status`."""
 
     def ended(self, seconds: float) -> bool:
@@ -144,7 +146,7 @@ class _Supervisor(_Terminal):
 
     It holds the other end of stdin and writes nothing there: at its end it is gone, however that came about.  Signals
     do not end the broker: what a terminal or systemd sends to all processes at once comes before the scheduler's last
-    events.  On stdout it reads lines: a level of logging and a text, or "status" and JSON.
+    events.  On stdout it reads lines: a level of logging and a text, "status" and JSON, or "waits" for another broker.
     """
 
     waits = True
@@ -159,21 +161,27 @@ class _Supervisor(_Terminal):
         threading.Thread(target=self._end, daemon=True).start()
 
     def _end(self) -> None:
-        """End this process for sure, whatever its other threads wait for: a hanging database, a full pipe."""
         os.read(0, 1)
         time.sleep(ALONE_SEC)
-        os._exit(1)
+        os._exit(1)  # whatever other threads wait for, or to whom they have something to say: nobody reads stdout now
 
     def say(self, text: str) -> None:
         log.info("%s", text)
 
-    def tell(self, served: "Broker") -> None:
+    def tell(self, served: "Broker | None") -> None:
         if time.monotonic() >= self._next and select.select([], [1], [], 0)[1]:  # else the scheduler does not read
             self._next = time.monotonic() + STATUS_SEC
-            print("status", served.status(), flush=True)
+            print("waits" if served is None else f"status {served.status()}", flush=True)
 
     def ended(self, seconds: float) -> bool:
         return bool(select.select([0], [], [], seconds)[0])
+
+
+def _end_for_sure(host: _Terminal, seconds: float) -> None:
+    """End this process, whatever its other threads wait for, as a database that hangs: what was answered is there."""
+    time.sleep(seconds)
+    host.say(f"ended without its last turn, which has taken more than {seconds:g} s: the log does not answer")
+    os._exit(1)
 
 
 def _open(uri: str, log_at: str, access: Access, host: _Terminal) -> "Broker | None":
@@ -190,6 +198,7 @@ def _open(uri: str, log_at: str, access: Access, host: _Terminal) -> "Broker | N
             if not told:
                 host.say(f"{e}; this one takes over when that has ended")
             told = True
+        host.tell(None)
         if host.ended(1.0):
             return None
 
@@ -242,7 +251,7 @@ COMMANDS = (
         "broker status",
         "print what brokers say of themselves, to a key that may read *; exit code 1 when one is not well",
         status,
-        (OUTPUT, *CONNECTION),
+        (OUTPUT, *connection(3)),
         "example: aiflow broker status --uri tcp://127.0.0.1:7788,tcp://127.0.0.1:7789 -o json",
     ),
 )

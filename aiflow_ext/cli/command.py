@@ -62,8 +62,15 @@ KEY_FILE = arg(
     metavar="PATH",
     help="of `aiflow keys new`, for tcp://; default: $AIFLOW_KEY_FILE, else Airflow's [aiflow] key_file",
 )
-TIMEOUT = arg("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long the broker may take (30)")
-CONNECTION = (TIMEOUT, URI, KEY_FILE)
+
+
+def connection(timeout: float) -> tuple[Arg, ...]:
+    """Return the arguments that say where the broker is; timeout is the default, in seconds."""
+    text = f"how long the broker may take ({timeout:g})"
+    return (arg("--timeout", type=float, default=timeout, metavar="SECONDS", help=text), URI, KEY_FILE)
+
+
+CONNECTION = connection(30)
 OUTPUT = arg("-o", "--output", choices=("table", "json", "yaml"), default="table", help="how to print (table)")
 LOG = arg(
     "--log",

@@ -24,7 +24,11 @@ def send(args: argparse.Namespace) -> None:
 def list_(args: argparse.Namespace) -> None:
     """Print the events that match."""
     with _client(args) as client:
-        print_all(client.list(**_filters(args), **_range(args), limit=args.limit, timeout=args.timeout), args.output)
+        found = client.list(**_filters(args), **_range(args), limit=args.limit, timeout=args.timeout)
+    print_all(found, args.output)
+    if not found:
+        others = "" if args.namespace == "*" else f" in namespace {args.namespace!r}; --namespace '*' asks for all"
+        print(f"aiflow: no event matches{others}", file=sys.stderr)
 
 
 def count(args: argparse.Namespace) -> None:
@@ -46,16 +50,15 @@ def latest(args: argparse.Namespace) -> None:
 def listen(args: argparse.Namespace) -> None:
     """Print the events that match, as they come, until interrupted."""
     write = {"table": table_stream(), "json": json_line, "yaml": yaml_item}[args.output]
-    try:
-        with (
-            _client(args) as client,
-            client.subscribe(**_filters(args), after=args.after, since=args.since, timeout=args.timeout) as events,
-        ):
-            print(f"listening to {safe_uri(client.uri)}", file=sys.stderr, flush=True)
-            for event in events:
-                print(write(event), flush=True)
-    except KeyboardInterrupt:
-        pass
+    with (
+        _client(args) as client,
+        client.subscribe(
+            **_filters(args), after=args.after, since=args.since, resume=args.resume, timeout=args.timeout
+        ) as events,
+    ):
+        print(f"listening to {safe_uri(client.uri)}", file=sys.stderr, flush=True)
+        for event in events:
+            print(write(event), flush=True)
 
 
 def _client(args: argparse.Namespace, namespace: str = "default", sender: str | None = None) -> "EventClient":
@@ -94,6 +97,7 @@ RANGE = (
     arg("--until", type=saying(time), metavar="TIME", help="only before then"),
 )
 AFTER_NOW = arg("--after", type=int, metavar="OFFSET", help="old events beyond this offset too; default: new ones")
+RESUME = arg("--resume", metavar="NAME", help="go on where the last one with this name ended, which then ends")
 
 COMMANDS = (
     Command(
@@ -122,7 +126,7 @@ COMMANDS = (
         "events listen",
         "print events as they come, until Ctrl-C; json is one object a line",
         listen,
-        (*FILTERS, AFTER_NOW, SINCE, OUTPUT, *CONNECTION),
+        (*FILTERS, AFTER_NOW, SINCE, RESUME, OUTPUT, *CONNECTION),
         "example: aiflow events listen --type MODEL_GENERATED -o json | jq .value",
     ),
     Command(

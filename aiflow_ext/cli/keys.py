@@ -21,7 +21,10 @@ def keys_new(args: argparse.Namespace) -> None:
     from ..broker import keys
 
     if not args.publish and not args.read:
-        raise UsageError(f'what may {args.name} do? --publish "team-a.*", --read "*", or both, each as often as needed')
+        raise UsageError(
+            f'what may {args.name} do? Write `aiflow keys new {args.name} --publish "team-a.*" --read "*"`, '
+            "or one of the two, each as often as needed"
+        )
     folder = _folder(args)
     out, first = keys.new_key(args.name, args.publish, args.read, folder, args.out)
     if first:
@@ -68,7 +71,7 @@ class Access:
     def __init__(self, args: argparse.Namespace, uri: str) -> None:
         """Look whether there are keys.
 
-        :raises UsageError: both keys and --insecure.
+        :raises UsageError: both keys and --insecure, or a folder without keys.
         """
         from ..broker import keys
 
@@ -77,6 +80,11 @@ class Access:
         has = uri.startswith("tcp://") and bool(named or (folder / keys.BROKER).exists())
         if has and args.insecure:
             raise UsageError(f"--insecure is without keys, and there are some in {folder}: leave one of the two out")
+        if has and not (folder / keys.BROKER).exists():
+            raise UsageError(
+                f"{'--keys' if args.keys else '$AIFLOW_KEYS'} names {folder}, where no {keys.BROKER} is: make one with "
+                f'`aiflow keys new NAME --publish "*" --read "*" --keys {folder}`, or name the folder that has it'
+            )
         self.insecure: bool = args.insecure
         self.secret = keys.load_broker_key(folder) if has else None
         self._file = keys.AccessFile(folder) if has else None

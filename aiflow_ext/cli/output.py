@@ -53,8 +53,12 @@ def _cells(event: "Event") -> list[str]:
 
 def _cell(text: str) -> str:
     """Return text as it may stand in one line of a terminal."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:61])
+    text = _printable(text[:61])
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -71,15 +75,20 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], output:
 
 
 def table_stream() -> Callable[["Event"], str]:
-    """Return what makes a line of an event; a column is as wide as it has been so far."""
-    widths = [8, 23, 9, 20, 12, 20, 8, 7]
+    """Return what makes a line of an event, the first one below the head; a column is as wide as it has been so far."""
+    widths = [8, 24, 9, 20, 12, 20, 8, 7]
+    head: list[Sequence[str]] = [COLUMNS]
 
-    def line(event: "Event") -> str:
-        cells = _cells(event)
-        widths[:] = [max(w, len(c)) for w, c in zip(widths, cells, strict=True)]
+    def lines(event: "Event") -> str:
+        rows = [*head, _cells(event)]
+        head.clear()
+        widths[:] = [max(width, *map(len, cells)) for width, *cells in zip(widths, *rows, strict=True)]
+        return "\n".join(map(line, rows))
+
+    def line(cells: Sequence[str]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
-    return line
+    return lines
 
 
 def print_tree(found: Sequence[Mapping[str, Any]], output: str) -> None:
@@ -88,7 +97,7 @@ def print_tree(found: Sequence[Mapping[str, Any]], output: str) -> None:
         for i, one in enumerate(found):
             if i:
                 print()
-            _print_table([(name, _cell(str(value))) for name, value in _leaves(one)])
+            _print_table([(name, _printable(str(value))) for name, value in _leaves(one)])
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:

@@ -23,8 +23,10 @@ def purge(args: argparse.Namespace) -> None:
 
     policy = _policy(args)
     now_ms = time.time_ns() // 1_000_000
-    with EventLog(_there(log_uri(args))) as log:
+    with EventLog(there(log_uri(args))) as log:
         (cut,) = plan(log, [Policy(args.namespace, *policy)], now_ms)
+        for note in cut.notes:
+            print(f"aiflow: {note}", file=sys.stderr)
         until = time_of(log, cut.upto, now_ms) if cut.events else 0
         gone = 0
         said = time.monotonic()
@@ -45,7 +47,7 @@ def _policy(args: argparse.Namespace) -> tuple[timedelta | None, int | None]:
     return args.older_than, args.keep
 
 
-def _there(uri: str) -> str:
+def there(uri: str) -> str:
     """Return uri; to open a log that is not there would make it."""
     if uri.startswith("sqlite:") and not _is_log(Path(uri.removeprefix("sqlite:"))):
         raise UsageError(f"there is no log at {uri}")

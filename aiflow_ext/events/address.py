@@ -2,6 +2,8 @@
 
 import os
 import re
+import socket
+from threading import Thread
 
 IPC_MAX = 107
 """Bytes of a path in ``ipc://PATH``: what a Unix socket's address has room for."""
@@ -75,6 +77,33 @@ def _check(uri: str) -> None:
             f"the path of {uri} has {n} bytes, and a socket's may have {IPC_MAX}: "
             f"set AIFLOW_BROKER to a shorter one, such as ipc:///tmp/aiflow.sock, or to tcp://127.0.0.1:PORT"
         )
+
+
+def seen_of(uri: str) -> str:
+    """Return what can be seen from here of why nobody answers at uri; "": nothing."""
+    found = []
+    for one in split_uri(uri):
+        scheme, _, rest = one.partition("://")
+        if scheme == "ipc" and not os.path.exists(rest):
+            found.append(f"there is no socket {rest}")
+        elif scheme == "tcp" and (error := _unknown_host(rest.rpartition(":")[0].strip("[]"))):
+            found.append(error)
+    return "; ".join(found)
+
+
+def _unknown_host(host: str) -> str:
+    found: list[str] = []
+
+    def look() -> None:
+        try:
+            socket.getaddrinfo(host, None)
+        except (OSError, UnicodeError) as e:
+            found.append(f"the host {host!r} is not known: {getattr(e, 'strerror', e)}")
+
+    thread = Thread(target=look, daemon=True)  # a name server that is away takes long, and so would we
+    thread.start()
+    thread.join(1.0)
+    return "".join(found)
 
 
 def safe_uri(uri: str) -> str:

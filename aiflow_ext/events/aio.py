@@ -4,7 +4,6 @@
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -45,6 +44,8 @@ class AsyncEventClient:
     count_by_sender = _in_thread(EventClient.count_by_sender)
     latest = _in_thread(EventClient.latest)
     head = _in_thread(EventClient.head)
+    cursors = _in_thread(EventClient.cursors)
+    delete_cursor = _in_thread(EventClient.delete_cursor)
     offset_at = _in_thread(EventClient.offset_at)
     status = _in_thread(EventClient.status)
     hint = _in_thread(EventClient.hint)
@@ -79,9 +80,7 @@ class AsyncSubscription:
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
-        self._ready: deque[Event] = deque()
         self._waiting: asyncio.Future[None] | None = None
-        self._closed = False
 
     @property
     def stopped(self) -> bool:
@@ -91,37 +90,42 @@ class AsyncSubscription:
     @property
     def cursor(self) -> int:
         """The offset up to which every event that matches has been handed out."""
-        return self._ready[0].offset - 1 if self._ready else self._subscription.cursor
+        return self._subscription.cursor
+
+    @property
+    def log_id(self) -> int:
+        """Of which log :attr:`cursor` is an offset."""
+        return self._subscription.log_id
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when there may be more."""
         return self._subscription.fileno()
 
+    async def commit(self, timeout: float = 30.0) -> None:
+        """Say that all that was handed out is done, as :meth:`Subscription.commit`."""
+        await asyncio.to_thread(self._subscription.commit, timeout)
+
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._ready:
-            if self._closed or not await self._fetch():
-                raise StopAsyncIteration
-        return self._ready.popleft()
+        while await self._fetch():
+            if self._subscription._ready:
+                return next(self._subscription)  # does not wait
+        raise StopAsyncIteration
 
     async def poll(self, timeout: float = 0.0) -> list[Event]:
         """Return what has come, waiting up to timeout seconds for the first; [] when nothing did."""
         try:
             async with asyncio.timeout(timeout):
-                while not self._ready and await self._fetch():
+                while await self._fetch() and not self._subscription._ready:
                     pass
         except TimeoutError:
             pass
-        events = list(self._ready)
-        self._ready.clear()
-        return events
+        return self._subscription.poll() if self._subscription._ready else []
 
     def close(self) -> None:
         """End it; an iteration in another task ends too."""
-        self._closed = True
-        self._ready.clear()
         self._end_wait()
         self._subscription.close()
 
@@ -133,10 +137,15 @@ class AsyncSubscription:
 
     async def _fetch(self) -> bool:
         """Take what has come, or wait until there may be something; False when nothing will come."""
-        self._ready.extend(self._subscription.poll(0))
-        if not self._ready and not self._subscription.stopped:
-            await self._readable()
-        return bool(self._ready) or not (self._closed or self._subscription.stopped)
+        events = self._subscription
+        events._asked()
+        while events._due() and not await asyncio.to_thread(events._settle):
+            pass
+        if not events._ready and not events.stopped and not events._closed:
+            events._fetch(0)
+            if not events._ready and not events.stopped:
+                await self._readable()
+        return bool(events._ready) or not (events._closed or events.stopped)
 
     async def _readable(self) -> None:
         if self._waiting is not None:
@@ -145,7 +154,10 @@ class AsyncSubscription:
         waiting = self._waiting = loop.create_future()
         loop.add_reader(self.fileno(), _wake, waiting)
         try:
-            await waiting
+            async with asyncio.timeout(self._subscription._rest()):
+                await waiting
+        except TimeoutError:  # the cursor is to move
+            pass
         finally:
             self._end_wait()
 

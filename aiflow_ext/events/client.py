@@ -15,10 +15,12 @@ from typing import Any, Self, TypeVar
 
 from .. import _core
 from .._event import Event as Event
+from ..errors import RetentionError
 from .address import broker_uri, check_uri, safe_uri
 from .chunks import chunks
 from .connection import Connection
-from .keyfile import client_key
+from .cursor import Cursor, SavedCursor
+from .keyfile import key_path, load_client_key
 from .listen import Callback, Listener
 from .subscription import AnyPattern, Pattern, Subscription
 from .times import since_epoch
@@ -34,6 +36,7 @@ Identity = tuple[str, int]
 """(producer, sequence) of an event: the log has each once; the producer is 1 to 64 bytes, the sequence from 1."""
 
 Events = list[Event]  # EventClient has a method that is called list
+CursorList = list[SavedCursor]
 Offsets = list[int]
 Patterns = list[Pattern]
 Filters = tuple[Keys, str, str | None, str, str]  # key, type, namespace, sender, context
@@ -62,7 +65,7 @@ class EventClient:
     It connects at its first use, and again whenever the broker comes back.  Of several brokers over one log it talks to
     one, at first to any of them, and to the next when that one is gone or silent; what was not answered is sent again,
     and is not in the log twice.  One request is under way at a time: threads that share a client wait for each other,
-    and who wants more opens more.
+    and who wants more opens more.  The handler of a signal may use it too, also while it interrupts a call of it.
 
     Every call takes a timeout, in seconds for each answer of the broker, and raises TimeoutError after it; StoreError
     when the broker's database failed until then; ClosedError and ForkError where this client may not be used.
@@ -95,7 +98,8 @@ class EventClient:
         key_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.uri = broker_uri() if uri is None else check_uri(uri)
-        self._connection = Connection(self.uri, client_key(self.uri, key_file))
+        key_file = key_path(self.uri, key_file)
+        self._connection = Connection(self.uri, load_client_key(key_file) if key_file else None, key_file)
         self.namespace = namespace
         self.sender = sender
         self._producer = os.urandom(16).hex() if client_id is None else _checked_id(client_id)
@@ -112,8 +116,7 @@ class EventClient:
     def sequence(self) -> int:
         """The sequence of the next event; asks the broker where that is not known yet."""
         client = self._connection.client()
-        with self._connection.turn(TIMEOUT) as left:
-            return self._next_sequence(client, left)
+        return self._connection.turn(lambda left: self._next_sequence(client, left), TIMEOUT)
 
     def publish(self, event: Event, timeout: float = TIMEOUT, identity: Identity | None = None) -> int:
         """Return event's offset, once it is durable.
@@ -161,31 +164,78 @@ class EventClient:
         *,
         context: str = "*",
         since: Time | None = None,
+        resume: str | None = None,
+        log_id: int | None = None,
     ) -> Subscription:
         """Return the events that match, as they come, on a connection of their own.
 
         :param after: None: those published from now on, when this returns; an offset: all beyond it, old ones first.
         :param since: also those that are older, from this time on.
+        :param log_id: of which log ``after`` is an offset, as :attr:`Subscription.log_id` said beside it.  Without it
+            another log that is as long has other events there, and nobody notices.
+        :param resume: a name, 1 to 255 bytes: go on where the last subscription of this name ended, in this or in
+            another process; see :class:`Subscription`.  Only the first one begins as ``after`` and ``since`` say.
+            Names are kept for each ``namespace`` apart.  Only the newest subscription has the name: the one before
+            ends with ConflictError.
         :param control: an event of one of these patterns ends the iteration; None: :data:`control_patterns`.
         :param timeout: how long the broker may take to accept it; after that its absence is waited out for ever.
-        :raises RetentionError: of the events beyond ``after`` some have been let go.
+        :raises RetentionError: of the events beyond ``after``, or beyond where ``resume`` is, some have been let go.
+        :raises ReplacedError: the log ends before where ``resume`` is, or is another one than ``log_id``.
+        :raises ConflictError: the log has 10,000 names, and this would be one more.
         """
         self._connection.check()
+        of_log = _checked_log(log_id, after, resume)
         control = tuple(control_patterns() if control is None else control)
-        patterns = [*self._patterns(key, type, namespace, sender, context), *control]
+        patterns = self._patterns(key, type, namespace, sender, context)
         if since is not None:
             after = max(after or 0, self.offset_at(since, timeout))
+        cursor = None if resume is None else Cursor(self._connection.another(), patterns[0][0], resume)
         core = self._connection.subscription()
+
+        def add(some: Sequence[AnyPattern], start: int | None) -> int:
+            return self._connection.ask(lambda ms: core.add(some, start, ms, of_log if start else 0), timeout)
+
         try:
-            stream = self._connection.ask(lambda ms: core.add(patterns, after, ms), timeout)
-            subscription = Subscription(core, stream, control)
+            if cursor is not None:
+                after, of_log = cursor.take(after, timeout), cursor.log_id
+            try:
+                stream = add([*patterns, *control], after)
+            except RetentionError:  # of the control's namespace, perhaps: that is no loss
+                stream = add(patterns, after)
+                if control:
+                    add([*control], None)
+            subscription = Subscription(core, stream, control, cursor)
             if control:  # it may have come before we listened
                 client = self._connection.client()
                 subscription.stopped = any(self._parts(client.count, control, (0, None), timeout))
-        except BaseException:
+        except BaseException as e:
             core.close()
+            if cursor is not None:
+                cursor.close()
+                if isinstance(e, RetentionError):
+                    raise RetentionError(
+                        f"{e}; cursor {resume!r} is before it: delete it, and begin again with after="
+                    ) from None
             raise
         return subscription
+
+    def cursors(self, namespace: str = "*", timeout: float = TIMEOUT) -> CursorList:
+        """Return the names that ``subscribe(resume=...)`` keeps in the log, and where they are.
+
+        :param namespace: those of which namespaces.
+        """
+        client = self._connection.client()
+        rows = self._connection.answer(lambda ms: client.cursors(namespace, ms), timeout)
+        return [SavedCursor(*row) for row in rows]
+
+    def delete_cursor(self, name: str, namespace: str | None = None, timeout: float = TIMEOUT) -> bool:
+        """Delete a name of ``subscribe(resume=...)``; a subscription that has it ends.  False: there was none.
+
+        :param namespace: as that subscription had it; None: the client's.
+        """
+        client = self._connection.client()
+        where = self.namespace if namespace is None else namespace
+        return self._connection.answer(lambda ms: client.forget(where, name, ms), timeout) > 0
 
     def listen(
         self,
@@ -199,6 +249,7 @@ class EventClient:
         *,
         context: str = "*",
         since: Time | None = None,
+        log_id: int | None = None,
     ) -> Listener:
         """Have callback called with lists of the events that match, as they come, until :meth:`Listener.stop`.
 
@@ -210,16 +261,20 @@ class EventClient:
         :param after: None: those published from now on, when this returns; an offset: all beyond it, old ones first.
         :param since: also those that are older, from this time on.
         :param timeout: how long the broker may take to accept it; after that its absence is waited out for ever.
+        :param log_id: of which log ``after`` is an offset, as for :meth:`subscribe`.
         :raises RetentionError: of the events beyond ``after`` some have been let go.
+        :raises ReplacedError: the log is another one than ``log_id``.
         """
         self._connection.check()
         patterns = self._patterns(key, type, namespace, sender, context)
+        of_log = _checked_log(log_id, after)
         if since is not None:
             after = max(after or 0, self.offset_at(since, timeout))
         connection, listener = self._connection, None
         while listener is None:
             listener = connection.ears().listen(
-                callback, lambda core: connection.ask(lambda ms: core.add(patterns, after, ms), timeout)
+                callback,
+                lambda core: connection.ask(lambda ms: core.add(patterns, after, ms, of_log if after else 0), timeout),
             )
         return listener
 
@@ -426,20 +481,35 @@ class EventClient:
     def _publish(self, chunk: Events, timeout: float, identities: tuple[Identity, ...] | None) -> Offsets:
         client = self._connection.client()
         sender = self.sender or ""
-        first = 0
-        with self._connection.turn(timeout) as left:
+        n = len(chunk)
+
+        def publish(left: float) -> Offsets:
+            first = 0
             if identities is None:  # reserved once: a resend is the same event
-                first = self._next_sequence(client, left)
-                self._sequence = first + len(chunk)
+                self._next_sequence(client, left)
+                assert self._sequence is not None
+                first = self._sequence  # no call from here to the next line: the handler of a signal may publish
+                self._sequence = first + n
             producer = self._producer if identities is None else identities
             return self._connection.ask(
                 lambda ms: client.publish(chunk, producer, first, ms, self.namespace, sender), left
             )
 
+        return self._connection.turn(publish, timeout)
+
     def _next_sequence(self, client: _core.Client, timeout: float) -> int:
         if self._sequence is None:
-            self._sequence = self._connection.ask(lambda ms: client.sequence(self._producer, ms), timeout) + 1
+            after = self._connection.ask(lambda ms: client.sequence(self._producer, ms), timeout)
+            if self._sequence is None:  # else a handler of a signal has asked, and published
+                self._sequence = after + 1
         return self._sequence
+
+
+def _checked_log(log_id: int | None, after: int | None, resume: str | None = None) -> int:
+    """Return what the core takes for it: 0 for none."""
+    if log_id is not None and (after is None or resume is not None):
+        raise ValueError("log_id says of which log after= is an offset: give both, and no resume=, which knows its log")
+    return log_id or 0
 
 
 def _checked_id(client_id: str) -> str:

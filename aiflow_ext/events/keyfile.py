@@ -30,14 +30,21 @@ def client_key(uri: str, path: str | os.PathLike[str] | None = None) -> ClientKe
     :param path: what ``aiflow keys new`` wrote; None: ``$AIFLOW_KEY_FILE``, else ``[aiflow] key_file``, see
         :func:`aiflow_ext.events.address.setting`.
     """
+    path = key_path(uri, path)
+    return load_client_key(path) if path else None
+
+
+def key_path(uri: str, path: str | os.PathLike[str] | None = None) -> str | os.PathLike[str]:
+    """Return the path of the file that :func:`client_key` reads; "": none."""
     path = path or os.environ.get("AIFLOW_KEY_FILE", "").strip() or setting("key_file")
-    return load_client_key(path) if path and "tcp://" in uri else None
+    return path if "tcp://" in uri else ""
 
 
 def load_client_key(path: str | os.PathLike[str]) -> ClientKey:
     """Return what is in a client's key file.
 
     :raises AccessError: others may read the file.
+    :raises OSError: it cannot be read.
     :raises ValueError: it is no such file.
     """
     return ClientKey(**load_key(Path(path).expanduser(), ClientKey._fields))
@@ -47,9 +54,19 @@ def load_key(path: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the texts of these names in a key file; its ``public`` and ``secret`` belong together.
 
     :raises AccessError: others may read the file.
+    :raises OSError: it cannot be read.
     :raises ValueError: it is no such file.
     """
-    found = parse_toml(path, _read_secret(path))
+    try:
+        content = _read_secret(path)
+    except AccessError:
+        raise
+    except OSError as e:
+        raise type(e)(
+            f"the key file {path} cannot be read: {e.strerror}; name another one, as by $AIFLOW_KEY_FILE, "
+            "or make one with `aiflow keys new`"
+        ) from None
+    found = parse_toml(path, content)
     texts = {name: text for name in names if isinstance(text := found.get(name), str)}
     if len(texts) < len(names):
         raise ValueError(f"{path} is no key file: it has no {sorted(set(names) - set(texts))[0]}")

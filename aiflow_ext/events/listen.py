@@ -4,7 +4,7 @@ import logging
 import os
 import select
 from collections.abc import Callable
-from threading import Lock, Thread, current_thread
+from threading import RLock, Thread, current_thread
 
 from .. import _core
 from .._event import Event
@@ -21,10 +21,14 @@ class Listener:
     """A callback that is called with the events of its patterns, until it is stopped."""
 
     error: BaseException | None
-    """What ended it: raised by the callback, or by the broker (RetentionError, AccessError); None: nothing did."""
+    """What ended it: raised by the callback, or the broker (RetentionError, ReplacedError, AccessError); else None."""
 
-    def __init__(self, ears: "Ears", callback: Callback, stream: int) -> None:
+    log_id: int
+    """Of which log :attr:`cursor` is an offset: in another one it means another event."""
+
+    def __init__(self, ears: "Ears", callback: Callback, stream: int, log_id: int) -> None:
         self.error = None
+        self.log_id = log_id
         self._ears = ears
         self._callback = callback
         self._stream = stream
@@ -40,7 +44,7 @@ class Listener:
 
     @property
     def cursor(self) -> int:
-        """The offset up to which the callback has had everything: where to go on, as ``after=``."""
+        """The offset up to which the callback has had everything: where to go on, as ``after=``, with ``log_id=``."""
         found = self._ears.cursor(self._stream, wait=self._cursor is None)
         if found is not None:
             self._cursor = found
@@ -75,9 +79,11 @@ class Ears:
         self.deaf = False  # it has ended
         self._core = core
         self._listeners: dict[int, Listener] = {}
-        self._adding = Lock()  # held from a new stream to its place in listeners
-        self._ending = Lock()  # held while it begins, is told to end, and gives back what it has
-        self._turn = Lock()  # held by the thread while it takes events and hands them out
+        # RLocks, because the handler of a signal, which may listen and stop, interrupts a thread that has one.
+        self._adding = RLock()  # held from a new stream to its place in listeners
+        self._coming = 0  # such streams: several, where a handler of a signal listens
+        self._ending = RLock()  # held while it begins, is told to end, and gives back what it has
+        self._turn = RLock()  # held by the thread while it takes events and hands them out
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = Thread(target=self._run, name="aiflow-listen", daemon=True)
 
@@ -86,18 +92,18 @@ class Ears:
         with self._adding:
             if self.deaf:
                 return None
+            self._coming += 1
             try:
                 stream = add(self._core)
-            except BaseException:
-                if not self._listeners:
-                    self._end()
-                raise
-            with self._ending:
-                if self.deaf:
-                    raise ClosedError("this EventClient is closed")
-                listener = self._listeners[stream] = Listener(self, callback, stream)
-                if self._thread.ident is None:
-                    self._thread.start()
+                with self._ending:
+                    if self.deaf:
+                        raise ClosedError("this EventClient is closed")
+                    listener = self._listeners[stream] = Listener(self, callback, stream, self._core.log_id(stream))
+                    if self._thread.ident is None:
+                        self._thread.start()
+            finally:
+                self._coming -= 1
+                self._end_unused()
         return listener
 
     def stop(self, stream: int) -> None:
@@ -108,8 +114,7 @@ class Ears:
             return
         self._listeners.pop(stream, None)
         with self._adding:
-            if not self._listeners:
-                self._end()
+            self._end_unused()
         if current_thread() is self._thread:
             return
         with self._turn:
@@ -119,20 +124,27 @@ class Ears:
 
     def cursor(self, stream: int, wait: bool) -> int | None:
         """Return how far a stream is, unless events of it may be on the way to the callback."""
-        if current_thread() is self._thread or not self._turn.acquire(blocking=wait):
+        if current_thread() is self._thread:
             return None
+        taken: list[bool] = []
         try:
-            return self._core.cursor(stream)
+            taken.extend(map(self._turn.acquire, (wait,)))  # one call of C, as in Connection.turn
+            return self._core.cursor(stream) if taken[0] else None
         except (ClosedError, ValueError):  # it has ended
             return None
         finally:
-            self._turn.release()
+            if True in taken:
+                self._turn.release()
 
     def close(self) -> None:
         """End it with all its listeners."""
         self._end()
         if self._thread.ident is not None and current_thread() is not self._thread:
             self._thread.join()
+
+    def _end_unused(self) -> None:
+        if not self._listeners and not self._coming:
+            self._end()
 
     def _end(self) -> None:
         """Have the thread end, which closes the rest; without one, close it here."""

@@ -1,9 +1,11 @@
-"""Times and durations as people write them.  The clock comes in as an argument."""
+"""Times and durations as people write them, and as the core takes them.  The clock comes in as an argument."""
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SLICE = 1.0  # seconds in the core before signals are looked at
 UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PART = r"(\d+(?:\.\d+)?)(ms|[smhdw])"
 
@@ -54,5 +56,10 @@ def since_epoch(moment: datetime | int) -> int:
 
 
 def shown(ms: int) -> str:
-    """Return a time in ms since the epoch as it is printed; "" for 0."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "milliseconds")[:23] if ms else ""
+    """Return a time in ms since the epoch as it is printed, and as :func:`moment` reads it: UTC; "" for 0."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "milliseconds")[:23] + "Z" if ms else ""
+
+
+def in_ms(seconds: float) -> int:
+    """Return seconds as the core takes them: not less, and none below 0."""
+    return max(0, math.ceil(seconds * 1000))

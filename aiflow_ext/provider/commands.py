@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from typing import cast
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand
 
-from aiflow_ext.provider.config import EVENT_MODE_ENV
+from aiflow_ext.provider.config import ask_for_event_mode
 
 ARG_EVENT_MODE = Arg(
     ("--event-mode",),
@@ -45,7 +44,7 @@ def _scheduler(args: Namespace) -> None:
     from aiflow_ext.provider.plugin import choose_runner
 
     if args.event_mode:
-        os.environ[EVENT_MODE_ENV] = "True"
+        ask_for_event_mode()
     choose_runner()
     scheduler(args)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ class Config:
     :param wake_sources: which hints are listened to.
     :param asset_events: asset events become events, too.
     :param retention: what the log lets go, see :mod:`aiflow_ext.broker.retention`; each ``NAMESPACE=AGE,COUNT``.
+    :param history: how long what is kept of a run outlives the run's end; None: as long as the run is there.
     :param key_file: of ``aiflow keys new``, for a broker at ``tcp://``; "": see `aiflow_ext.events.keyfile.client_key`.
     """
 
@@ -44,6 +46,7 @@ class Config:
     wake_sources: frozenset[str]
     asset_events: bool
     retention: tuple[str, ...] = ()
+    history: timedelta | None = None
     key_file: str = ""
 
     @classmethod
@@ -71,6 +74,7 @@ class Config:
             wake_sources=frozenset(sources),
             asset_events=conf.getboolean("aiflow", "asset_events", fallback=True),
             retention=_retention(),
+            history=_history(),
             key_file=conf.get("aiflow", "key_file", fallback="").strip(),
         )
 
@@ -85,6 +89,21 @@ class Config:
         from aiflow_ext.events.keyfile import client_key
 
         return client_key(self.broker, self.key_file or None)
+
+
+_by_option = False
+
+
+def ask_for_event_mode() -> None:
+    """Do what ``--event-mode`` says, for this process and those that it starts."""
+    global _by_option
+    _by_option = True
+    os.environ[EVENT_MODE_ENV] = "True"
+
+
+def who_asks() -> str:
+    """Return what has turned event mode on, for the log."""
+    return "--event-mode was given" if _by_option else "[aiflow] event_mode is on"
 
 
 def event_mode() -> bool:
@@ -126,6 +145,13 @@ def _retention() -> tuple[str, ...]:
     except ValueError as e:
         raise ValueError(f"[aiflow] retention: {e}") from None
     return texts
+
+
+def _history() -> timedelta | None:
+    days = float(conf.getfloat("aiflow", "history_days", fallback=0))
+    if not 0 <= days <= 36500:  # of a time that can be computed
+        raise ValueError(f"[aiflow] history_days is {days:g}; it is a number of days, or 0: as long as the run")
+    return timedelta(days=days) or None
 
 
 def _positive(key: str, default: float) -> float:

@@ -56,6 +56,14 @@ def get_provider_info() -> dict[str, Any]:
                         "What the log lets go: NAMESPACE=AGE,COUNT, several separated by spaces, as "
                         "``airflow=7d metrics*=1d,1000000``. Only what the scheduler has read goes. Empty: nothing.",
                     ),
+                    "history_days": _option(
+                        "float",
+                        "0",
+                        "For how many days after the end of its run it is kept what rules did (``aiflow_action``) and "
+                        "what started the tasks, which a clear needs; also after how many days (7 at least) a cursor "
+                        "that no subscription has moved is deleted, and the place of an asset watcher that is gone. "
+                        "0: as long as the run is there, and for ever.",
+                    ),
                     "safety_pass_sec": _option(
                         "float", "2.0", "Seconds between two full passes of the stock scheduler, whatever was heard."
                     ),

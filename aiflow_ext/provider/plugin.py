@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +17,25 @@ from aiflow_ext.provider.http.middleware import WakeMiddleware
 
 log = logging.getLogger(__name__)
 
+LOADED_IN = os.getpid()
 RUNNER_MODULE = "airflow.jobs.scheduler_job_runner"
 TRIGGERER_MODULE = "airflow.jobs.triggerer_job_runner"
 
 
+class _Timetables:
+    """The list of our timetables, made when Airflow asks for it: the module costs 116 ms."""
+
+    def __get__(self, plugin: object, of: type) -> list[type]:
+        from aiflow_ext.provider.author.timetable import EventTimetable
+
+        return [EventTimetable]
+
+
 class AiflowPlugin(AirflowPlugin):
-    """Chooses the scheduler's runner, wakes it from the API server, serves events there, and adds a macro."""
+    """Chooses the scheduler's runner, wakes it from the API server, serves events there; a macro, and a timetable."""
 
     name = "aiflow"
+    timetables = _Timetables()
     macros = [triggering_events_macro]  # noqa: RUF012  (as the base class has it)
     fastapi_root_middlewares = [  # noqa: RUF012
         {"middleware": WakeMiddleware, "args": [], "kwargs": {}, "name": "aiflow wake-up"}
@@ -81,16 +94,42 @@ def _runner_class() -> type:
     import airflow
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
-    from aiflow_ext.provider.config import event_mode
+    from aiflow_ext.provider.config import event_mode, who_asks
     from aiflow_ext.provider.version_compat import untested
 
+    if os.getpid() != LOADED_IN:
+        _end_old_connections()
     if not event_mode():
         log.info("aiflow: SchedulerJobRunner (stock) runs: [aiflow] event_mode is off")
+        _release()
         return SchedulerJobRunner
     if reason := untested(airflow.__version__):
         log.warning("aiflow: SchedulerJobRunner (stock) runs: %s", reason)
+        _release()
         return SchedulerJobRunner
     from aiflow_ext.provider.scheduler.runner import EventSchedulerJobRunner
 
-    log.info("aiflow: EventSchedulerJobRunner runs: [aiflow] event_mode is on, Airflow %s", airflow.__version__)
+    log.info("aiflow: EventSchedulerJobRunner runs: %s, Airflow %s", who_asks(), airflow.__version__)
     return EventSchedulerJobRunner
+
+
+def _end_old_connections() -> None:
+    """``--daemon`` has closed all descriptors, and left the connections that the command had opened before its fork.
+
+    The garbage collector ends these at some later time, and with them whatever has their numbers by then, such as a
+    file that Airflow is just reading ("Bad file descriptor").  Now nothing has.
+    """
+    from airflow import settings
+
+    settings.get_engine().dispose()
+    gc.collect()
+
+
+def _release() -> None:
+    """Tasks that wait under an event scheduler would wait for ever under a stock one."""
+    try:
+        from aiflow_ext.provider.repair.release import release
+
+        release()
+    except Exception as e:  # an Airflow that is not tested: it shall start all the same
+        log.warning("aiflow: tasks that wait for rules were not given to the triggerer; clear them: %s", e)

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from reprlib import repr as short
 from typing import Any, ClassVar, NoReturn
 
+from .written import by_the_author, name_of
+
 Json = dict[str, Any]
 
 KEY_MAX = 1024  # bytes; these five are those of csrc/core/event/event.h and rules/rules.h
@@ -59,20 +61,26 @@ _OTHER_WORDS = {
 class Condition:
     """What must have happened; join two with ``&`` and ``|``."""
 
+    @by_the_author
     def __and__(self, other: Condition) -> AllOf:
         """Return the condition that is met when both are."""
         return AllOf((*_parts(self, AllOf), *_parts(check_condition(other, "&"), AllOf)))
 
+    @by_the_author
     def __or__(self, other: Condition) -> AnyOf:
         """Return the condition that is met when one of them is."""
         return AnyOf((*_parts(self, AnyOf), *_parts(check_condition(other, "|"), AnyOf)))
 
+    @by_the_author
     def __bool__(self) -> NoReturn:
         """Refuse ``a and b``, which would be b alone.
 
         :raises TypeError: always.
         """
-        raise TypeError("a condition is neither true nor false: join two with & and |, not with `and` and `or`")
+        raise TypeError(
+            f"{self} is neither true nor false: join two with & and |, as `{self} & event(...)`, "
+            "not with `and` and `or`"
+        )
 
     def repeated(self) -> Condition:
         """Return the same condition, which once met stays met, also after the rule fired.
@@ -184,6 +192,7 @@ class PeriodCondition(Condition):
     def __post_init__(self) -> None:
         _check_seconds("every", self.seconds)
 
+    @by_the_author
     def repeated(self) -> NoReturn:
         raise TypeError("every() comes again by itself: leave .repeated() away")
 
@@ -239,6 +248,7 @@ class AnyOf(_Group):
 # -- what users write ---------------------------------------------------------------------------------------------
 
 
+@by_the_author
 def event(
     key: str,
     value: str | None = None,
@@ -265,6 +275,7 @@ def event(
     return EventCondition(key, value, type, namespace, sender, count, seconds)
 
 
+@by_the_author
 def asset_updated(name: str, *, count: int = 1) -> EventCondition:
     """Return a condition on Airflow's asset events, from anywhere: tasks' outlets, the UI, the REST API.
 
@@ -276,6 +287,7 @@ def asset_updated(name: str, *, count: int = 1) -> EventCondition:
     return event(name, type="ASSET_UPDATED", namespace="airflow", count=count)
 
 
+@by_the_author
 def status(task: Any, is_: str) -> StatusCondition:
     """Return a condition on the state of another task of the same Dag run.
 
@@ -287,10 +299,11 @@ def status(task: Any, is_: str) -> StatusCondition:
     return StatusCondition(_task_id(task), getattr(is_, "value", is_))
 
 
+@by_the_author
 def every(
     period: timedelta | None = None, *, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0
 ) -> PeriodCondition:
-    """Return a condition that is met once in each period, counted from the run's start.
+    """Return a condition that is met once in each period, counted from when the scheduler first saw the run.
 
     :param period: its length; or give `seconds`, `minutes`, `hours`, `days`, which are added up.
     :raises ValueError: it is not positive, or more than 100 years.
@@ -305,6 +318,7 @@ def every(
     return PeriodCondition(_plain(total.total_seconds()))
 
 
+@by_the_author
 def all_of(*conditions: Condition) -> AllOf:
     """Return the condition that is met when all of `conditions` are.
 
@@ -314,6 +328,7 @@ def all_of(*conditions: Condition) -> AllOf:
     return AllOf(conditions)
 
 
+@by_the_author
 def any_of(*conditions: Condition) -> AnyOf:
     """Return the condition that is met when one of `conditions` is.
 
@@ -409,8 +424,8 @@ def check_condition(value: Any, where: str) -> Condition:
         raise TypeError(f"{where}: {value!r} is not a condition; write event({value!r}) or status({value!r}, ...)")
     task_id = getattr(getattr(value, "operator", value), "task_id", None)
     if isinstance(task_id, str):
-        raise TypeError(f'{where}: task {task_id!r} is not a condition; write status({task_id!r}, "success")')
-    raise TypeError(f"{where}: {value!r} is not a condition; write event(...), status(...) or every(...)")
+        raise TypeError(f"{where}: task {task_id!r} is not a condition; write status({task_id!r}, 'success')")
+    raise TypeError(f"{where}: {name_of(value)} is not a condition; write event(...), status(...) or every(...)")
 
 
 def _parts(condition: Condition, group: type[_Group]) -> tuple[Condition, ...]:
@@ -425,9 +440,11 @@ def _task_id(task: Any) -> str:
         if isinstance(task_id, str):
             return task_id
     if callable(task):
-        name = getattr(task, "__name__", "task")
+        name = name_of(task)
         raise TypeError(f"status(): {name} is a function; call it, and give what it returns: status({name}(), ...)")
-    raise TypeError(f"status(): {task!r} is no task; give an operator, what a @task function returned, or a task_id")
+    raise TypeError(
+        f"status(): {name_of(task)} is no task; give an operator, what a @task function returned, or a task_id"
+    )
 
 
 def _set_fields(condition: EventCondition | StatusCondition) -> list[tuple[str, Any]]:
@@ -478,7 +495,7 @@ def _check_seconds(what: str, seconds: Any) -> None:
 def _close_state(state: str) -> str:
     word = state.lower()
     near = get_close_matches(_OTHER_WORDS.get(word, word), STATES, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _plain(seconds: float) -> float:

@@ -5,6 +5,7 @@ take turns in each round.  A latency is from the moment an event was due.
 
     make bench-broker                         everything, writes bench/results/broker_goals.json
     bench/peers/goals.py --rounds 1 --only "one at a time"
+    bench/peers/goals.py --beside ../before/build/c/bench_broker    another commit's program takes turns with ours
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +96,9 @@ def verdict(goal: Goal, name: str, store: str, value: float) -> str:
     return f"{'met' if met else 'MISSED'}: {'<=' if at_most else '>='} {abs(limit):,g}"
 
 
-def run(log: str, arguments: dict[str, int]) -> dict[str, Any]:
+def run(program: str, log: str, arguments: dict[str, int]) -> dict[str, Any]:
     os.sync()
-    command = [PROGRAM, log, *(f"{name}={value}" for name, value in arguments.items())]
+    command = [program, log, *(f"{name}={value}" for name, value in arguments.items())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command[2:])}: {done.stderr.strip()}")
@@ -104,20 +106,21 @@ def run(log: str, arguments: dict[str, int]) -> dict[str, Any]:
     return found
 
 
-def main(rounds: int, only: str, output: Path | None) -> None:
+def main(rounds: int, only: str, beside: str | None, output: Path | None) -> None:
     where = report.machine(os.environ.get("AIF_TEST_PG"))
     print(report.describe(where), flush=True)
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     logs = stores()
+    programs = {"": PROGRAM} | ({", before": beside} if beside else {})
     for turn in range(rounds):
         for goal in (g for g in GOALS if only in g.name and not (g.once and turn > 0)):
-            for store in (s for s in goal.stores if s in logs):
+            for store, (which, program) in product((s for s in goal.stores if s in logs), programs.items()):
                 with tempfile.TemporaryDirectory(prefix="aif.") as folder, logs[store](Path(folder)) as log:
-                    runs.setdefault((goal.name, store), []).append(run(log, goal.arguments))
+                    runs.setdefault((goal.name, store + which), []).append(run(program, log, goal.arguments))
         print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
     if output is not None:
         values = [{"goal": goal, "store": store, "runs": found} for (goal, store), found in runs.items()]
-        output.write_text(json.dumps({"machine": where, "values": values}, indent=1) + "\n")
+        report.write(output, {"machine": where, "values": values})
     print(report.table(["", "store", "", "median", "all", ""], rows(runs)))
 
 
@@ -139,7 +142,7 @@ def rows(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[list[str]]:
                         unit.get(name, name),
                         cells[0],
                         " ".join(cells[1:]),
-                        verdict(goal, name, store, middle),
+                        verdict(goal, name, store.partition(",")[0], middle),
                     ]
                 )
     return lines
@@ -159,6 +162,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each is run (3)")
     parser.add_argument("--only", default="", metavar="TEXT", help="the goals with this in their name")
+    parser.add_argument(
+        "--beside", metavar="PROGRAM", help="bench_broker of another commit, which takes turns with ours"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
     given = parser.parse_args()
-    main(given.rounds, given.only, given.output)
+    main(given.rounds, given.only, given.beside, given.output)

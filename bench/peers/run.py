@@ -183,7 +183,7 @@ def main(quick: bool, rounds: int, only: str, output: Path | None) -> None:
             "durable": {k.name: k.durable for k in kinds},
             "values": summary(values),
         }
-        output.write_text(json.dumps(content, indent=1) + "\n")
+        report.write(output, content)
     print(report.table(["median; latency p50 / p99", *values], rows(values)))
 
 

@@ -3,9 +3,8 @@
 #include "base/clock.h"
 #include "base/guard.h"
 
-/* A call ended with err: is it to be made again?  The wait for a lock begins
- * when our turn has come.  *until: 0 at first. */
-static bool
+/* The wait for a lock begins when our turn has come. */
+bool
 call_again(aif_err err, const aif_error *e, int64_t *until)
 {
     const int64_t now = aif_now_ms();

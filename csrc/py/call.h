@@ -10,9 +10,12 @@
 
 typedef aif_err core_call(void *core, void *about, aif_error *e);
 
-/* Call f with what self holds.  It is called again where it gave up a wait for
- * others with nothing done (e->busy), until it has waited for a lock as long
- * as the stores do, or the handler of a signal has raised.  0, or -1 and an
+/* A call ended with err: is it to be made again?  It is where it gave up a wait
+ * for others with nothing done (e->busy), until it has waited for a lock as
+ * long as the stores do, or the handler of a signal has raised.  *until: 0 at
+ * first. */
+bool call_again(aif_err err, const aif_error *e, int64_t *until);
+/* Call f with what self holds, again where call_again says so.  0, or -1 and an
  * exception. */
 int call_core(PyObject *self, core_call *f, void *about);
 

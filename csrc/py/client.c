@@ -91,7 +91,9 @@ typedef struct {
     aif_query *q;
     size_t max;
     uint64_t ms;
-    aif_str text; /* a producer, or a hint's */
+    aif_str text; /* a producer, or a hint's; a namespace */
+    aif_cursor cursor;
+    uint64_t log_id;
     int timeout_ms;
     uint64_t n;
     bool more;
@@ -116,6 +118,10 @@ CLIENT_CALL(sequence, a->text, &a->n, a->timeout_ms)
 CLIENT_CALL(head, &a->n, a->timeout_ms)
 CLIENT_CALL(status, &a->bytes, a->timeout_ms)
 CLIENT_CALL(hint, a->text)
+CLIENT_CALL(take, &a->cursor, &a->log_id, a->timeout_ms)
+CLIENT_CALL(move, &a->cursor, a->log_id, a->timeout_ms)
+CLIENT_CALL(forget, &a->cursor, &a->n, a->timeout_ms)
+CLIENT_CALL(cursors, a->text, &a->bytes, a->timeout_ms)
 
 static PyObject *
 ask_number(PyObject *self, core_call *f, asking *a)
@@ -370,6 +376,126 @@ Client_hint(PyObject *self, PyObject *text)
     Py_RETURN_NONE;
 }
 
+/* namespace and name, which all that is about one cursor begins with. */
+static int
+to_cursor(PyObject *ns, PyObject *name, asking *about)
+{
+    return to_str(ns, "namespace", &about->cursor.ns) < 0
+               ? -1
+               : to_str(name, "name", &about->cursor.name);
+}
+
+PyDoc_STRVAR(
+    take__doc__,
+    "take($self, /, namespace, name, holder, after, timeout_ms)\n--\n\n"
+    "(offset, log_id): where the cursor of that name is, which is holder's "
+    "from now\non.\n\n"
+    "after: where a new one begins; None: behind the newest event.  holder: a "
+    "random "
+    "number; the\nsame call may be made again.");
+
+static PyObject *
+Client_take(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    static const char *const names[] = {"namespace", "name",       "holder",
+                                        "after",     "timeout_ms", NULL};
+    PyObject *a[5];
+    asking about = {.cursor.offset = AIF_AFTER_NOW};
+
+    if (bind_args("take", names, 5, &(call_args){args, nargs, kwnames}, a) <
+            0 ||
+        to_cursor(a[0], a[1], &about) < 0 ||
+        to_u64(a[2], "holder", &about.cursor.holder) < 0 ||
+        (a[3] != Py_None && to_u64(a[3], "after", &about.cursor.offset) < 0) ||
+        to_ms(a[4], "timeout_ms", &about.timeout_ms) < 0 ||
+        call_core(self, client_take, &about) < 0) {
+        return NULL;
+    }
+    return Py_BuildValue("(KK)", (unsigned long long)about.cursor.offset,
+                         (unsigned long long)about.log_id);
+}
+
+PyDoc_STRVAR(
+    move__doc__,
+    "move($self, /, namespace, name, holder, offset, log_id, timeout_ms)\n"
+    "--\n\n"
+    "Move a cursor on to offset, never back.\n\n"
+    "ConflictError: it is another's by now, or was deleted; ReplacedError: "
+    "the log is\nnot the one of that id any more.");
+
+static PyObject *
+Client_move(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    static const char *const names[] = {
+        "namespace", "name", "holder", "offset", "log_id", "timeout_ms", NULL};
+    PyObject *a[6];
+    asking about = {0};
+
+    if (bind_args("move", names, 6, &(call_args){args, nargs, kwnames}, a) <
+            0 ||
+        to_cursor(a[0], a[1], &about) < 0 ||
+        to_u64(a[2], "holder", &about.cursor.holder) < 0 ||
+        to_u64(a[3], "offset", &about.cursor.offset) < 0 ||
+        to_u64(a[4], "log_id", &about.log_id) < 0 ||
+        to_ms(a[5], "timeout_ms", &about.timeout_ms) < 0 ||
+        call_core(self, client_move, &about) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(forget__doc__,
+             "forget($self, /, namespace, name, timeout_ms)\n--\n\n"
+             "Delete a cursor; 1, or 0: there was none.");
+
+static PyObject *
+Client_forget(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames)
+{
+    static const char *const names[] = {"namespace", "name", "timeout_ms",
+                                        NULL};
+    PyObject *a[3];
+    asking about = {0};
+
+    if (bind_args("forget", names, 3, &(call_args){args, nargs, kwnames}, a) <
+            0 ||
+        to_cursor(a[0], a[1], &about) < 0 ||
+        to_ms(a[2], "timeout_ms", &about.timeout_ms) < 0) {
+        return NULL;
+    }
+    return ask_number(self, client_forget, &about);
+}
+
+PyDoc_STRVAR(
+    cursors__doc__,
+    "cursors($self, /, namespace, timeout_ms)\n--\n\n"
+    "Those of the namespaces that namespace means: (namespace, name, offset, "
+    "ms since\nthe epoch when it was taken or moved last).");
+
+static PyObject *
+Client_cursors(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    static const char *const names[] = {"namespace", "timeout_ms", NULL};
+    PyObject *a[2];
+    PyObject *rows = NULL;
+    asking about = {0};
+
+    if (bind_args("cursors", names, 2, &(call_args){args, nargs, kwnames}, a) <
+            0 ||
+        to_str(a[0], "namespace", &about.text) < 0 ||
+        to_ms(a[1], "timeout_ms", &about.timeout_ms) < 0) {
+        return NULL;
+    }
+    if (call_core(self, client_cursors, &about) == 0) {
+        rows = from_cursors(&about.bytes);
+    }
+    aif_buf_fini(&about.bytes);
+    return rows;
+}
+
 static PyMethodDef Client_methods[] = {
     {"publish", METHOD(Client_publish), FAST, publish__doc__},
     {"list", METHOD(Client_list), FAST, list__doc__},
@@ -381,6 +507,10 @@ static PyMethodDef Client_methods[] = {
     {"status", METHOD(Client_status), FAST, status__doc__},
     {"head", METHOD(Client_head), FAST, head__doc__},
     {"hint", Client_hint, METH_O, hint__doc__},
+    {"take", METHOD(Client_take), FAST, take__doc__},
+    {"move", METHOD(Client_move), FAST, move__doc__},
+    {"forget", METHOD(Client_forget), FAST, forget__doc__},
+    {"cursors", METHOD(Client_cursors), FAST, cursors__doc__},
     HANDLE_METHODS,
     {NULL, NULL, 0, NULL},
 };
@@ -390,23 +520,9 @@ PyDoc_STRVAR(Client__doc__,
              "One end of a connection to the broker at uri, which may come "
              "later.\n\ncurve: (server, public, secret), keys for tcp.");
 
-static PyType_Slot Client_slots[] = {
-    {Py_tp_new, Client_new},
-    {Py_tp_dealloc, handle_dealloc},
-    {Py_tp_methods, Client_methods},
-    {Py_tp_doc, (void *)Client__doc__},
-    {0, NULL},
-};
-
-static PyType_Spec Client_spec = {
-    .name = "aiflow_ext._core.Client",
-    .basicsize = sizeof(handle),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Client_slots,
-};
-
 int
 client_init(PyObject *module, module_state *st)
 {
-    return type_init(module, &Client_spec, &st->Client_type);
+    return handle_init(module, "aiflow_ext._core.Client", Client_new,
+                       Client_methods, Client__doc__, &st->Client_type);
 }

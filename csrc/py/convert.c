@@ -49,66 +49,24 @@ to_int(PyObject *o, const char *what, long long min, long long max,
     return 0;
 }
 
+#define TO_INT(name, type, min, max)                                          \
+    int name(PyObject *o, const char *what, type *out)                        \
+    {                                                                         \
+        long long v;                                                          \
+                                                                              \
+        if (to_int(o, what, min, max, &v) < 0) {                              \
+            return -1;                                                        \
+        }                                                                     \
+        *out = (type)v;                                                       \
+        return 0;                                                             \
+    }
+
 /* Offsets and sequences: half of the range, as the databases have it. */
-int
-to_u64(PyObject *o, const char *what, uint64_t *out)
-{
-    long long v;
-
-    if (to_int(o, what, 0, INT64_MAX, &v) < 0) {
-        return -1;
-    }
-    *out = (uint64_t)v;
-    return 0;
-}
-
-int
-to_u32(PyObject *o, const char *what, uint32_t *out)
-{
-    long long v;
-
-    if (to_int(o, what, 0, UINT32_MAX, &v) < 0) {
-        return -1;
-    }
-    *out = (uint32_t)v;
-    return 0;
-}
-
-int
-to_i64(PyObject *o, const char *what, int64_t *out)
-{
-    long long v;
-
-    if (to_int(o, what, INT64_MIN, INT64_MAX, &v) < 0) {
-        return -1;
-    }
-    *out = v;
-    return 0;
-}
-
-int
-to_size(PyObject *o, const char *what, size_t *out)
-{
-    long long v;
-
-    if (to_int(o, what, 0, PY_SSIZE_T_MAX, &v) < 0) {
-        return -1;
-    }
-    *out = (size_t)v;
-    return 0;
-}
-
-int
-to_ms(PyObject *o, const char *what, int *out)
-{
-    long long v;
-
-    if (to_int(o, what, 0, INT_MAX, &v) < 0) {
-        return -1;
-    }
-    *out = (int)v;
-    return 0;
-}
+TO_INT(to_u64, uint64_t, 0, INT64_MAX)
+TO_INT(to_u32, uint32_t, 0, UINT32_MAX)
+TO_INT(to_i64, int64_t, INT64_MIN, INT64_MAX)
+TO_INT(to_size, size_t, 0, PY_SSIZE_T_MAX)
+TO_INT(to_ms, int, 0, INT_MAX)
 
 int
 to_bool(PyObject *o, const char *what, bool *out)

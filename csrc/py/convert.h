@@ -83,6 +83,8 @@ PyObject *from_str(aif_str s);
 PyObject *from_counts(const aif_buf *counts);
 /* [(text, number, number)] of what aif_log_purged gives. */
 PyObject *from_purged(const aif_buf *rows);
+/* [(text, text, number, number)] of what aif_log_cursors gives. */
+PyObject *from_cursors(const aif_buf *rows);
 PyObject *from_offsets(const uint64_t *offsets, size_t n);
 PyObject *from_batch(module_state *st, const aif_batch *b);
 

@@ -6,7 +6,7 @@ static const char *const names[AIF_ERR_COUNT] = {
     [AIF_ECORRUPT] = "CorruptError",     [AIF_EPROTO] = "ProtocolError",
     [AIF_ECLOSED] = "ClosedError",       [AIF_EFORKED] = "ForkError",
     [AIF_ERETENTION] = "RetentionError", [AIF_EDENIED] = "AccessError",
-    [AIF_EMFILE] = "DescriptorError",
+    [AIF_EMFILE] = "DescriptorError",    [AIF_EREPLACED] = "ReplacedError",
 };
 
 int

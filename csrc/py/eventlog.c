@@ -19,20 +19,17 @@ EventLog_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     aif_error e;
     aif_err err;
     aif_log *log;
+    int64_t until = 0;
 
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s:EventLog", names,
                                      &uri)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    err = aif_log_open(uri, &log, &e);
-    if (err == AIF_OK) {
-        err = aif_log_hurry(log, &e);
-        if (err != AIF_OK) {
-            aif_log_free(log);
-        }
-    }
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        err = aif_log_open_hurried(uri, &log, &e);
+        Py_END_ALLOW_THREADS
+    } while (call_again(err, &e, &until));
     if (err != AIF_OK) {
         return raise_error(PyType_GetModuleState(type), &e);
     }
@@ -120,6 +117,8 @@ typedef struct {
     int64_t ms;
     uint64_t limit; /* an offset or a number of events */
     uint64_t n;     /* the answer: the same */
+    uint64_t log_id;
+    aif_cursor cursor;
     aif_batch batch;
     aif_buf bytes;
 } asking;
@@ -141,6 +140,18 @@ LOG_CALL(at, a->ms, &a->n)
 LOG_CALL(purge, a->text, a->limit, a->max, &a->n)
 LOG_CALL(keep, a->text, a->limit, &a->n)
 LOG_CALL(purged, &a->bytes)
+LOG_CALL(cursors, &a->bytes)
+
+static aif_err
+log_forget(void *log, void *about, aif_error *e)
+{
+    asking *a = about;
+    bool was;
+    aif_err err = aif_log_forget(log, &a->cursor, &was, e);
+
+    a->n = was;
+    return err;
+}
 
 static aif_err
 log_head(void *log, void *about, aif_error *e)
@@ -150,6 +161,7 @@ log_head(void *log, void *about, aif_error *e)
     aif_err err = aif_log_head(log, &head, e);
 
     a->n = head.offset;
+    a->log_id = head.log_id;
     return err;
 }
 
@@ -291,6 +303,22 @@ EventLog_head(PyObject *self, PyObject *Py_UNUSED(ignored))
     return ask_number(self, log_head, &(asking){0});
 }
 
+PyDoc_STRVAR(head_and_id__doc__,
+             "head_and_id($self, /)\n--\n\n"
+             "(newest offset, the log's id): another id is another log, in "
+             "which offsets mean\nother events.");
+
+static PyObject *
+EventLog_head_and_id(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    asking a = {0};
+
+    return call_core(self, log_head, &a) < 0
+               ? NULL
+               : Py_BuildValue("(KK)", (unsigned long long)a.n,
+                               (unsigned long long)a.log_id);
+}
+
 PyDoc_STRVAR(at__doc__,
              "at($self, ms, /)\n--\n\n"
              "The newest offset whose event was created before ms since the "
@@ -369,6 +397,47 @@ EventLog_purged(PyObject *self, PyObject *Py_UNUSED(ignored))
     return rows;
 }
 
+PyDoc_STRVAR(cursors__doc__,
+             "cursors($self, /)\n--\n\n"
+             "All cursors: (namespace, name, offset, ms since the epoch when "
+             "it was taken or\nmoved last).");
+
+static PyObject *
+EventLog_cursors(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *rows = NULL;
+    asking a = {0};
+
+    if (call_core(self, log_cursors, &a) == 0) {
+        rows = from_cursors(&a.bytes);
+    }
+    aif_buf_fini(&a.bytes);
+    return rows;
+}
+
+PyDoc_STRVAR(forget__doc__,
+             "forget($self, /, namespace, name, moved_ms)\n--\n\n"
+             "Delete a cursor, unless it was taken or moved after moved_ms, "
+             "in ms since the\nepoch; 1, or 0: there was none such.");
+
+static PyObject *
+EventLog_forget(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames)
+{
+    static const char *const names[] = {"namespace", "name", "moved_ms", NULL};
+    PyObject *a[3];
+    asking p = {0};
+
+    if (bind_args("forget", names, 3, &(call_args){args, nargs, kwnames}, a) <
+            0 ||
+        to_str(a[0], "namespace", &p.cursor.ns) < 0 ||
+        to_str(a[1], "name", &p.cursor.name) < 0 ||
+        to_i64(a[2], "moved_ms", &p.cursor.moved_ms) < 0) {
+        return NULL;
+    }
+    return ask_number(self, log_forget, &p);
+}
+
 static PyMethodDef EventLog_methods[] = {
     {"append", METHOD(EventLog_append), FAST, append__doc__},
     {"read", METHOD(EventLog_read), FAST, read__doc__},
@@ -377,10 +446,13 @@ static PyMethodDef EventLog_methods[] = {
     {"senders", METHOD(EventLog_senders), FAST, senders__doc__},
     {"sequence", EventLog_sequence, METH_O, sequence__doc__},
     {"head", EventLog_head, METH_NOARGS, head__doc__},
+    {"head_and_id", EventLog_head_and_id, METH_NOARGS, head_and_id__doc__},
     {"at", EventLog_at, METH_O, at__doc__},
     {"purge", METHOD(EventLog_purge), FAST, purge__doc__},
     {"keep", METHOD(EventLog_keep), FAST, keep__doc__},
     {"purged", EventLog_purged, METH_NOARGS, purged__doc__},
+    {"cursors", EventLog_cursors, METH_NOARGS, cursors__doc__},
+    {"forget", METHOD(EventLog_forget), FAST, forget__doc__},
     HANDLE_METHODS,
     {NULL, NULL, 0, NULL},
 };
@@ -391,23 +463,9 @@ PyDoc_STRVAR(EventLog__doc__,
              "uri: \"mem:\", \"sqlite:PATH\", \"postgresql://...\" or "
              "\"mysql://...\".");
 
-static PyType_Slot EventLog_slots[] = {
-    {Py_tp_new, EventLog_new},
-    {Py_tp_dealloc, handle_dealloc},
-    {Py_tp_methods, EventLog_methods},
-    {Py_tp_doc, (void *)EventLog__doc__},
-    {0, NULL},
-};
-
-static PyType_Spec EventLog_spec = {
-    .name = "aiflow_ext._core.EventLog",
-    .basicsize = sizeof(handle),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = EventLog_slots,
-};
-
 int
 eventlog_init(PyObject *module, module_state *st)
 {
-    return type_init(module, &EventLog_spec, &st->EventLog_type);
+    return handle_init(module, "aiflow_ext._core.EventLog", EventLog_new,
+                       EventLog_methods, EventLog__doc__, &st->EventLog_type);
 }

@@ -136,3 +136,24 @@ type_init(PyObject *module, PyType_Spec *spec, PyTypeObject **slot)
     *slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
     return *slot == NULL ? -1 : PyModule_AddType(module, *slot);
 }
+
+int
+handle_init(PyObject *module, const char *name, newfunc make,
+            PyMethodDef *methods, const char *doc, PyTypeObject **slot)
+{
+    PyType_Slot slots[] = {
+        {Py_tp_new, make},
+        {Py_tp_dealloc, handle_dealloc},
+        {Py_tp_methods, methods},
+        {Py_tp_doc, (void *)doc},
+        {0, NULL},
+    };
+    PyType_Spec spec = {
+        .name = name,
+        .basicsize = sizeof(handle),
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+        .slots = slots,
+    };
+
+    return type_init(module, &spec, slot);
+}

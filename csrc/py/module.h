@@ -44,6 +44,9 @@ typedef struct {
     pid_t owner;
 } handle;
 
+/* A type whose objects are handles, and nothing besides. */
+int handle_init(PyObject *module, const char *name, newfunc make,
+                PyMethodDef *methods, const char *doc, PyTypeObject **slot);
 /* A new instance of type around core; on failure core is dropped. */
 PyObject *handle_new(PyTypeObject *type, void *core, void (*drop)(void *));
 /* What self holds, for one call of the core; NULL and an exception when it

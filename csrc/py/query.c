@@ -108,14 +108,35 @@ purged_next(aif_reader *in)
                          (unsigned long long)n);
 }
 
-PyObject *
-from_purged(const aif_buf *rows)
+static PyObject *
+cursors_next(aif_reader *in)
+{
+    uint64_t offset = 0;
+    uint64_t moved = 0;
+    aif_str ns;
+    aif_str name;
+    aif_error e;
+
+    if (aif_read_str(in, AIF_NAME_MAX + 1, &ns, &e) != AIF_OK ||
+        aif_read_str(in, AIF_NAME_MAX, &name, &e) != AIF_OK ||
+        aif_read_u64(in, &offset, &e) != AIF_OK ||
+        aif_read_u64(in, &moved, &e) != AIF_OK) {
+        PyErr_SetString(PyExc_ValueError, e.text);
+        return NULL;
+    }
+    return Py_BuildValue("(NNKK)", from_str(ns), from_str(name),
+                         (unsigned long long)offset,
+                         (unsigned long long)moved);
+}
+
+static PyObject *
+from_rows(const aif_buf *rows, PyObject *(*next)(aif_reader *))
 {
     PyObject *list = PyList_New(0);
     aif_reader in = {rows->p, rows->n};
 
     while (list != NULL && in.n > 0) {
-        PyObject *row = purged_next(&in);
+        PyObject *row = next(&in);
 
         if (row == NULL || PyList_Append(list, row) < 0) {
             Py_CLEAR(list);
@@ -123,4 +144,16 @@ from_purged(const aif_buf *rows)
         Py_XDECREF(row);
     }
     return list;
+}
+
+PyObject *
+from_purged(const aif_buf *rows)
+{
+    return from_rows(rows, purged_next);
+}
+
+PyObject *
+from_cursors(const aif_buf *rows)
+{
+    return from_rows(rows, cursors_next);
 }

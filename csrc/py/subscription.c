@@ -39,10 +39,10 @@ Subscription_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 /* A call about a stream, and its answer. */
 typedef struct {
     patterns patterns;
-    uint64_t after;
+    aif_place after;
     int timeout_ms;
     uint64_t stream;
-    uint64_t cursor;
+    aif_place cursor;
 } about_stream;
 
 static aif_err
@@ -72,9 +72,11 @@ sub_cursor(void *sub, void *about, aif_error *e)
 
 PyDoc_STRVAR(
     add__doc__,
-    "add($self, /, patterns, after, timeout_ms)\n--\n\n"
+    "add($self, /, patterns, after, timeout_ms, log_id=0)\n--\n\n"
     "A new stream of the events beyond offset after (None: new ones) that a "
     "pattern\nmatches: its number.\n\n"
+    "Where the log has another id than log_id (0: not known), the offset "
+    "means nothing\nthere, and it is a ReplacedError.\n\n"
     "Waits for the broker's answer; a thread that is in next() is waited "
     "for.");
 
@@ -83,14 +85,15 @@ Subscription_add(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                  PyObject *kwnames)
 {
     static const char *const names[] = {"patterns", "after", "timeout_ms",
-                                        NULL};
-    PyObject *v[3];
+                                        "log_id", NULL};
+    PyObject *v[4];
     PyObject *stream = NULL;
-    about_stream a = {.after = AIF_AFTER_NOW};
+    about_stream a = {.after = {.offset = AIF_AFTER_NOW}};
 
     if (bind_args("add", names, 3, &(call_args){args, nargs, kwnames}, v) <
             0 ||
-        (v[1] != Py_None && to_u64(v[1], "after", &a.after) < 0) ||
+        (v[1] != Py_None && to_u64(v[1], "after", &a.after.offset) < 0) ||
+        (v[3] != NULL && to_u64(v[3], "log_id", &a.after.log_id) < 0) ||
         to_ms(v[2], "timeout_ms", &a.timeout_ms) < 0 ||
         to_patterns(v[0], &a.patterns) < 0) {
         return NULL;
@@ -313,7 +316,22 @@ Subscription_cursor(PyObject *self, PyObject *number)
         call_core(self, sub_cursor, &a) < 0) {
         return NULL;
     }
-    return PyLong_FromUnsignedLongLong(a.cursor);
+    return PyLong_FromUnsignedLongLong(a.cursor.offset);
+}
+
+PyDoc_STRVAR(log_id__doc__, "log_id($self, stream, /)\n--\n\n"
+                            "The id of the log that has the stream's cursor.");
+
+static PyObject *
+Subscription_log_id(PyObject *self, PyObject *number)
+{
+    about_stream a = {0};
+
+    if (to_u64(number, "stream", &a.stream) < 0 ||
+        call_core(self, sub_cursor, &a) < 0) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(a.cursor.log_id);
 }
 
 static PyMethodDef Subscription_methods[] = {
@@ -322,6 +340,7 @@ static PyMethodDef Subscription_methods[] = {
     {"next", METHOD(Subscription_next), FAST, next__doc__},
     {"skip", Subscription_skip, METH_NOARGS, skip__doc__},
     {"cursor", Subscription_cursor, METH_O, cursor__doc__},
+    {"log_id", Subscription_log_id, METH_O, log_id__doc__},
     {"fileno", Subscription_fileno, METH_NOARGS, fileno__doc__},
     HANDLE_METHODS,
     {NULL, NULL, 0, NULL},
@@ -332,23 +351,10 @@ PyDoc_STRVAR(Subscription__doc__,
              "A connection for streams of events; one of several brokers at "
              "uri may come\nlater.");
 
-static PyType_Slot Subscription_slots[] = {
-    {Py_tp_new, Subscription_new},
-    {Py_tp_dealloc, handle_dealloc},
-    {Py_tp_methods, Subscription_methods},
-    {Py_tp_doc, (void *)Subscription__doc__},
-    {0, NULL},
-};
-
-static PyType_Spec Subscription_spec = {
-    .name = "aiflow_ext._core.Subscription",
-    .basicsize = sizeof(handle),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Subscription_slots,
-};
-
 int
 subscription_init(PyObject *module, module_state *st)
 {
-    return type_init(module, &Subscription_spec, &st->Subscription_type);
+    return handle_init(module, "aiflow_ext._core.Subscription",
+                       Subscription_new, Subscription_methods,
+                       Subscription__doc__, &st->Subscription_type);
 }

@@ -144,23 +144,9 @@ PyDoc_STRVAR(Watch__doc__,
              "Watch(uri, channel)\n--\n\n"
              "Hints that somebody committed to the database at uri.");
 
-static PyType_Slot Watch_slots[] = {
-    {Py_tp_new, Watch_new},
-    {Py_tp_dealloc, handle_dealloc},
-    {Py_tp_methods, Watch_methods},
-    {Py_tp_doc, (void *)Watch__doc__},
-    {0, NULL},
-};
-
-static PyType_Spec Watch_spec = {
-    .name = "aiflow_ext._core.Watch",
-    .basicsize = sizeof(handle),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = Watch_slots,
-};
-
 int
 watch_init(PyObject *module, module_state *st)
 {
-    return type_init(module, &Watch_spec, &st->Watch_type);
+    return handle_init(module, "aiflow_ext._core.Watch", Watch_new,
+                       Watch_methods, Watch__doc__, &st->Watch_type);
 }

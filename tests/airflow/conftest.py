@@ -7,4 +7,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from airflows import deploy, server  # noqa: F401
+from airflows import deploy, firsts, server  # noqa: F401

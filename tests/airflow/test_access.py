@@ -62,7 +62,7 @@ assert found.payload["key"] == "k"
     "wake-ups by the api-server": """
 from aiflow_ext.provider.http import middleware
 
-assert middleware._client().head() == 0
+assert middleware._client("hints").head() == 0
 """,
     "HTTP on the api-server": """
 from aiflow_ext.provider.http.link import link

@@ -65,5 +65,5 @@ def test_demo_then_down(tmp_path: Path) -> None:
         assert states == ["success"]
     finally:
         ended = run_demo(home, "down")
-    assert ended.stdout == "ended: api-server, dag-processor, scheduler\n"
+    assert ended.stdout == "ended: tasks-server, api-server, dag-processor, scheduler\n"
     assert run_demo(home, "down").stdout == "nothing was running\n"

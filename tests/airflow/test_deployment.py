@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from airflows import DATABASES, Deploy
-from deployment import Deployment, sessions
+from airflows import DATABASES, Deploy, Deployment
+from deployment import sessions
 from rest import wait_until
 
 KILLED = """
@@ -37,7 +37,7 @@ def stock(request: pytest.FixtureRequest, deploy: Deploy) -> Deployment:
 
 def test_native_dag_runs(stock: Deployment) -> None:
     run_id = stock.run_dag("native")
-    assert set(stock.rest.states("native", run_id)) == {"numbers", "square[0]", "square[1]", "square[2]", "total"}
+    assert set(stock.states("native", run_id)) == {"numbers", "square[0]", "square[1]", "square[2]", "total"}
     value = stock.sql("SELECT value FROM xcom WHERE dag_id = 'native' AND task_id = 'total' AND run_id = ?", run_id)
     assert json.loads(value[0][0]) == 14 if isinstance(value[0][0], str) else value[0][0] == 14
 
@@ -47,16 +47,31 @@ def test_scheduler_killed_while_a_task_runs(stock: Deployment) -> None:
     stock.rest.unpause("gate")
     go = stock.home / "go"
     run_id = stock.rest.trigger("gate", {"file": str(go)})
-    stock.wait_until(lambda: stock.rest.states("gate", run_id).get("wait") == "running")
+    stock.wait_until(lambda: stock.states("gate", run_id).get("wait") == "running")
     killed = stock.pid("scheduler")
     stock.kill("scheduler", tree=False)
     go.touch()
-    stock.wait_until(lambda: stock.rest.states("gate", run_id)["wait"] == "success")
-    assert stock.rest.states("gate", run_id)["after"] is None
+    stock.wait_until(lambda: stock.states("gate", run_id)["wait"] == "success")
+    assert stock.states("gate", run_id)["after"] is None
     assert sessions(killed)  # the workers, idle for ever
     stock.launch("scheduler")
     assert not sessions(killed)
     stock.wait_for_run("gate", run_id)
+
+
+def test_what_users_do_waits_for_no_tasks(stock: Deployment) -> None:
+    """On SQLite Airflow's api-server waits for itself, where it serves both (docs/troubleshooting.md)."""
+    stock.wait_for_dag("gate")
+    stock.rest.pause("gate")
+    (stock.home / "open").touch()
+    runs = [stock.rest.trigger("gate", {"file": str(stock.home / "open")}, f"many_{n}") for n in range(12)]
+    ended = "SELECT count(*) FROM dag_run WHERE run_id LIKE ? AND state = 'success'"
+
+    def all_ended() -> bool:
+        stock.rest.unpause("gate")  # raises, where the database was locked for 5 s
+        return bool(stock.sql(ended, "many_%")[0][0] == len(runs))
+
+    stock.wait_until(all_ended)
 
 
 def test_failure_shows_the_logs(stock: Deployment) -> None:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
+from airflows import Deployment
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from aiflow_ext import Event, EventClient
@@ -101,7 +101,7 @@ def test_statsd(airflow: Deployment) -> None:
     airflow.wait_until(lambda: airflow.log("scheduler").count("a rule fired") >= 2)
     lines = [json.loads(line) for line in airflow.log("scheduler").splitlines() if "a rule fired" in line]
     assert [(of["dag_id"], of["action"], of["offsets"]) for of in lines] == [("born", "start", [o]) for o in offsets]
-    assert {"run_id", "task_id", "rule", "before", "after"} <= lines[0].keys()
+    assert {"run_id", "task_id", "rule", "before", "after", "key", "type"} <= lines[0].keys()
 
 
 def test_opentelemetry(airflow: Deployment) -> None:

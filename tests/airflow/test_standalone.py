@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from airflows import Broker
-from deployment import Deployment, kill_session, sessions
+from airflows import Broker, Deployment
+from deployment import kill_session, sessions
 
 from aiflow_ext import Event, EventClient
 

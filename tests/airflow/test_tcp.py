@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import rest
-from airflows import DAGS, Broker
-from deployment import Deployment
+from airflows import DAGS, Broker, Deployment
 
 from aiflow_ext import Event, EventClient
 from aiflow_ext.cli import main
@@ -52,9 +51,10 @@ def test_a_run_over_tcp(airflow: Deployment, broker: Broker, tmp_path: Path) -> 
     run_id = airflow.rest.trigger("over_tcp")
 
     def states() -> dict[str, str | None]:
-        return airflow.rest.states("over_tcp", run_id)
+        return airflow.states("over_tcp", run_id)
 
-    going = {"learn": "running", "check": "success", "serve": "running", "tell": "success", "defer": "success"}
+    over = dict.fromkeys(("check", "tell", "defer", "started"), "success")
+    going = {"learn": "running", "serve": "running"} | over
     airflow.wait_until(lambda: states() == going, what="all but the stops")
 
     for key in (None, tmp_path / "gone.key", tmp_path / "team.key"):
@@ -69,11 +69,13 @@ def test_a_run_over_tcp(airflow: Deployment, broker: Broker, tmp_path: Path) -> 
 
     token = {"Authorization": f"Bearer {airflow.rest._token}"}
     assert rest.send("GET", f"{airflow.url}/aiflow/events/count?key=model", headers=token) == {"count": 2}
-    said = "SELECT task_id, value FROM xcom WHERE run_id = ? AND task_id <> 'tell' ORDER BY task_id"
-    assert [(task, json.loads(value)) for task, value in airflow.sql(said, run_id)] == [
-        ("defer", "from a shell"),
+    returned = "SELECT task_id, value FROM xcom WHERE run_id = ? AND key = 'return_value' ORDER BY task_id"
+    found = [(task, json.loads(value)) for task, value in airflow.sql(returned, run_id) if task != "tell"]
+    assert found == [
+        ("defer", ["from a shell"]),
         ("learn", "its subscription ended"),
         ("serve", "was asked"),
+        ("started", ["from a shell", "3"]),  # what started it outlives its own deferrals
     ]
     for name in airflow.names:
         assert "no wake-ups from the broker" not in airflow.log(name)

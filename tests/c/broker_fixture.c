@@ -1,5 +1,8 @@
 #include "broker_fixture.h"
 
+#include "broker/whole.h"
+#include "log/log.h"
+
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,7 +160,8 @@ sub_one(const char *uri, const aif_pattern *p, size_t n, uint64_t after,
     aif_err err = aif_sub_open(uri, NULL, hints, out, e);
 
     if (err == AIF_OK) {
-        err = aif_sub_add(*out, p, n, after, timeout_ms, &stream, e);
+        err = aif_sub_add(*out, p, n, (aif_place){.offset = after}, timeout_ms,
+                          &stream, e);
     }
     if (err != AIF_OK) {
         aif_sub_free(*out);
@@ -169,11 +173,11 @@ sub_one(const char *uri, const aif_pattern *p, size_t n, uint64_t after,
 uint64_t
 cursor_of(aif_sub *s)
 {
-    uint64_t cursor;
+    aif_place cursor;
     aif_error e;
 
     assert_int_equal(aif_sub_cursor(s, 1, &cursor, &e), AIF_OK);
-    return cursor;
+    return cursor.offset;
 }
 
 uint64_t
@@ -335,3 +339,16 @@ __tsan_default_options(void)
     return "die_after_fork=0";
 }
 #endif
+
+void
+append(aif_broker *b, uint64_t from, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        aif_event ev = numbered("p", from + i);
+        aif_error e;
+
+        assert_int_equal(aif_log_append(aif_head_log(&b->head), &ev, 1,
+                                        &b->head.newest, NULL, &e),
+                         AIF_OK);
+    }
+}

@@ -36,6 +36,8 @@ void unserve(served *s); /* stop and free */
 
 /* The event number i of a producer, as a client publishes it. */
 aif_event numbered(const char *producer, uint64_t i);
+/* n events right into the log of a broker that does not run. */
+void append(aif_broker *b, uint64_t from, size_t n);
 aif_client *client_at(const char *uri);
 /* All events beyond after, added to out. */
 void list_all(aif_client *c, uint64_t after, aif_batch *out);

@@ -20,6 +20,7 @@ store_contract(store_case *c)
     contract = c;
     return store_contract_one() + store_contract_ask() +
            store_contract_purge() + store_contract_faults() +
+           store_contract_id() + store_contract_cursor() +
            (c->sql == NULL
                 ? 0
                 : store_contract_many() + store_contract_purge_many());
@@ -222,8 +223,8 @@ contract_end_orphan(void)
     assert_int_equal(kill(orphan, SIGKILL), 0);
 }
 
-static void
-open_in_children(int n)
+void
+contract_open_in_children(int n)
 {
     int status;
     pid_t pid;
@@ -251,7 +252,8 @@ contract_converted(uint64_t first, int64_t newest)
     aif_head head;
     aif_log *log;
 
-    open_in_children(first == 1 ? 3 : 0); /* they race for it, or we do it */
+    contract_open_in_children(
+        first == 1 ? 3 : 0); /* they race for it, or we do it */
     log = open_again();
     assert_int_equal(aif_log_head(log, &head, &e), AIF_OK);
     assert_int_equal(head.offset, 5);

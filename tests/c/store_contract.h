@@ -31,13 +31,15 @@ typedef struct {
 /* The number of tests that failed. */
 int store_contract(store_case *c);
 
-/* Its parts: one handle; what it is asked; what is let go; faults; more
- * handles and processes. */
+/* Its parts: one handle; what it is asked; what is let go; faults; which log
+ * it is; cursors; more handles and processes. */
 int store_contract_one(void);
 int store_contract_ask(void);
 int store_contract_purge(void);
 int store_contract_purge_many(void);
 int store_contract_faults(void);
+int store_contract_id(void);
+int store_contract_cursor(void);
 int store_contract_many(void);
 /* For a store's own tests: make a log as version 1 made it, with the events
  * p/first... p/5, as contract_converted has them. */
@@ -76,6 +78,8 @@ uint64_t purge(aif_log *log, aif_str ns, uint64_t upto, size_t max);
 /* The rows, as "ns upto events;" each. */
 void assert_purged(aif_log *log, const char *want);
 uint64_t purged_of(aif_log *log);
+/* So many processes open the log at once, which must work. */
+void contract_open_in_children(int n);
 /* Read it, and forget it. */
 aif_err read_all(aif_log *log, const aif_query *q, aif_error *why);
 /* The offsets that a read gives, as "1 2 5", or "RETENTION, n kept". */
@@ -91,6 +95,10 @@ void contract_end_orphan(void);
 void contract_converted(uint64_t first, int64_t newest);
 /* count and head through a handle of its own. */
 void assert_stored(uint64_t n);
+
+/* A test of the contract with a log that is open. */
+#define OPEN(test)                                                            \
+    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 
 #define MATCHING(p, offset)                                                   \
     (&(const aif_query){.patterns = (p), .n = 1, .after = (offset)})

@@ -413,9 +413,6 @@ a_question_survives_every_oom(void **state)
     assert_in_range(n, 8, 200);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
-
 int
 store_contract_ask(void)
 {

@@ -511,8 +511,6 @@ a_child_forked_while_it_connects_has_no_connection(void **state)
     assert_int_equal(waitpid(forked, NULL, 0), forked);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 #define FRESH(test) cmocka_unit_test_setup(test, contract_fresh)
 
 int

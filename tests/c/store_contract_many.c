@@ -238,7 +238,9 @@ another_version_is_refused(void **state)
     contract->sql("DELETE FROM aiflow_log_head");
     assert_int_equal(aif_log_open(contract->uri, &log, &e), AIF_ECORRUPT);
     contract->sql("DROP TABLE aiflow_event");
-    contract->sql("INSERT INTO aiflow_log_head VALUES (1, 2, 0, 0, 0)");
+    contract->sql(
+        "INSERT INTO aiflow_log_head (id, version, \"offset\", purged,"
+        " create_time) VALUES (1, 2, 0, 0, 0)");
     assert_int_equal(aif_log_open(contract->uri, &log, &e), AIF_ECORRUPT);
     assert_non_null(strstr(e.text, "aiflow_event"));
 }
@@ -284,12 +286,12 @@ a_head_behind_its_events_is_said(void **state)
     assert_int_equal(
         aif_log_append(*state, events_of("p", 4, 1), 1, &offset, NULL, &e),
         AIF_ECORRUPT);
-    contract->sql("INSERT INTO aiflow_log_head VALUES (1, 2, 4, 0, 0)");
+    contract->sql(
+        "INSERT INTO aiflow_log_head (id, version, \"offset\", purged,"
+        " create_time) VALUES (1, 2, 4, 0, 0)");
     append_at(*state, events_of("p", 4, 1), 1, 5);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 #define FRESH(test) cmocka_unit_test_setup(test, contract_fresh)
 
 int

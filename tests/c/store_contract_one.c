@@ -373,9 +373,6 @@ a_pattern_looks_through_a_long_log(void **state)
     aif_batch_fini(&out);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
-
 int
 store_contract_one(void)
 {

@@ -368,9 +368,6 @@ purge_survives_every_oom(void **state)
     assert_in_range(n, 2, 100);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
-
 int
 store_contract_purge(void)
 {

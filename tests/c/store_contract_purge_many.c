@@ -319,8 +319,6 @@ only_a_purge_makes_holes(void **state)
     assert_int_equal(read_all(*state, AIF_BEYOND(1), &e), AIF_ECORRUPT);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 #define FRESH(test) cmocka_unit_test_setup(test, contract_fresh)
 
 int

@@ -5,6 +5,7 @@
 #include "broker/ask.h"
 #include "base/clock.h"
 
+#include <sqlite3.h>
 #include <string.h>
 
 static const aif_pattern rare = {AIF_STR("*"), AIF_STR("rare"), AIF_STR("*"),
@@ -309,6 +310,64 @@ a_producers_sequence_is_asked(void **state)
     raw_close(&r);
 }
 
+static aif_frame
+cursor_frame(aif_kind kind, uint64_t from, uint64_t log_id, uint64_t holder)
+{
+    return (aif_frame){.kind = kind,
+                       .from = from,
+                       .to = log_id,
+                       .text = AIF_STR("c"),
+                       .holder = holder};
+}
+
+static void
+assert_refused(aif_frame f, aif_err code, const char *why)
+{
+    assert_int_equal(f.kind, AIF_K_ERROR);
+    assert_int_equal(f.code, code);
+    assert_non_null(memmem(f.text.p, f.text.n, why, strlen(why)));
+}
+
+static void
+a_cursor_is_taken_moved_and_deleted(void **state)
+{
+    served *s = *state;
+    uint64_t id;
+    aif_frame f;
+    raw r;
+
+    raw_open(&r, s->bind);
+    publish(&r, "p", 3);
+    f = ask(&r, cursor_frame(AIF_K_TAKE, AIF_AFTER_NOW, 0, 5), &rare);
+    assert_int_equal(f.kind, AIF_K_TAKEN);
+    assert_int_equal(f.to, 3);
+    id = f.from;
+    publish(&r, "q", 3);
+    f = ask(&r, cursor_frame(AIF_K_MOVE, 4, id, 5), &rare);
+    assert_int_equal(f.kind, AIF_K_TAKEN);
+    assert_int_equal(f.to, 4);
+    assert_refused(ask(&r, cursor_frame(AIF_K_MOVE, 4, id + 1, 5), &rare),
+                   AIF_EREPLACED, "the log was replaced by another one");
+    assert_refused(ask(&r, cursor_frame(AIF_K_MOVE, 7, id, 5), &rare),
+                   AIF_EREPLACED, "the log was replaced by an older copy");
+    assert_refused(ask(&r, cursor_frame(AIF_K_MOVE, 5, id, 6), &rare),
+                   AIF_ECONFLICT, "taken by another subscription");
+    assert_refused(ask(&r, cursor_frame(AIF_K_TAKE, 0, 0, 5), NULL),
+                   AIF_EPROTO, "too few patterns: 1 to 1 belong");
+    f = ask(&r, cursor_frame(AIF_K_TAKE, 0, 0, 6), &rare);
+    assert_int_equal(f.to, 4);
+    f = ask(&r, cursor_frame(AIF_K_CURSORS, 0, 0, 0), &everything);
+    assert_int_equal(f.kind, AIF_K_CURSORED);
+    assert_int_equal(f.tail.n, 4 + 1 + 4 + 1 + 8 + 8);
+    assert_int_equal(ask(&r, cursor_frame(AIF_K_FORGET, 0, 0, 0), &rare).to,
+                     1);
+    assert_int_equal(ask(&r, cursor_frame(AIF_K_FORGET, 0, 0, 0), &rare).to,
+                     0);
+    f = ask(&r, cursor_frame(AIF_K_CURSORS, 0, 0, 0), NULL);
+    assert_int_equal(f.tail.n, 0);
+    raw_close(&r);
+}
+
 /* What was let go is missed by who begins behind it, but not by who goes on
  * with the next page, nor by who begins with the oldest. */
 static void
@@ -352,6 +411,36 @@ what_was_let_go_is_missed_once(void **state)
     raw_close(&r);
 }
 
+/* Whoever is the first to come back to an older copy of the log is told, too,
+ * although what it names is the id of both. */
+static void
+who_finds_that_the_log_is_an_older_copy_is_told(void **state)
+{
+    static const char older[] =
+        "DELETE FROM aiflow_event WHERE \"offset\" > 2;"
+        "UPDATE aiflow_log_head SET \"offset\" = 2";
+    served *s = *state;
+    aif_frame again = {.kind = AIF_K_SUBSCRIBE, .from = 2, .max = 1000};
+    aif_error e;
+    aif_head head;
+    aif_log *log;
+    sqlite3 *db;
+    raw r;
+
+    raw_open(&r, s->bind);
+    publish(&r, "p", 5);
+    assert_int_equal(aif_log_open(s->log, &log, &e), AIF_OK);
+    assert_int_equal(aif_log_head(log, &head, &e), AIF_OK);
+    aif_log_free(log);
+    assert_int_equal(sqlite3_open(s->log + strlen("sqlite:"), &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, older, NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    again.to = head.log_id;
+    assert_refused(ask(&r, again, &everything), AIF_EREPLACED,
+                   "the log was replaced by");
+    raw_close(&r);
+}
+
 static void
 too_many_patterns_are_the_peers_fault(void **state)
 {
@@ -386,7 +475,9 @@ main(void)
         SERVED(senders_are_counted_in_parts, mem),
         SERVED(a_time_is_an_offset_but_none_in_the_future, sqlite),
         SERVED(a_producers_sequence_is_asked, sqlite),
+        SERVED(a_cursor_is_taken_moved_and_deleted, sqlite),
         SERVED(what_was_let_go_is_missed_once, sqlite),
+        SERVED(who_finds_that_the_log_is_an_older_copy_is_told, sqlite),
         SERVED(too_many_patterns_are_the_peers_fault, mem),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -73,7 +73,7 @@ the_twenty_furthest_behind_are_shown(void **state)
     const char *text;
 
     assert_int_equal(aif_wire_put_pattern(&everything, &tail, &e), AIF_OK);
-    b->head.newest = 1000;
+    append(b, 1, 1000);
     for (uint64_t i = 1; i <= 50; i++) {
         const aif_route to = {.n = 5, .p = {0, 1, 2, 3, (uint8_t)i}};
         const aif_frame f = {.kind = AIF_K_SUBSCRIBE,

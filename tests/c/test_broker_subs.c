@@ -147,19 +147,6 @@ a_connection_has_4096_patterns_to_compare(void **state)
     assert_int_equal(add_at(b, 0, 66, 0, &everything, 1, &e), AIF_OK);
 }
 
-static void
-append(aif_broker *b, uint64_t from, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        aif_event ev = numbered("p", from + i);
-        aif_error e;
-
-        assert_int_equal(aif_log_append(aif_head_log(&b->head), &ev, 1,
-                                        &b->head.newest, NULL, &e),
-                         AIF_OK);
-    }
-}
-
 /* Those behind are due at once; who was full, 5 ms after; who has no credit,
  * not before it says something. */
 static void
@@ -260,16 +247,68 @@ who_missed_events_is_dropped(void **state)
     aif_error e;
 
     append(b, 1, 9);
+    assert_int_equal(add(b, 1, 2, &e), AIF_OK);
+    assert_int_equal(add(b, 2, 2, &e), AIF_OK);
     assert_int_equal(aif_log_purge(aif_head_log(&b->head), AIF_STR("default"),
                                    5, 9, &gone, &e),
                      AIF_OK);
-    assert_int_equal(add(b, 1, 2, &e), AIF_OK);
-    assert_int_equal(add(b, 2, 2, &e), AIF_OK);
     b->subs.list[1]->patterns[0] = elsewhere;
     aif_subs_catch_up(&b->subs, 1000);
     assert_int_equal(b->subs.n, 1);
     assert_int_equal(b->subs.list[0]->id, 2);
     assert_int_equal(b->subs.list[0]->cursor, 9);
+}
+
+/* As a SUBSCRIBE that comes back: beyond an offset of the log log_id. */
+static aif_err
+resume(aif_broker *b, uint64_t id, uint64_t log_id, uint64_t after,
+       aif_error *e)
+{
+    aif_frame f = {.kind = AIF_K_SUBSCRIBE,
+                   .id = id,
+                   .from = after,
+                   .to = log_id,
+                   .max = 1000};
+    aif_buf tail = {0};
+    aif_err err;
+
+    assert_int_equal(aif_wire_put_pattern(&everything, &tail, e), AIF_OK);
+    f.tail = (aif_reader){tail.p, tail.n};
+    err = aif_subs_add(&b->subs, &here, &f, e);
+    aif_buf_fini(&tail);
+    return err;
+}
+
+/* Those who began in the old log are ended before they are sent a part of the
+ * new one; who began in the new one stays. */
+static void
+who_began_in_a_log_that_was_replaced_is_told(void **state)
+{
+    const aif_pattern elsewhere = {AIF_STR("elsewhere"), AIF_STR("*"),
+                                   AIF_STR("*"), AIF_STR("*"), AIF_STR("*")};
+    aif_broker *b = *state;
+    const uint64_t log_id = b->head.log_id;
+    aif_error e;
+
+    append(b, 1, 3);
+    assert_int_equal(add(b, 1, 1, &e), AIF_OK);
+    b->head.newest = 9; /* there were 9, and it went back to 3 */
+    assert_int_equal(add(b, 2, 2, &e), AIF_OK); /* looks */
+    assert_int_equal(b->subs.n, 2);
+    assert_int_equal(b->head.newest, 3);
+    assert_true(b->head.log_id != log_id);
+    b->subs.list[1]->patterns[0] = elsewhere; /* there is nobody to push to */
+    aif_subs_catch_up(&b->subs, aif_now_ms());
+    assert_int_equal(b->subs.n, 1);
+    assert_int_equal(b->subs.list[0]->id, 2);
+    assert_int_equal(b->subs.list[0]->cursor, 3);
+    assert_int_equal(aif_status_get(&b->status, AIF_N_REPLACED), 1);
+    assert_int_equal(resume(b, 3, log_id, 2, &e), AIF_EREPLACED);
+    assert_non_null(strstr(e.text, "saw first: offset 2 was reached"));
+    assert_int_equal(resume(b, 3, b->head.log_id, 4, &e), AIF_EREPLACED);
+    assert_non_null(strstr(e.text, "by an older copy: offset 4 was reached"));
+    assert_int_equal(resume(b, 3, b->head.log_id, 3, &e), AIF_OK);
+    assert_int_equal(resume(b, 4, log_id, 0, &e), AIF_OK); /* misses nothing */
 }
 
 /* Who began with the oldest that was kept misses nothing that was let go
@@ -376,6 +415,7 @@ main(void)
         OPEN(who_is_behind_is_due),
         OPEN(a_push_finds_who_wants_it_by_the_key),
         OPEN(who_missed_events_is_dropped),
+        OPEN(who_began_in_a_log_that_was_replaced_is_told),
         OPEN(who_is_behind_misses_what_goes_before_what_went),
         OPEN(who_begins_with_the_oldest_misses_what_goes_later),
         OPEN(who_is_gone_is_dropped_with_the_first_push),

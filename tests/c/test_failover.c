@@ -375,10 +375,10 @@ every_allocation_fails_once(void **state)
         fault_alloc_after(n);
         err = aif_sub_open(f->uris, NULL, false, &sub, &e);
         if (err == AIF_OK) {
-            err = aif_sub_add(sub, &a, 1, 0, SOON, &stream, &e);
+            err = aif_sub_add(sub, &a, 1, (aif_place){0}, SOON, &stream, &e);
         }
         if (err == AIF_OK) {
-            err = aif_sub_add(sub, &b, 1, 0, SOON, &stream, &e);
+            err = aif_sub_add(sub, &b, 1, (aif_place){0}, SOON, &stream, &e);
         }
         assert_true(err == AIF_ENOMEM ||
                     (err == AIF_OK && hear_both(sub, &e)));

@@ -149,7 +149,12 @@ publish(raw *r, uint64_t id, const char *producer, const char *const *ns,
 static void
 ask(raw *r, aif_kind kind, uint64_t id, const char *ns, uint8_t hints)
 {
-    aif_frame f = {.kind = kind, .id = id, .max = 1 << 20, .flag = hints};
+    aif_frame f = {.kind = kind,
+                   .id = id,
+                   .max = 1 << 20,
+                   .flag = hints,
+                   .text = AIF_STR("c"),
+                   .holder = 1};
     aif_pattern p = everything;
     aif_buf tail = {0};
     aif_error e;
@@ -189,9 +194,11 @@ a_key_publishes_where_it_may_all_or_nothing(void **state)
 static void
 a_key_reads_what_it_may(void **state)
 {
-    static const aif_kind kinds[] = {AIF_K_LIST, AIF_K_COUNT, AIF_K_SUBSCRIBE};
-    static const aif_kind answers[] = {AIF_K_LISTED, AIF_K_COUNTED,
-                                       AIF_K_SUBSCRIBED};
+    static const aif_kind kinds[] = {AIF_K_LIST, AIF_K_COUNT,  AIF_K_SUBSCRIBE,
+                                     AIF_K_TAKE, AIF_K_FORGET, AIF_K_CURSORS};
+    static const aif_kind answers[] = {AIF_K_LISTED,     AIF_K_COUNTED,
+                                       AIF_K_SUBSCRIBED, AIF_K_TAKEN,
+                                       AIF_K_COUNTED,    AIF_K_CURSORED};
     const gated *g = *state;
     raw r;
 
@@ -208,16 +215,16 @@ a_key_reads_what_it_may(void **state)
         ask(&r, kinds[i], 10 * i + 5, "b", 0); /* to publish is not to read */
         expect_denied(&r, 10 * i + 5, "key bob may not read namespace b");
     }
-    ask(&r, AIF_K_LIST, 40, NULL, 0);
-    expect_denied(&r, 40, "may not read all namespaces");
-    ask(&r, AIF_K_SUBSCRIBE, 41, "a", 1);
-    expect_denied(&r, 41, "may not listen for hints");
-    ask(&r, AIF_K_STATUS, 42, NULL, 0);
-    expect_denied(&r, 42, "may not ask for the status");
-    ask(&r, AIF_K_HEAD, 43, NULL, 0);
-    expect(&r, 43, AIF_K_HEADED);
-    ask(&r, AIF_K_PING, 44, NULL, 0);
-    expect(&r, 44, AIF_K_PONG);
+    ask(&r, AIF_K_LIST, 70, NULL, 0);
+    expect_denied(&r, 70, "may not read all namespaces");
+    ask(&r, AIF_K_SUBSCRIBE, 71, "a", 1);
+    expect_denied(&r, 71, "may not listen for hints");
+    ask(&r, AIF_K_STATUS, 72, NULL, 0);
+    expect_denied(&r, 72, "may not ask for the status");
+    ask(&r, AIF_K_HEAD, 73, NULL, 0);
+    expect(&r, 73, AIF_K_HEADED);
+    ask(&r, AIF_K_PING, 74, NULL, 0);
+    expect(&r, 74, AIF_K_PONG);
     raw_close(&r);
 }
 

@@ -50,6 +50,19 @@ an_unknown_scheme_is_said(void **state)
 }
 
 static void
+a_path_alone_is_told_its_scheme(void **state)
+{
+    aif_log *log;
+
+    (void)state;
+    assert_int_equal(aif_log_open("/tmp/x.db", &log, &e), AIF_EINVAL);
+    assert_string_equal(e.text,
+                        "'/tmp/x.db' is a path: write sqlite:/tmp/x.db");
+    assert_int_equal(aif_log_open("//u:pw@h/d", &log, &e), AIF_EINVAL);
+    assert_null(strstr(e.text, "pw"));
+}
+
+static void
 free_takes_null(void **state)
 {
     (void)state;
@@ -251,7 +264,7 @@ compare_apart(size_t apart)
     aif_head head;
 
     ops.read = counted_read;
-    assert_int_equal(ops.open("mem:", &store, &e), AIF_OK);
+    assert_int_equal(ops.open("mem:", false, &store, &e), AIF_OK);
     for (size_t i = 0; i < 100; i++) {
         uint64_t all[100];
 
@@ -284,21 +297,22 @@ to_compare_costs_40_rows_an_event_at_most(void **state)
     assert_int_equal(n_rows, 100);
 }
 
-#define OPEN(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define MEM(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_scheme_is_said),
+        cmocka_unit_test(a_path_alone_is_told_its_scheme),
         cmocka_unit_test(free_takes_null),
         cmocka_unit_test(to_compare_costs_40_rows_an_event_at_most),
         cmocka_unit_test(sequences_are_spread_whatever_their_steps),
-        OPEN(an_append_of_nothing_is_nothing),
-        OPEN(every_event_of_a_call_may_be_the_same),
-        OPEN(a_failed_read_leaves_the_batch),
-        OPEN(a_child_may_not_use_it),
-        OPEN(a_child_of_a_busy_process_is_refused_too),
+        MEM(an_append_of_nothing_is_nothing),
+        MEM(every_event_of_a_call_may_be_the_same),
+        MEM(a_failed_read_leaves_the_batch),
+        MEM(a_child_may_not_use_it),
+        MEM(a_child_of_a_busy_process_is_refused_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

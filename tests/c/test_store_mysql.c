@@ -5,6 +5,7 @@
 #include "fault_store.h"
 #include "log/log.h"
 #include "db/mysql.h"
+#include "db/mysql_load.h"
 #include "log/sql_store.h"
 #include "db/mysql_uri.h"
 #include "store_contract.h"
@@ -540,9 +541,6 @@ a_uri_that_is_none_is_refused(void **state)
     }
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
-
 /* Somebody takes connections there, and says nothing, as if its machine were
  * gone.  Only one came, however often the store was asked meanwhile. */
 static void
@@ -562,7 +560,8 @@ who_does_not_answer_is_not_waited_for_again(void **state)
     assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
     (void)snprintf(uri, sizeof uri, "mysql://x@127.0.0.1:%d/x",
                    ntohs(at.sin_port));
-    assert_int_equal(aif_mysql.open(uri, &s.db, &e), AIF_OK);
+    assert_int_equal(aif_mysql.open(uri, &s.sql->needs, false, &s.db, &e),
+                     AIF_OK);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(aif_sql_ready(&s, &e), AIF_ESTORE);
         assert_non_null(strstr(e.text, "connecting: "));

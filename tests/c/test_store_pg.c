@@ -254,9 +254,6 @@ a_killed_conversion_is_all_or_nothing(void **state)
     contract_converted(3, 9005);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
-
 /* Somebody takes connections there, and says nothing, as if its machine were
  * gone.  Only one came, however often the store was asked meanwhile. */
 static void
@@ -277,7 +274,8 @@ who_does_not_answer_is_not_waited_for_again(void **state)
     (void)snprintf(uri, sizeof uri,
                    "postgresql://127.0.0.1:%d/x?connect_timeout=2",
                    ntohs(at.sin_port));
-    assert_int_equal(aif_pg.open(uri, &s.db, &e), AIF_OK);
+    assert_int_equal(aif_pg.open(uri, &s.sql->needs, false, &s.db, &e),
+                     AIF_OK);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(aif_sql_ready(&s, &e), AIF_ESTORE);
         assert_non_null(strstr(e.text, "connecting: "));

@@ -379,8 +379,6 @@ a_killed_conversion_is_all_or_nothing(void **state)
     contract_converted(3, 9005);
 }
 
-#define OPEN(test)                                                            \
-    cmocka_unit_test_setup_teardown(test, contract_open, contract_close)
 #define FRESH(test)                                                           \
     cmocka_unit_test_setup_teardown(test, contract_fresh, contract_close)
 

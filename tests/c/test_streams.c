@@ -35,7 +35,8 @@ added(aif_sub *sub, const char *key, uint64_t after)
     uint64_t stream;
     aif_error e;
 
-    if (aif_sub_add(sub, &p, 1, after, SOON, &stream, &e) != AIF_OK) {
+    if (aif_sub_add(sub, &p, 1, (aif_place){.offset = after}, SOON, &stream,
+                    &e) != AIF_OK) {
         fail_msg("%s", e.text);
     }
     return stream;
@@ -109,7 +110,7 @@ each_hears_its_own_in_order(void **state)
     const served *s = *state;
     aif_client *c = client_at(s->bind);
     hearing h = hearing_all(opened(s));
-    uint64_t cursor;
+    aif_place cursor;
     aif_error e;
 
     assert_int_equal(stats_of(s).subscribers, KEYS);
@@ -119,7 +120,7 @@ each_hears_its_own_in_order(void **state)
     }
     for (uint64_t i = 1; i <= KEYS; i++) {
         assert_int_equal(aif_sub_cursor(h.sub, i, &cursor, &e), AIF_OK);
-        assert_true(cursor > N - KEYS);
+        assert_true(cursor.offset > N - KEYS);
     }
     aif_sub_free(h.sub);
     aif_client_free(c);
@@ -155,7 +156,7 @@ one_is_removed_and_the_others_hear_on(void **state)
     const served *s = *state;
     aif_client *c = client_at(s->bind);
     hearing h = hearing_all(opened(s));
-    uint64_t cursor;
+    aif_place cursor;
     aif_error e;
 
     publish_keys(c, 1, 10);
@@ -188,12 +189,14 @@ an_error_ends_its_stream_only(void **state)
     uint64_t stream;
     aif_error e;
 
-    assert_int_equal(aif_sub_add(h.sub, &p, 1, 77, SOON, &stream, &e),
+    assert_int_equal(aif_sub_add(h.sub, &p, 1, (aif_place){.offset = 77}, SOON,
+                                 &stream, &e),
                      AIF_EINVAL);
     assert_non_null(strstr(e.text, "offset 77 is beyond the newest one, 0"));
     assert_int_equal(stream, 0);
-    assert_int_equal(aif_sub_add(h.sub, &p, 0, 0, SOON, &stream, &e),
-                     AIF_EINVAL);
+    assert_int_equal(
+        aif_sub_add(h.sub, &p, 0, (aif_place){0}, SOON, &stream, &e),
+        AIF_EINVAL);
     publish_keys(c, 1, 20);
     while (h.heard < 20) {
         hear(&h, SOON);

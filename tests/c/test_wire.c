@@ -38,7 +38,8 @@ sample(aif_kind kind)
                        .flag = 1,
                        .code = AIF_ESTORE,
                        .sqlstate = AIF_STR("40001"),
-                       .text = AIF_STR("dag_1")};
+                       .text = AIF_STR("dag_1"),
+                       .holder = 44};
 }
 
 static void
@@ -93,10 +94,10 @@ every_kind_comes_back_as_it_went(void **state)
 static void
 the_bytes_are_those_of_the_document(void **state)
 {
-    static const uint8_t credit[] = {0xAF, 3, 7, 0, 5, 0, 0, 0, 0,  0, 0, 0,
+    static const uint8_t credit[] = {0xAF, 4, 7, 0, 5, 0, 0, 0, 0,  0, 0, 0,
                                      11,   0, 0, 0, 0, 0, 0, 0, 33, 0, 0, 0};
     static const uint8_t error[] = {
-        0xAF, 3, 0xFF, 0,   5,   0,   0,   0,   0, 0, 0, 0, 3,   5,
+        0xAF, 4, 0xFF, 0,   5,   0,   0,   0,   0, 0, 0, 0, 3,   5,
         0,    0, 0,    '4', '0', '0', '0', '1', 2, 0, 0, 0, 'n', 'o'};
     aif_frame f = sample(AIF_K_CREDIT);
     aif_buf out = {0};
@@ -194,7 +195,7 @@ bytes_after_the_end_are_refused(void **state)
 static void
 a_foreign_head_is_refused(void **state)
 {
-    uint8_t head[AIF_FRAME_HEAD] = {0xAF, 3, AIF_K_HEAD, 0, 3};
+    uint8_t head[AIF_FRAME_HEAD] = {0xAF, 4, AIF_K_HEAD, 0, 3};
     aif_frame f;
     aif_error e;
 
@@ -207,9 +208,9 @@ a_foreign_head_is_refused(void **state)
     head[0] = 0xAF;
     head[1] = 2;
     assert_string_equal(refused(head, sizeof head, &f),
-                        "protocol version 2: 3 is spoken here");
+                        "protocol version 2: 4 is spoken here");
     assert_int_equal(f.id, 3);
-    head[1] = 3;
+    head[1] = 4;
     head[2] = 0x7F;
     assert_string_equal(refused(head, sizeof head, &f),
                         "no such kind of frame: 0x7f 0");
@@ -296,7 +297,17 @@ flags_codes_and_cursors_are_checked(void **state)
     assert_string_equal(refused(out.p, out.n, &f), "no such error code: 0");
     in.code = AIF_ERR_COUNT;
     encode(&in, &out);
-    assert_string_equal(refused(out.p, out.n, &f), "no such error code: 13");
+    assert_string_equal(refused(out.p, out.n, &f), "no such error code: 14");
+    in = sample(AIF_K_TAKE);
+    in.holder = 0;
+    encode(&in, &out);
+    assert_string_equal(refused(out.p, out.n, &f),
+                        "a holder of 0: 1 to 9223372036854775807 belong");
+    in.holder = (uint64_t)INT64_MAX + 1;
+    encode(&in, &out);
+    assert_string_equal(
+        refused(out.p, out.n, &f),
+        "a holder of 9223372036854775808: 1 to 9223372036854775807 belong");
     in = sample(AIF_K_EVENTS);
     in.to = in.from - 1;
     encode(&in, &out);

@@ -1,6 +1,7 @@
 /* The ZAP server alone: libzmq's questions, and what is none. */
 #include "cmocka_all.h"
 
+#include "net/port.h"
 #include "net/zap.h"
 
 #include <zmq.h>
@@ -24,7 +25,7 @@ setup(void **state)
     aif_error e;
 
     z.ctx = zmq_ctx_new();
-    assert_int_equal(aif_zap_open(z.ctx, &z.zap, &e), AIF_OK);
+    assert_int_equal(aif_port_zap(z.ctx, &z.zap, &e), AIF_OK);
     z.asker = zmq_socket(z.ctx, ZMQ_REQ);
     assert_int_equal(zmq_connect(z.asker, "inproc://zeromq.zap.01"), 0);
     assert_int_equal(aif_access_new(&ann, 1, &z.access, &e), AIF_OK);
@@ -164,7 +165,7 @@ a_context_has_one(void **state)
     void *second;
     aif_error e;
 
-    assert_int_equal(aif_zap_open(z->ctx, &second, &e), AIF_ENOMEM);
+    assert_int_equal(aif_port_zap(z->ctx, &second, &e), AIF_ENOMEM);
     assert_null(second);
 }
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflows import Deploy, died
-from deployment import Deployment
+from airflows import WATCHERS, Deploy, Deployment, died
 
 from aiflow_ext import Event, EventLog
 
@@ -38,7 +37,7 @@ def told(log: EventLog) -> int:
 
 def test_killed_at_every_point(deploy: Deploy) -> None:
     """Each event is one event of each asset, each asset event is one event."""
-    airflow = deploy("postgresql", DAGS, event_mode=True)
+    airflow = deploy("postgresql", DAGS, event_mode=True, config=WATCHERS)
     airflow.wait_for_dag("counts")
     watching = "SELECT count(*) FROM aiflow_consumer WHERE substr(name, 1, 6) = 'asset:'"
     airflow.wait_until(lambda: airflow.sql(watching)[0][0] >= 3)

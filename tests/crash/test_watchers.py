@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
+from airflows import WATCHERS, Deployment
 
 from aiflow_ext import Event, EventClient, EventLog
 
@@ -30,7 +30,7 @@ def broker(tmp_path: Path) -> Iterator[str]:
 
 def without_scheduler(home: Path, broker: str) -> Deployment:
     """What watches assets, and no more: dag-processor and triggerer."""
-    config = {
+    config = WATCHERS | {
         "aiflow.broker": broker,
         "triggerer.job_heartbeat_sec": "1",
         "triggerer.triggerer_health_check_threshold": "4",  # so long a dead one keeps its triggers

@@ -76,6 +76,10 @@ copy_tail(const aif_frame *f, aif_buf *out)
     case AIF_K_LIST:
     case AIF_K_COUNT:
     case AIF_K_SUBSCRIBE:
+    case AIF_K_TAKE:
+    case AIF_K_MOVE:
+    case AIF_K_FORGET:
+    case AIF_K_CURSORS:
         return copy_patterns(f->tail, out);
     default:
         return f->tail.n == 0;

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from brokers import BrokerProcess
 from hypothesis import HealthCheck, settings
 
 from aiflow_ext import EventClient, EventLog, _core, cli
@@ -52,37 +53,9 @@ def client(broker):
         yield client
 
 
-class BrokerProcess:
-    """`aiflow broker` as a process: started, killed, started again at the same address over the same log."""
-
-    def __init__(self, folder, name="b"):
-        self.uri = f"ipc://{folder}/{name}"
-        self.log = f"sqlite:{folder}/events.db"
-        self.process = None
-
-    def start(self):
-        command = [sys.executable, "-m", "aiflow_ext.cli", "broker", "--bind", self.uri, "--log", self.log]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        said = self.process.stderr.readline()
-        assert said.startswith("aiflow broker: serving"), said + self.process.stderr.read()
-
-    def halt(self):
-        """Stop it until `go_on`; return when every thread has stopped, not when the signal is on its way."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
-
-    def go_on(self):
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stderr.close()
-
-
 @pytest.fixture
 def broker_process(tmp_path):
-    process = BrokerProcess(tmp_path)
+    process = BrokerProcess(f"ipc://{tmp_path}/b", f"sqlite:{tmp_path}/events.db")
     process.start()
     yield process
     process.kill()

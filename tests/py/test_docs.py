@@ -54,6 +54,14 @@ def test_links_lead_somewhere(page):
         assert ((ROOT / page).parent / target).exists(), target
 
 
+def test_all_options_are_named_with_their_defaults():
+    from aiflow_ext.provider.info import get_provider_info
+
+    table = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\|", (ROOT / "docs/running.md").read_text(), re.M)
+    options = get_provider_info()["config"]["aiflow"]["options"]
+    assert sorted(table) == sorted((name, option["default"]) for name, option in options.items())
+
+
 def test_the_walk_names_what_is_there():
     """Each function of a section is in one of the files that the section names."""
     named = 0

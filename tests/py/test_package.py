@@ -64,7 +64,7 @@ def test_only_a_log_in_mysql_needs_its_library(make, why, tmp_path):
     assert len(said) == 2
     for line in said:
         assert line.startswith(
-            "a log in MySQL needs the library libmariadb; "
+            "MySQL needs the library libmariadb; "
             "on Debian: apt-get install libmariadb3, then start this process again ("
         )
         assert why in line
@@ -103,7 +103,7 @@ def test_events_and_errors_are_pickled():
 
 def test_errors_have_one_base():
     named = [v for v in vars(errors).values() if isinstance(v, type)]
-    assert len(named) == 10
+    assert len(named) == 11
     assert all(issubclass(v, errors.Error) for v in named)
 
 

@@ -73,7 +73,7 @@ class NotificationClient:
         self._default_namespace = default_namespace
         self._sender = sender
         self._timeout = retry_timeout_ms / 1000
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the handler of a signal may send while it interrupts who has it
         self._listeners: list[Listener] = []
         self._closed = False
         self._failed = threading.local()  # each thread's last send, when that failed
@@ -257,8 +257,9 @@ class NotificationClient:
     def _send_once(self, event: Event) -> int:
         """Publish event under the next number, or under the one it had when sending it failed just now."""
         with self._lock:
-            number = self._next if self._failed_number(event) is None else self._failed.number
-            self._next = max(self._next, number + 1)
+            failed = self._failed_number(event)
+            number = self._next if failed is None else failed  # no call from here on: the handler of a signal may send
+            self._next = number + 1 if number >= self._next else self._next
         self._failed.event = None
         try:
             return self._events.publish(event, self._timeout, (self._producer, number + 1))

@@ -88,7 +88,7 @@ class Listener(EventWatcherHandle):
         self._newest = newest
         self._ended = ended
         self._last: tuple[int, float] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._awake = True
         self._thread = threading.Thread(target=self._run, name=f"listen {filters.keys[0]}", daemon=True)

@@ -15,7 +15,7 @@ from aiflow_ext._event import Event
 from aiflow_ext.errors import RetentionError
 from aiflow_ext.provider.assets import offsets
 from aiflow_ext.provider.assets.trigger import go_on_from, payload
-from aiflow_ext.provider.db.consumers import advance, begin_at
+from aiflow_ext.provider.db.consumers import Place, advance, begin_at, note_log
 
 log = structlog.get_logger(__name__)
 
@@ -29,34 +29,45 @@ class Watchers:
     def __init__(self, event_log: _core.EventLog) -> None:
         self._log = event_log
         self._level: dict[str, int] = {}  # up to which we have looked; only ever ahead of the row
+        self._elsewhere: set[str] = set()  # of which that has been said
         self._missed: dict[str, int] = {}  # up to where that events were let go has been said
 
-    def behind(self, session: Session, offset: int) -> bool:
+    def behind(self, session: Session, place: Place) -> bool:
         """Whether one is new, or has not come as far as the scheduler."""
         ours = _served(session)
         known = offsets.stored(session, (w.name for w in ours)) if ours else {}
-        return any(max(known.get(w.name, -1), self._level.get(w.name, -1)) < offset for w in ours)
+        new = Place(-1, None)
+        rows = {w.name: known.get(w.name, new) for w in ours}
+        here = {name: row.offset for name, row in rows.items() if row.is_in(place.log_id)}
+        return any(max(row, self._level.get(name, -1)) < place.offset for name, row in here.items())
 
-    def feed(self, session: Session, offset: int, batch: Sequence[Event]) -> tuple[int, bool]:
+    def feed(self, session: Session, place: Place, batch: Sequence[Event]) -> tuple[int, bool]:
         """Store what the watchers wait for.
 
-        :param offset: up to where the scheduler had come before this batch.
+        :param place: up to where the scheduler had come before this batch.
         :return: how many asset events were stored, and whether a watcher has more to catch up with.
         """
         ours = _served(session)
         known = offsets.stored(session, (w.name for w in ours)) if ours else {}
-        kept, more = 0, False
+        for memory in (self._level, self._missed):  # of watchers that are there
+            for name in memory.keys() - {watcher.name for watcher in ours}:
+                del memory[name]
+        kept, more, offset = 0, False, place.offset
         for watcher in ours:
-            row = self._begin(session, watcher, known.get(watcher.name), offset)
+            at = self._begin(session, watcher, known.get(watcher.name), place)
+            if not at.is_in(place.log_id):
+                self._say_elsewhere(watcher)
+                continue
+            row = at.offset
             after = max(row, self._level.get(watcher.name, 0))
             behind = after < offset
             read = self._read(watcher, after) if behind else batch
             events = _matching(watcher, read, after)
-            kept += offsets.keep(session, watcher, map(payload, events)) if events else 0
+            kept += offsets.keep(session, watcher, map(payload, events), place.log_id) if events else 0
             full = behind and bool(read)  # a page may be short; after the last one there is none
             top = max(after, read[-1].offset if read else 0, 0 if full else offset)
             if top - max(row, events[-1].offset if events else 0) >= SAVE_AFTER:
-                advance(session, watcher.name, top)
+                advance(session, watcher.name, Place(top, place.log_id))
             self._level[watcher.name] = top
             more |= full
         return kept, more
@@ -65,11 +76,19 @@ class Watchers:
         """The transaction was undone: begin at the rows again."""
         self._level.clear()
 
-    def _begin(self, session: Session, watcher: offsets.Watcher, row: int | None, offset: int) -> int:
+    def _begin(self, session: Session, watcher: offsets.Watcher, row: Place | None, place: Place) -> Place:
         if row is None:
-            row = offset if watcher.trigger.after is None else watcher.trigger.after
+            row = place if watcher.trigger.after is None else place._replace(offset=watcher.trigger.after)
             begin_at(session, watcher.name, row)
+        elif row.log_id is None and place.log_id is not None:
+            note_log(session, watcher.name, place.log_id)
         return row
+
+    def _say_elsewhere(self, watcher: offsets.Watcher) -> None:
+        """Say once that one waits: its offset is of another log, in which it is another event."""
+        if watcher.name not in self._elsewhere:
+            self._elsewhere.add(watcher.name)
+            offsets.say_elsewhere(watcher)
 
     def _read(self, watcher: offsets.Watcher, after: int) -> list[Event]:
         """What the log has for one that is behind the others."""

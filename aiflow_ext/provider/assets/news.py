@@ -23,7 +23,7 @@ from aiflow_ext._event import Event
 from aiflow_ext.errors import ConflictError
 from aiflow_ext.provider.assets.trigger import is_payload
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.db.consumers import begin_at
+from aiflow_ext.provider.db.consumers import Place, begin_at
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ class AssetNews:
         """What happened before anybody could listen is not told."""
         self._name = ROW + secrets.token_hex(4)
         self._high = session.scalar(select(func.max(AssetEvent.id))) or 0
-        begin_at(session, self._name, self._high)
+        begin_at(session, self._name, Place(self._high, None))
 
     def _unseen(self) -> Any:
         gaps = [and_(AssetEvent.id >= gap.low, AssetEvent.id <= gap.high) for gap in self._gaps]

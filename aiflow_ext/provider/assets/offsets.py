@@ -21,13 +21,14 @@ from airflow.assets.manager import AssetManager
 from airflow.models.asset import AssetDagRunQueue, AssetModel, AssetWatcherModel
 from airflow.models.trigger import Trigger
 from airflow.serialization.decoders import smart_decode_trigger_kwargs
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from aiflow_ext.provider.assets.trigger import CLASSPATH, LATEST, EventLogTrigger
+from aiflow_ext.provider.assets.trigger import CLASSPATH, ELSEWHERE, EventLogTrigger
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.db.consumers import advance, begin_at
+from aiflow_ext.provider.db.consumers import Place, advance, begin_at, note_log
+from aiflow_ext.provider.db.session import after_commit, savepoint
 from aiflow_ext.provider.metrics import count
 
 log = structlog.get_logger(__name__)
@@ -61,41 +62,50 @@ def watchers(session: Session, trigger_id: int | None = None) -> list[Watcher]:
     return list(found.values())  # two rows of the same arguments are one watcher
 
 
-def stored(session: Session, names: Iterable[str]) -> dict[str, int]:
-    """Return the offsets of those that have one."""
+def stored(session: Session, names: Iterable[str]) -> dict[str, Place]:
+    """Return where those are that have a row."""
     table = models.consumer
-    rows = session.execute(select(table.c.name, table.c.offset).where(table.c.name.in_(list(names))))
-    return {row.name: row.offset for row in rows}
+    rows = session.execute(select(table.c.name, table.c.offset, table.c.log_id).where(table.c.name.in_(list(names))))
+    return {row.name: Place(row.offset, row.log_id) for row in rows}
 
 
-def start(session: Session, trigger_id: int) -> int | str:
-    """Return where a trigger begins: an offset, or LATEST for one that has none yet.
+def start(session: Session, trigger_id: int) -> Place | None:
+    """Return where a trigger begins; None: it has no place yet.
 
     A new asset of an old trigger begins where the trigger is.
     """
     ours = watchers(session, trigger_id)
     known = stored(session, (w.name for w in ours))
     if not ours or (not known and ours[0].trigger.after is None):
-        return LATEST
-    begin = max(known.values()) if known else cast("int", ours[0].trigger.after)
+        return None
+    begin = max(known.values(), key=_offset) if known else Place(cast("int", ours[0].trigger.after), None)
     for watcher in ours:
         if watcher.name not in known:
             begin_at(session, watcher.name, begin)
-    return min(stored(session, (w.name for w in ours)).values())
+    return min(stored(session, (w.name for w in ours)).values(), key=_offset)
 
 
 def take(session: Session, trigger_id: int, mark: dict[str, Any]) -> bool:
     """Store what a trigger brought: an asset event for each of its assets, once, or how far it has come.
 
+    :param mark: of a log that its "log_id" names.
     :return: whether it has any asset.
     """
     ours = watchers(session, trigger_id)
+    known = stored(session, (w.name for w in ours))
+    log_id = mark.get("log_id")  # None: a task waits
+    mark = {name: value for name, value in mark.items() if name != "log_id"}
     for watcher in ours:
-        if "begin" in mark:
-            begin_at(session, watcher.name, mark["begin"])
+        at = known.get(watcher.name)
+        if at is not None and at.log_id is None and log_id is not None:
+            note_log(session, watcher.name, log_id)
+        if at is not None and not at.is_in(log_id):
+            say_elsewhere(watcher)
+        elif "begin" in mark:
+            begin_at(session, watcher.name, Place(mark["begin"], log_id))
         elif "seen" in mark:
-            advance(session, watcher.name, mark["seen"])
-        elif not keep(session, watcher, [mark]):
+            advance(session, watcher.name, Place(mark["seen"], log_id))
+        elif not keep(session, watcher, [mark], log_id):
             log.info("aiflow: asset event was stored before", asset=watcher.asset.name, offset=mark["offset"])
             count("aiflow.assets.again")
         else:
@@ -103,36 +113,75 @@ def take(session: Session, trigger_id: int, mark: dict[str, Any]) -> bool:
     return bool(ours)
 
 
-def keep(session: Session, watcher: Watcher, payloads: Iterable[dict[str, Any]]) -> int:
+def say_elsewhere(watcher: Watcher) -> None:
+    """Say that a watcher waits, because its offset is of another log."""
+    log.error("aiflow: no asset events", error=ELSEWHERE, asset=watcher.asset.name, row=watcher.name)
+
+
+def keep(session: Session, watcher: Watcher, payloads: Iterable[dict[str, Any]], log_id: int | None) -> int:
     """Move the watcher's offset to that of each event and store the asset event; return how many were not there.
+
+    :param log_id: of the log that has these events.
 
     Airflow queues a Dag at the first asset event, and the run it makes takes none that is newer than that moment, nor
     makes another run for those.  So the Dags' places in the queue are held, and renewed behind the last one.
     """
     queue = AssetDagRunQueue.asset_id == watcher.asset.id
     session.execute(select(AssetDagRunQueue.asset_id).where(queue).with_for_update())
-    kept = sum([_keep(session, watcher, payload) for payload in payloads])
+    kept = sum([_keep(session, watcher, payload, log_id) for payload in payloads])
     session.flush()
     session.execute(update(AssetDagRunQueue).where(queue).values(created_at=datetime.now(UTC)))
     return kept
 
 
-def _keep(session: Session, watcher: Watcher, payload: dict[str, Any]) -> bool:
+def sweep(session: Session, now_ms: int, before_ms: int | None, *, dry_run: bool = False) -> int:
+    """Let go the rows of watchers that are gone since before_ms, and note which ones are gone now.
+
+    One that is gone may come back: the Dag is paused, or its file is away.
+
+    :param before_ms: None: none goes.
+    :param dry_run: only count.
+    :return: how many went, or would go.
+    """
+    name, gone_ms = models.consumer.c.name, models.consumer.c.gone_ms
+    rows = session.execute(select(name, gone_ms).where(name.startswith("asset:", autoescape=True))).all()
+    there = {watcher.name for watcher in watchers(session)}
+    gone = [row for row in rows if row.name not in there]
+    old = [row.name for row in gone if None not in (before_ms, row.gone_ms) and row.gone_ms < before_ms]
+    if dry_run:
+        return len(old)
+    for names, value in (
+        ([row.name for row in gone if row.gone_ms is None], now_ms),
+        ([row.name for row in rows if row.name in there and row.gone_ms is not None], None),
+    ):
+        if names:
+            session.execute(update(models.consumer).where(name.in_(names)).values(gone_ms=value))
+    if old:
+        session.execute(delete(models.consumer).where(name.in_(old), gone_ms < before_ms))
+    return len(old)
+
+
+def _keep(session: Session, watcher: Watcher, payload: dict[str, Any], log_id: int | None) -> bool:
     """Do so for one; False: it was there.
 
     An asset event that Airflow refuses is given up, and said so: it must not hold up those behind it.
     """
-    if not advance(session, watcher.name, payload["offset"]):
+    if not advance(session, watcher.name, Place(payload["offset"], log_id)):
         return False
     extra = {"from_trigger": True, "payload": payload}  # as Trigger.submit_event has it
+    asset, later = watcher.asset.to_serialized(), after_commit(session)
     try:
-        with session.begin_nested():
-            AssetManager.register_asset_change(asset=watcher.asset.to_serialized(), extra=extra, session=session)
+        with savepoint(session):
+            AssetManager.register_asset_change(asset=asset, extra=extra, session=session, callback_sink=later)
     except OperationalError:
         raise
     except Exception:
         log.exception("aiflow: no asset event", asset=watcher.asset.name, offset=payload["offset"])
     return True
+
+
+def _offset(place: Place) -> int:
+    return place.offset
 
 
 @functools.lru_cache(1024)

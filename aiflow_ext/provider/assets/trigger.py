@@ -13,6 +13,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -31,6 +32,10 @@ LIFE = 1000  # events, then the supervisor begins a new one: that many wait in m
 PROGRESS_SEC = 60.0  # between two words on how far we have come where nothing matched
 CONNECT_SEC = 10.0
 RETRY_SEC = 10.0
+ELSEWHERE = (
+    "The watcher's offset is of another log: delete its row of aiflow_consumer, and it begins in this one as a new "
+    "watcher does"
+)
 
 
 class EventLogTrigger(BaseEventTrigger):
@@ -40,7 +45,8 @@ class EventLogTrigger(BaseEventTrigger):
     :param type: exact, ``*`` or a prefix; so are namespace, sender and context.
     :param after: where a new watcher begins: None at the log's end, 0 at its oldest event, else beyond this offset.
     :param broker: addresses of the broker; None: ``[aiflow] broker`` of the configuration.
-    :param start: given by the triggerer's supervisor, never by a Dag.
+    :param start: given by the triggerer's supervisor, never by a Dag; so is log_id, of the log that has this offset,
+        and began, when the task that waits began to.
     :raises TypeError: a filter is not text, or after is not a number.
     """
 
@@ -54,11 +60,14 @@ class EventLogTrigger(BaseEventTrigger):
         after: int | None = None,
         broker: str | None = None,
         start: int | str | None = None,
+        log_id: int | None = None,
+        began: str | None = None,
     ) -> None:
         super().__init__()
         self.keys = [key] if isinstance(key, str) else list(key)
         self.type, self.namespace, self.sender, self.context = type, namespace, sender, context
-        self.after, self.broker, self.start = after, broker, start
+        self.after, self.broker, self.start, self.log_id = after, broker, start, log_id
+        self.began = datetime.fromisoformat(began) if began else None
         self._check()
 
     def _check(self) -> None:
@@ -100,32 +109,60 @@ class EventLogTrigger(BaseEventTrigger):
                 "this triggerer does not keep offsets: aiflow-ext's plug-in is not loaded there, or does not know "
                 "this version of Airflow. See docs/assets.md"
             )
-        async with contextlib.aclosing(self._life()) as marks:
+        async with contextlib.aclosing(self._for_a_task() if self.start is None else self._life()) as marks:
             async for mark in marks:
                 yield TriggerEvent(mark)
 
-    async def _life(self) -> AsyncGenerator[dict[str, Any], None]:
-        from aiflow_ext.errors import Error, RetentionError
+    async def _for_a_task(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Bring what a task waits for, since it began to: it may be another triggerer now, and another log."""
+        from aiflow_ext.errors import ReplacedError, RetentionError
+        from aiflow_ext.events.replaced import MISSED, offset_since
         from aiflow_ext.provider.config import Config
 
-        start = self.after if self.start is None else self.start
-        after = start if isinstance(start, int) else None
+        began, after = self.began or datetime.now(UTC), self.after
+        with Config.from_airflow().client(self.namespace, self.broker) as client:
+            if after is None and self.began is not None:
+                after = await asyncio.to_thread(offset_since, client, began)
+            while True:
+                try:
+                    with await self._subscribe(client, after) as sub:
+                        async with contextlib.aclosing(arrivals(sub)) as batches:
+                            async for mark in self._marks(sub, batches):
+                                yield mark
+                    return
+                except ReplacedError as e:
+                    log.warning("aiflow: waiting on, for what the log has since the task began to wait: %s", e)
+                    after = await asyncio.to_thread(offset_since, client, began)
+                except RetentionError as e:
+                    raise RetentionError(f"{e}; {MISSED}") from None
+
+    async def _life(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Bring what an asset waits for; each mark says of which log it is."""
+        from aiflow_ext.errors import Error, ReplacedError, RetentionError
+        from aiflow_ext.provider.config import Config
+
+        after = self.start if isinstance(self.start, int) else None
         try:
             with (
                 Config.from_airflow().client(self.namespace, self.broker) as client,
-                await self._subscribe(client, after) as sub,
+                await self._subscribe(client, after, self.log_id) as sub,
             ):
-                if start == LATEST:
-                    yield {"scheme": SCHEME, "begin": sub.cursor}
+                if self.start == LATEST:
+                    yield {"scheme": SCHEME, "begin": sub.cursor, "log_id": sub.log_id}
                     return
+                if self.log_id is None:  # the row does not have it yet
+                    yield {"scheme": SCHEME, "seen": after, "log_id": sub.log_id}
                 async with contextlib.aclosing(arrivals(sub)) as batches:
                     async for mark in self._marks(sub, batches):
-                        yield mark
+                        yield mark | {"log_id": sub.log_id}
         except RetentionError as e:
-            if not isinstance(self.start, int):  # a task waits for one event: marks mean nothing to it
-                raise
             log.error("aiflow: events were let go before they became asset events, going on behind them: %s", e)
-            yield {"scheme": SCHEME, "seen": max(self.start, go_on_from(e))}
+            yield {"scheme": SCHEME, "seen": max(after or 0, go_on_from(e)), "log_id": self.log_id}
+        except ReplacedError as e:
+            log.error(
+                "aiflow: no asset events, trying again in %g s. %s (..%s): %s", RETRY_SEC, ELSEWHERE, self.digest, e
+            )
+            await asyncio.sleep(RETRY_SEC)
         except (
             Error,
             OSError,
@@ -152,23 +189,24 @@ class EventLogTrigger(BaseEventTrigger):
                     told = sub.cursor
                     yield {"scheme": SCHEME, "seen": told}
 
-    async def _subscribe(self, client: EventClient, after: int | None) -> Subscription:
+    async def _subscribe(self, client: EventClient, after: int | None, log_id: int | None = None) -> Subscription:
         """Wait for the broker as long as it takes."""
         from aiflow_ext.errors import StoreError
 
         while True:
             try:
-                return await asyncio.to_thread(self._open, client, after)
+                return await asyncio.to_thread(self._open, client, after, log_id)
             except (TimeoutError, StoreError) as e:
                 log.warning("aiflow: waiting for the broker: %s", e)
 
-    def _open(self, client: EventClient, after: int | None) -> Subscription:
+    def _open(self, client: EventClient, after: int | None, log_id: int | None) -> Subscription:
         return client.subscribe(
             self.keys,
             self.type,
             sender=self.sender,
             context=self.context,
             after=after,
+            log_id=log_id,
             control=(),
             timeout=CONNECT_SEC,
         )

@@ -14,8 +14,10 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.mysql import LONGTEXT
 
 ID_LEN = 250  # as Airflow's dag_id, run_id and task_id
+LONG = Text().with_variant(LONGTEXT(), "mysql")  # whose TEXT ends at 64 KB
 
 metadata = MetaData()
 
@@ -24,6 +26,8 @@ consumer = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("offset", BigInteger, nullable=False),
+    Column("log_id", BigInteger, nullable=True),  # of the log that has this offset; NULL: not known yet, or no log's
+    Column("gone_ms", BigInteger, nullable=True),  # since when no asset watcher has this row, as far as was looked
 )
 
 run = Table(
@@ -31,8 +35,8 @@ run = Table(
     metadata,
     Column("dag_id", String(ID_LEN), primary_key=True),
     Column("run_id", String(ID_LEN), primary_key=True),
-    Column("since", BigInteger, nullable=False),  # rules hear events beyond this offset ...
-    Column("created_ms", BigInteger, nullable=False),  # ... that are not older than the run
+    Column("since", BigInteger, nullable=False),  # rules hear events beyond this offset
+    Column("dag_run_id", BigInteger, nullable=False),  # in Airflow's table; 0: of an earlier version
     Column("context", Text, nullable=True),
     Column("seen", Text, nullable=False),  # JSON: task -> [try id, state] last told to the rules
 )
@@ -46,8 +50,8 @@ rule_state = Table(
     Column("rules_hash", String(64), nullable=False),
     Column("state", LargeBinary, nullable=False),  # csrc/core/rules/rules.c
     Column("due_ms", BigInteger, nullable=True),
-    Column("pending", Text, nullable=False),  # JSON: starts that wait for the task to end
-    Column("started", Text, nullable=True),  # JSON: what started the current try
+    Column("pending", LONG, nullable=False),  # JSON: starts that wait for the task to end
+    Column("started", Text, nullable=True),  # JSON: what started the current try; of a Dag: its first version
     Column("stopping", Text, nullable=True),  # JSON: the stop under way
 )
 

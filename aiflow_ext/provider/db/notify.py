@@ -1,7 +1,11 @@
 """PostgreSQL triggers that wake the scheduler, and what they say.
 
-A payload is ``KIND`` or ``KIND <1f> DAG_ID <1f> RUN_ID``; a hint only.  The WHEN clauses keep heartbeats and the
-scheduler's own None -> scheduled -> queued out.  Cost: 0.1 to 0.25 ms for each row that does fire.
+A payload is ``KIND`` or ``KIND <1f> DAG_ID <1f> RUN_ID``; a hint only.  Heartbeats, and the scheduler's own None ->
+scheduled -> queued, say nothing.
+
+The triggers name no column of Airflow's tables (no ``UPDATE OF``, no ``WHEN``), because PostgreSQL would then refuse
+to ALTER that column, and ``airflow db migrate`` would fail.  Their functions do, and may fail after such a change:
+then the statement of Airflow goes on, and the hint is lost.
 """
 
 from __future__ import annotations
@@ -13,65 +17,60 @@ STATUS = "status"  # one began to run: only rules may care
 FULL = "full"  # anything else: a full stock pass
 EVENTS = "events"  # there may be something to tell: react
 
-_ENDED = (
-    "NEW.state IS DISTINCT FROM OLD.state"
-    " AND (OLD.state IN ('running', 'deferred', 'restarting', 'awaiting_input') OR NEW.state IS NULL)"
-    " AND NEW.state IS DISTINCT FROM 'scheduled'"
-)
-_TRIGGERS = {  # name: (table, when it fires, function)
-    "aiflow_ti_ended": ("task_instance", f"AFTER UPDATE OF state ON {{}} FOR EACH ROW WHEN ({_ENDED})", DIRTY),
-    "aiflow_ti_resumed": (
-        "task_instance",
-        "AFTER UPDATE OF state ON {} FOR EACH ROW"
-        " WHEN (OLD.state IN ('deferred', 'awaiting_input') AND NEW.state = 'scheduled'"
-        " AND OLD.trigger_id IS NOT NULL)",
-        FULL,
+_TI = f"""
+IF NEW.state IS NOT DISTINCT FROM OLD.state THEN
+    RETURN NULL;
+ELSIF NEW.state = 'running' THEN
+    hint := '{STATUS}';
+ELSIF OLD.state IN ('deferred', 'awaiting_input') AND NEW.state = 'scheduled' THEN
+    IF OLD.trigger_id IS NOT NULL THEN
+        PERFORM pg_notify('{CHANNEL}', '{FULL}');
+    END IF;
+    RETURN NULL;
+ELSIF OLD.state IN ('running', 'deferred', 'restarting', 'awaiting_input') AND NEW.state IS DISTINCT FROM 'scheduled'
+    OR NEW.state IS NULL THEN
+    hint := '{DIRTY}';
+ELSE
+    RETURN NULL;
+END IF;
+PERFORM pg_notify('{CHANNEL}', hint || chr(31) || NEW.dag_id || chr(31) || NEW.run_id);
+"""
+
+
+def _full_if(condition: str) -> str:
+    return f"IF {condition} THEN PERFORM pg_notify('{CHANNEL}', '{FULL}'); END IF;"
+
+
+_TRIGGERS = {  # table: (when, what its function does)
+    "task_instance": ("AFTER UPDATE ON task_instance FOR EACH ROW", _TI),
+    "dag_run": (
+        "AFTER INSERT OR UPDATE ON dag_run FOR EACH ROW",
+        _full_if("NEW.state = 'queued' AND (TG_OP = 'INSERT' OR OLD.state <> 'queued')"),
     ),
-    "aiflow_ti_running": (
-        "task_instance",
-        "AFTER UPDATE OF state ON {} FOR EACH ROW"
-        " WHEN (NEW.state = 'running' AND OLD.state IS DISTINCT FROM 'running')",
-        STATUS,
-    ),
-    "aiflow_run_made": ("dag_run", "AFTER INSERT ON {} FOR EACH ROW WHEN (NEW.state = 'queued')", FULL),
-    "aiflow_run_queued": (
-        "dag_run",
-        "AFTER UPDATE OF state ON {} FOR EACH ROW WHEN (NEW.state = 'queued' AND OLD.state <> 'queued')",
-        FULL,
-    ),
-    "aiflow_asset_event": ("asset_event", "AFTER INSERT ON {} FOR EACH STATEMENT", EVENTS),
-    "aiflow_asset": ("asset_dag_run_queue", "AFTER INSERT ON {} FOR EACH STATEMENT", FULL),
-    "aiflow_pool": ("slot_pool", "AFTER UPDATE OF slots ON {} FOR EACH STATEMENT", FULL),
-    "aiflow_unpaused": (
-        "dag",
-        "AFTER UPDATE OF is_paused ON {} FOR EACH ROW WHEN (OLD.is_paused AND NOT NEW.is_paused)",
-        FULL,
+    "dag": ("AFTER UPDATE ON dag FOR EACH ROW", _full_if("OLD.is_paused AND NOT NEW.is_paused")),
+    "slot_pool": ("AFTER UPDATE ON slot_pool FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{FULL}');"),
+    "asset_event": ("AFTER INSERT ON asset_event FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{EVENTS}');"),
+    "asset_dag_run_queue": (
+        "AFTER INSERT ON asset_dag_run_queue FOR EACH STATEMENT",
+        f"PERFORM pg_notify('{CHANNEL}', '{FULL}');",
     ),
 }
 
 
 def create_statements() -> list[str]:
     """Return the DDL that makes functions and triggers; running it again changes nothing."""
-    functions = [
-        _function(DIRTY, f"'{DIRTY}' || chr(31) || NEW.dag_id || chr(31) || NEW.run_id"),
-        _function(STATUS, f"'{STATUS}' || chr(31) || NEW.dag_id || chr(31) || NEW.run_id"),
-        _function(FULL, f"'{FULL}'"),
-        _function(EVENTS, f"'{EVENTS}'"),
+    return [
+        statement
+        for table, (when, body) in _TRIGGERS.items()
+        for statement in (
+            f"CREATE OR REPLACE FUNCTION aiflow_notify_{table}() RETURNS trigger LANGUAGE plpgsql AS $$"
+            f" DECLARE hint text; BEGIN {body} RETURN NULL; EXCEPTION WHEN OTHERS THEN RETURN NULL; END $$",
+            f"CREATE OR REPLACE TRIGGER aiflow_{table} {when} EXECUTE FUNCTION aiflow_notify_{table}()",
+        )
     ]
-    triggers = [
-        f"CREATE OR REPLACE TRIGGER {name} {clause.format(table)} EXECUTE FUNCTION aiflow_notify_{kind}()"
-        for name, (table, clause, kind) in _TRIGGERS.items()
-    ]
-    return functions + triggers
 
 
 def drop_statements() -> list[str]:
-    """Return the DDL that removes them; fine where they are not."""
-    return [f"DROP FUNCTION IF EXISTS aiflow_notify_{kind}() CASCADE" for kind in (DIRTY, STATUS, FULL, EVENTS)]
-
-
-def _function(kind: str, payload: str) -> str:
-    return (
-        f"CREATE OR REPLACE FUNCTION aiflow_notify_{kind}() RETURNS trigger LANGUAGE plpgsql AS $$"
-        f" BEGIN PERFORM pg_notify('{CHANNEL}', {payload}); RETURN NULL; END $$"
-    )
+    """Return the DDL that removes them, also those that named columns; fine where they are not."""
+    names = (*_TRIGGERS, DIRTY, STATUS, FULL, EVENTS)
+    return [f"DROP FUNCTION IF EXISTS aiflow_notify_{name}() CASCADE" for name in names]

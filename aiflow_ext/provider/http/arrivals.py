@@ -1,4 +1,4 @@
-"""An event that came by HTTP: its fields checked, and the identity that makes its like a duplicate.  Pure."""
+"""An event that came by HTTP: its fields checked, its sender, and what makes its like a duplicate.  Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.provider.http.problems import Problem
 
-RESERVED = frozenset({"airflow", "aiflow"})
-"""Namespaces of what the scheduler says itself: the states of tasks, and the requests to stop."""
+RESERVED = {
+    "airflow": "the scheduler's",  # the states of tasks
+    "aiflow": "the scheduler's",  # the requests to stop
+    "github": "the webhook's",
+    "mlflow": "the webhook's",
+}
+"""Namespaces that nobody publishes to by hand, and whose they are."""
 
 BATCH_MAX = 1000  # events in one request
 PRODUCER_MAX = 64  # bytes: AIF_PRODUCER_MAX
@@ -22,6 +27,29 @@ class Arrival(NamedTuple):
 
     event: Event
     identity: tuple[str, int]
+
+
+class Caller(NamedTuple):
+    """Who publishes.
+
+    :param name: the user's name, at most 255 bytes of UTF-8.
+    :param for_others: whether this user may publish events that say they are another's.
+    """
+
+    name: str
+    for_others: bool
+
+    def says(self, arrival: Arrival) -> Arrival:
+        """Return what arrival is where this user publishes it.
+
+        The sender of an event is the user, unless the user may publish for others.  So is a part of its identity:
+        else an event that the user sends before another one does would make the other's a duplicate.
+        """
+        if self.for_others:
+            return arrival
+        producer, sequence = arrival.identity
+        mine = identity_of(self.name, producer) if producer.startswith("ce:") else (producer, sequence)
+        return Arrival(arrival.event._replace(sender=self.name), mine)
 
 
 def identity_of(source: str, id: str) -> tuple[str, int]:  # noqa: A002  (CloudEvents calls it so)
@@ -35,10 +63,11 @@ def one_of_its_own() -> tuple[str, int]:
     return f"http:{uuid.uuid4().hex}", 1
 
 
-def checked(event: Event) -> Event:
+def checked(event: Event, by_hand: bool = True) -> Event:
     """Return event.
 
-    :raises Problem: 422, a field is not text, too short or too long; 403, its namespace is the scheduler's.
+    :param by_hand: whether a user publishes it, and not a webhook.
+    :raises Problem: 422, a field is not text, too short or too long; 403, its namespace is not for users.
     """
     _fits("key", event.key, 1, _core.KEY_MAX)
     _fits("value", event.value, 0, _core.VALUE_MAX)
@@ -46,8 +75,8 @@ def checked(event: Event) -> Event:
     _fits("namespace", event.namespace or "default", 1, _core.NAME_MAX)
     _fits("sender", event.sender or "", 0, _core.NAME_MAX)
     _fits("context", event.context or "", 0, _core.CONTEXT_MAX)
-    if event.namespace in RESERVED:
-        raise Problem(403, f"the namespace {event.namespace!r} is the scheduler's own; publish to another")
+    if by_hand and event.namespace in RESERVED:
+        raise Problem(403, f"the namespace {event.namespace!r} is {RESERVED[event.namespace]} own; publish to another")
     return event
 
 

@@ -71,7 +71,7 @@ def binary(headers: Iterable[tuple[str, str]], body: bytes, now: datetime) -> li
     if media_type:
         attributes["datacontenttype"] = media_type
     _check(attributes, now, "")
-    if body and _is_json(attributes):
+    if body and media_type and _is_json(attributes):  # without a type it may be anything: there is no default here
         jsontext.read(body)  # only to see that it is what it says
     return [_arrival(attributes, _text(body, "the body"), "")]
 
@@ -141,7 +141,10 @@ def _check_time(text: str, now: datetime, where: str) -> None:
         if match is None:
             raise ValueError
         zone = match[4].upper().replace("Z", "+00:00")
-        time = datetime.fromisoformat(f"{match[1]}T{match[2]}{zone}")
+        leap = match[2].endswith(":60")  # datetime has none
+        time = datetime.fromisoformat(f"{match[1]}T{match[2][:6]}{'59' if leap else match[2][6:]}{zone}")
+        if leap and time.astimezone(UTC).strftime("%H:%M:%S") != "23:59:59":
+            raise ValueError
         ahead = time - now > AHEAD
     except (ValueError, OverflowError):
         raise Problem(
@@ -156,11 +159,14 @@ def _is_json(attributes: Mapping[str, Any]) -> bool:
 
 
 def _unquoted(name: str, value: str) -> str:
-    """Undo the percent-encoding of a header (HTTP binding, 3.1.3.2); one in double quotes is taken as a quoted one."""
+    """Undo the percent-encoding of a header (HTTP binding, 3.1.3.2); one in double quotes is taken as a quoted one.
+
+    Starlette gives each byte of a header as one character (Latin-1), and a header that is not encoded is UTF-8.
+    """
     value = value.strip()
     if len(value) >= 2 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
-    return _text(unquote_to_bytes(value), f"the header ce-{name}")
+    return _text(unquote_to_bytes(value.encode("latin-1")), f"the header ce-{name}")
 
 
 def _from_base64(encoded: Any, where: str) -> str:

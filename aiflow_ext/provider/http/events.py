@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from aiflow_ext.provider.http import body, cloudevents, docs, plain
-from aiflow_ext.provider.http.access import MAY_PUBLISH, MAY_READ, User
-from aiflow_ext.provider.http.arrivals import Arrival
+from aiflow_ext.provider.http.access import MAY_PUBLISH, MAY_READ, User, may_publish_for_others
+from aiflow_ext.provider.http.arrivals import Arrival, Caller
 from aiflow_ext.provider.http.filters import ONCE, Count, Page, Range
 from aiflow_ext.provider.http.link import PATIENCE, link
 from aiflow_ext.provider.http.models import EventCount, EventPage, Latest, Receipts, logged
@@ -43,7 +43,8 @@ async def publish_events(request: Request, user: User) -> JSONResponse:
     batch, or binary (`ce-` headers, and the data as the body).  An event whose (source, id) is in the log already is
     a duplicate, and nothing is done with it.
     """
-    arrivals = await _arrivals(request, user.get_name())
+    caller = Caller(_short(user.get_name()), may_publish_for_others(user))
+    arrivals = [caller.says(arrival) for arrival in await _arrivals(request, caller)]
     receipts = await link().ask(lambda client: publish(client, arrivals), sending=True) if arrivals else []
     return answer(receipts)
 
@@ -54,7 +55,7 @@ def answer(receipts: list[Receipt]) -> JSONResponse:
     return JSONResponse({"events": [receipt._asdict() for receipt in receipts]}, 201 if new else 200)
 
 
-async def _arrivals(request: Request, user: str) -> list[Arrival]:
+async def _arrivals(request: Request, caller: Caller) -> list[Arrival]:
     kind = body.media_type(request)
     headers = request.headers.items()
     now = cloudevents.utc_now()
@@ -68,7 +69,7 @@ async def _arrivals(request: Request, user: str) -> list[Arrival]:
         return cloudevents.binary(headers, await body.read(request), now)
     if kind != "application/json":
         raise Problem(415, "send application/json, or a CloudEvent")
-    return plain.parse(await body.read(request), _short(user))
+    return plain.parse(await body.read(request), caller)
 
 
 def _short(user: str) -> str:

@@ -1,9 +1,10 @@
-"""The API server's part: tell the scheduler that somebody changed something."""
+"""The API server's part: tell the scheduler that somebody changed something, and note from where a run hears events."""
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from aiflow_ext.provider.config import Config, event_mode
@@ -18,13 +19,18 @@ log = logging.getLogger(__name__)
 WATCHED = ("/execution/", "/api/v2/")
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 HEARTBEAT = "/heartbeat"
+PATIENCE = 1.0  # seconds that a request waits for the broker
+AWAY_SEC = 5.0  # for so long none waits after one did in vain
 
 
 class WakeMiddleware:
     """Send a wake-up after each request that changed something.  A hint: losing one costs a second, not an event."""
 
     def __init__(self, app: ASGIApp) -> None:
+        from aiflow_ext.provider.world.begins import note_begins
+
         self.app = app
+        note_begins(log_end)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, then wake."""
@@ -56,7 +62,7 @@ def _may_change(scope: Scope) -> bool:
 def wake(what: str) -> None:
     """Send one hint; never raises, never blocks."""
     try:
-        client = _client()
+        client = _client("hints") if "api" in _config().wake_sources else None
         if client is not None:
             client.hint(what[:200])
     except Exception:
@@ -64,20 +70,38 @@ def wake(what: str) -> None:
         _handles["said"] = True
 
 
+def log_end() -> int | None:
+    """Ask the broker where the log ends; None: it does not say so in time.  Never raises."""
+    if time.monotonic() < _handles.get("away", 0.0):
+        return None
+    try:
+        client = _client("questions")  # a hint does not wait until one is answered
+        return client.head(PATIENCE) if client is not None else None
+    except Exception as e:
+        _handles["away"] = time.monotonic() + AWAY_SEC
+        log.warning("aiflow: a run that is made now may hear events from before, if the scheduler is behind: %s", e)
+        return None
+
+
 _handles: dict[str, Any] = {}
 os.register_at_fork(after_in_child=_handles.clear)
 
 
-def _client() -> EventClient | None:
-    """The client of the broker; None where nobody is to be woken."""
+def _config() -> Config:
     config: Config = _handles.get("config") or Config.from_airflow()
     _handles["config"] = config
+    return config
+
+
+def _client(use: str) -> EventClient | None:
+    """The client of the broker, one for each use; None where there is no event mode."""
+    config = _config()
     path = config.broker.removeprefix("ipc://")
     # `airflow scheduler --event-mode` does not reach our configuration, but its socket is there to be seen.
     to_be_seen = config.embedded and path != config.broker
-    if "api" not in config.wake_sources or not (os.path.exists(path) if to_be_seen else event_mode()):
+    if not (os.path.exists(path) if to_be_seen else event_mode()):
         return None
-    if "client" not in _handles:
-        _handles["client"] = config.client()
-    client: EventClient = _handles["client"]
+    if use not in _handles:
+        _handles[use] = config.client()
+    client: EventClient = _handles[use]
     return client

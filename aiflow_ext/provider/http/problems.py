@@ -6,7 +6,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from aiflow_ext.errors import AccessError, ClosedError, ConflictError, Error, RetentionError, StoreError
+from aiflow_ext.errors import AccessError, ClosedError, ConflictError, Error, ReplacedError, RetentionError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def of_error(error: Exception, sending: bool = False) -> Problem | None:
     if isinstance(error, StoreError):  # its text is the database's, and for our log
         log.warning("aiflow: the broker's database failed: %s", error)
         return unavailable("the database of the event log failed" + unsure)
-    if isinstance(error, RetentionError):
+    if isinstance(error, ReplacedError | RetentionError):
         return Problem(410, str(error))
     if isinstance(error, AccessError):
         return Problem(403, str(error))

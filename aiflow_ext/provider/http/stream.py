@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from aiflow_ext.provider.http import docs, jsontext
 from aiflow_ext.provider.http.access import MAY_READ
-from aiflow_ext.provider.http.filters import OFFSET_MAX, ONCE, Since
+from aiflow_ext.provider.http.filters import ONCE, Since
 from aiflow_ext.provider.http.link import PATIENCE, Link, link
 from aiflow_ext.provider.http.models import logged
 from aiflow_ext.provider.http.problems import of_error, unavailable
@@ -78,9 +78,9 @@ class EventStream(Response):
                 await _send(send, f"event: problem\ndata: {jsontext.write(problem.body())}\n\n".encode())
                 return
             if events:
-                await _send(send, _frames(events))
+                await _send(send, _frames(events, self._subscription.log_id))
             elif now() >= beat:  # an id without data: nothing is dispatched, but a reconnect resumes from here
-                await _send(send, b"id: %d\n\n" % self._subscription.cursor)
+                await _send(send, f"id: {_id(self._subscription.cursor, self._subscription.log_id)}\n\n".encode())
             else:
                 await self._wait(gone)
                 continue
@@ -104,7 +104,7 @@ class EventStream(Response):
     status_code=200,
     response_class=EventStream,
     responses={
-        200: {"description": "Server-sent events: `id` is the offset, `data` the event as JSON"},
+        200: {"description": "Server-sent events: `id` is OFFSET:LOG, `data` the event as JSON"},
         **docs.READING,
     },
     dependencies=[MAY_READ],
@@ -113,20 +113,25 @@ class EventStream(Response):
 async def stream_events(
     query: Annotated[Since, Query()],
     last_event_id: Annotated[
-        int | None, Header(ge=0, le=OFFSET_MAX, description="Resume beyond this offset; goes before `after`.")
+        str | None,
+        Header(
+            pattern=r"^[0-9]{1,19}(:[0-9]{1,19})?$",
+            description="Resume beyond the event of this `id`, or of this offset; goes before `after`.",
+        ),
     ] = None,
 ) -> EventStream:
     """Send each event that matches, as it comes: from now on, or from where `after`, `since` or `Last-Event-ID` say.
 
     While there is nothing to send, an `id` alone comes each 15 s.  The stream ends after an hour at the latest, and
     when the server ends; a browser's EventSource comes again by itself, and resumes.  When it cannot go on, an event
-    `problem` says why.
+    `problem` says why; to resume in another log than that of the `id` is refused (410).
     """
     its_link = link()
     _take_place(its_link)
     arguments = query.arguments()
     if last_event_id is not None:
-        arguments |= {"after": last_event_id, "since": None}
+        offset, _, log_id = last_event_id.partition(":")
+        arguments |= {"after": int(offset), "log_id": int(log_id) if log_id else None, "since": None}
     try:
         subscription = await its_link.ask(lambda client: client.subscribe(**arguments, control=(), timeout=PATIENCE))
     except BaseException:
@@ -150,8 +155,14 @@ def _wake(more: asyncio.Future[None]) -> None:
         more.set_result(None)
 
 
-def _frames(events: Iterable[Event]) -> bytes:
-    return "".join(f"id: {event.offset}\ndata: {jsontext.write(logged(event))}\n\n" for event in events).encode()
+def _id(offset: int, log_id: int) -> str:
+    """Return what a client resumes from: in another log the offset alone would be another event."""
+    return f"{offset}:{log_id}"
+
+
+def _frames(events: Iterable[Event], log_id: int) -> bytes:
+    frames = (f"id: {_id(event.offset, log_id)}\ndata: {jsontext.write(logged(event))}\n\n" for event in events)
+    return "".join(frames).encode()
 
 
 async def _send(send: Send, data: bytes) -> None:

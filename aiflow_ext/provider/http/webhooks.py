@@ -65,9 +65,9 @@ async def github(
     signatures.check_github(secrets, signature, raw)
     delivery = signatures.check_id("X-GitHub-Delivery", x_github_delivery)
     happened = signatures.check_id("X-GitHub-Event", x_github_event)
+    found = _object(request, raw)  # of a ping too: so that a wrong content type is seen when the webhook is set up
     if happened == "ping":
         return answer([])
-    found = _object(request, raw)
     repository, sender = _dict(found, "repository"), _dict(found, "sender")
     organization = _dict(found, "organization")
     event = Event(
@@ -100,7 +100,10 @@ async def mlflow(
         ),
     ] = None,
 ) -> JSONResponse:
-    """Publish a delivery of MLflow: namespace `mlflow`, key the model's name, type as `model_version.created`."""
+    """Publish a delivery of MLflow: namespace `mlflow`, key the model's name, type as `model_version.created`.
+
+    Where MLflow has workspaces, the key is `workspace/name`: two workspaces may each have a model of one name.
+    """
     secrets = _secrets("mlflow")
     raw = await body.read(request)
     signatures.check_mlflow(secrets, signature, x_mlflow_delivery_id, x_mlflow_timestamp, raw, time.time())
@@ -110,7 +113,7 @@ async def mlflow(
     if not entity or not action:
         raise Problem(422, "an event of MLflow has entity and action")
     event = Event(
-        key=_text(_dict(found, "data"), "name") or entity,
+        key="/".join(filter(None, (_text(found, "workspace"), _text(_dict(found, "data"), "name") or entity))),
         value=_value(raw),
         type=f"{entity}.{action}",
         namespace="mlflow",
@@ -120,7 +123,7 @@ async def mlflow(
 
 
 async def _publish(event: Event, source: str, delivery: str) -> JSONResponse:
-    arrival = Arrival(checked(event), identity_of(f"aiflow:webhooks/{source}", delivery))
+    arrival = Arrival(checked(event, by_hand=False), identity_of(f"aiflow:webhooks/{source}", delivery))
     return answer(await link().ask(lambda client: publish(client, [arrival]), sending=True))
 
 

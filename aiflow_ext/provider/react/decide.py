@@ -2,22 +2,23 @@
 
     settle what waited -> feed each event to the rules it touches -> what is due by time -> settle again
 
-Of the rules of a task the first that fires decides.  docs/rules.md says what each means; act/ does it.
+Of the rules of a task the first that fires decides.  docs/rules.md says what each means; starts.py says what follows
+for the task, and act/ does it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from airflow.models.dagrun import DagRun
+from airflow.utils.sqlalchemy import with_row_locks
 from airflow.utils.state import DagRunState
 from sqlalchemy import insert, select
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
@@ -26,14 +27,22 @@ from aiflow_ext.errors import RetentionError
 from aiflow_ext.provider.act import runs, tasks
 from aiflow_ext.provider.act.stop import Stops
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.session import savepoint
 from aiflow_ext.provider.metrics import Work
-from aiflow_ext.provider.react import status
+from aiflow_ext.provider.points import point
+from aiflow_ext.provider.react import starts, status
+from aiflow_ext.provider.world.blame import Blame, Key, is_its_own
 from aiflow_ext.provider.world.registry import Registry
-from aiflow_ext.provider.world.runs import Key, Run, TaskState, Try, World, load_tries, new_task
+from aiflow_ext.provider.world.runs import Run, World, load_tries
+from aiflow_ext.provider.world.task import TaskState, Try, new_task
 
 log = structlog.get_logger(__name__)
 
 Fired = tuple[int, str, list[int]]
+T = TypeVar("T")
+
+KEPT_RUNS = 100  # of a Dag that is paused, or away; the newest
+KEPT_AT_ONCE = 10  # are made in a transaction, at about 0.1 s each
 
 
 @dataclass(frozen=True)
@@ -83,36 +92,45 @@ class Decisions:
             self._feed(event)
         self._tick()
         self._settle()
+        self._make_kept_runs()
+        for task in [*(task for _, task in self.world.tasks()), *self.world.dags.values()]:
+            if lost := task.dropped:
+                shown = {"starts": len(lost), "first": lost[0]["events"][-1:], "last": lost[-1]["events"][-1:]}
+                log.warning("aiflow: too many starts wait, the oldest are dropped", **shown, **task.who)
 
     # Rules
 
     def _index(self) -> None:
         """Which rules does an event touch?"""
         self._match = _core.Match()
-        self._listeners: list[tuple[Run | None, TaskState]] = [*self.world.tasks()]
-        self._listeners += [(None, task) for task in self.world.dags.values()]
-        for number, (_, task) in enumerate(self._listeners):
-            self._add(number, task)
+        self._hearing: list[tuple[Run | None, TaskState]] = []
+        for run, task in self.world.tasks():
+            self._hear(run, task)
+        for task in self.world.dags.values():
+            self._hear(None, task)
 
-    def _add(self, number: int, task: TaskState) -> None:
+    def _hear(self, run: Run | None, task: TaskState) -> None:
         for pattern in task.rules.patterns:
-            self._match.add(pattern, number)
+            self._match.add(pattern, len(self._hearing))
+        self._hearing.append((run, task))
 
     def _feed(self, event: Event) -> None:
         for number in self._match.find(event):
-            run, task = self._listeners[number]
+            run, task = self._hearing[number]
             if run is not None and not _reaches(event, run):
                 continue
             own = run is not None and event.namespace == status.NAMESPACE and event.sender == run.run_id
-            task.core, fired = task.rules.core.feed(task.core, event, own)
-            self._decide(run, task, fired, str(event.offset))
+            with Blame((task.dag_id, task.run_id)):
+                task.core, fired = task.rules.core.feed(task.core, event, own)
+                self._decide(run, task, fired, str(event.offset))
 
     def _tick(self) -> None:
         for run, task in self.world.tasks():
             if task.due_ms is not None and task.due_ms <= self.now_ms and run.running:
-                task.core, fired = task.rules.core.tick(task.core, self.now_ms)
-                self._decide(run, task, fired, f"t{task.due_ms}")
-                task.due_ms = task.rules.core.due(task.core)
+                with Blame((task.dag_id, task.run_id)):
+                    task.core, fired = task.rules.core.tick(task.core, self.now_ms)
+                    self._decide(run, task, fired, f"t{task.due_ms}")
+                    task.due_ms = task.rules.core.due(task.core)
 
     def _decide(self, run: Run | None, task: TaskState, fired: Sequence[Fired], cause: str) -> None:
         """The first rule that fires decides; all that fired have consumed their events."""
@@ -128,10 +146,7 @@ class Decisions:
                 before, after = self._act(run, task, rule, kind, offsets)
         self.acted = True
         self.reaction.work.actions[kind] += 1
-        row = {
-            "dag_id": task.dag_id,
-            "run_id": task.run_id,
-            "task_id": task.task_id,
+        row = task.who | {
             "rule": rule["name"],
             "cause": cause,
             "action": kind,
@@ -142,20 +157,28 @@ class Decisions:
         }
         self.session.execute(insert(models.action).values(**row))
         shown = {"rule": rule["name"], "action": kind, "offsets": offsets, "before": before, "after": after}
-        log.info("aiflow: a rule fired", **_fields(task), **shown)
+        if cause.isdigit():  # else it was the time
+            shown |= {"key": self._events_read[int(cause)].key, "type": self._events_read[int(cause)].type}
+        log.info("aiflow: a rule fired", **task.who, **shown)
 
     @contextmanager
     def _contained(self, task: TaskState) -> Iterator[None]:
         """A Dag that makes Airflow raise must not stop the events of all others: undo its part, say so, go on."""
         try:
-            with self.session.begin_nested():
+            with savepoint(self.session):
                 yield
-        except OperationalError:
-            raise
-        except Exception:
-            log.exception("aiflow: an action failed and is given up", **_fields(task))
-            task.pending.clear()
-            task.stopping = None
+        except Exception as e:
+            self._give_up(e, **task.who)
+            if task.task_id:  # of a Dag these are runs that are kept
+                task.pending.clear()
+                task.started = task.stopping = None
+
+    def _give_up(self, error: Exception, **who: str) -> None:
+        """Go on without an action that was undone; it failed, and not a database, a log or a broker."""
+        if not is_its_own(error):
+            raise error
+        self._locked.clear()  # PostgreSQL gives back the locks that were taken since
+        log.error("aiflow: an action failed and is given up", exc_info=error, **who)
 
     # Actions on tasks
 
@@ -163,54 +186,70 @@ class Decisions:
         self._hold(run)
         ti = run.tries.get(task.task_id)
         before = ti.state if ti else ""
-        after = self._stop(run, task, ti, rule) if kind == "stop" else self._start(run, task, ti, rule, kind, offsets)
+        moment = moment_of(self.means.stops, run, self.now_ms)
+        after = self._carry_out(run, task, starts.fire(task, ti, rule, kind, offsets, moment))
         self.reaction.dirty.add((run.dag_id, run.run_id))
+        if not after and (ti := run.tries.get(task.task_id)):
+            after = ti.state
         return before, after
 
-    def _start(
-        self, run: Run, task: TaskState, ti: Try | None, rule: dict[str, Any], kind: str, offsets: list[int]
-    ) -> str:
-        entry = {"events": offsets, "downstream": bool(rule.get("downstream"))}
-        alive = ti is not None and (ti.alive or task.stopping is not None)
-        if kind == "restart" and ti is not None and alive:
-            if ti.state in ("scheduled", "queued") and tasks.add_events(self.session, ti, self._events(offsets, task)):
-                return ti.state
-            _merge(task.pending, entry)
-            if task.stopping is None:
-                task.stopping = self.means.stops.begin(ti, self.now_ms, restart=True, state="success")
-            else:
-                task.stopping["restart"] = True
-            return "stopping"
-        how = rule.get("while_running") or "once"
-        if alive and how == "ignore":
-            return ti.state if ti else ""
-        if how == "each":
-            task.pending.append(entry)
-        else:
-            _merge(task.pending, entry)
-        self._settle_task(run, task)
-        ti = run.tries.get(task.task_id)
-        return "pending" if task.pending else (ti.state if ti else "")
+    def _carry_out(self, run: Run, task: TaskState, decision: starts.Decision[T]) -> T:
+        """Do what is decided, act by act, and return what comes of it."""
+        stopping = task.stopping
+        answer: Any = None
+        while True:
+            try:
+                act = decision.send(answer)
+            except StopIteration as end:
+                if stopping is not None and task.stopping is None:
+                    took = {"after_ms": self.now_ms - stopping["since"], "restart": stopping["restart"]}
+                    log.info("aiflow: a task has stopped", **task.who, **took)
+                    self.reaction.dirty.add((run.dag_id, run.run_id))
+                return end.value  # type: ignore[no-any-return]
+            if act.do not in ("ask", "term"):  # it is about the row
+                self.reaction.dirty.add((run.dag_id, run.run_id))
+            done = self._do(act, run, task, run.tries[task.task_id])
+            answer = done, run.tries[task.task_id]
 
-    def _stop(self, run: Run, task: TaskState, ti: Try | None, rule: dict[str, Any]) -> str:
-        task.pending.clear()
-        if ti is None or tasks.ended(ti):
-            return ti.state if ti else ""
-        state = rule.get("state") or "success"
-        if ti.state == "running" or task.stopping is not None:
-            if task.stopping is None:
-                task.stopping = self.means.stops.begin(ti, self.now_ms, restart=False, state=state)
-            else:
-                task.stopping |= {"restart": False, "state": state}
-            return "stopping"
-        never_ran = ti.parked or ti.state in ("", "scheduled", "queued")
-        wanted = "skipped" if never_ran else state
-        if tasks.set_state(self.session, ti, wanted, [ti.state]):
-            return wanted
-        load_tries(self.session, run)  # it began to run meanwhile: the stop is kept for it
-        now = run.tries[task.task_id]
-        task.stopping = self.means.stops.begin(now, self.now_ms, restart=False, state=state)
-        return "stopping"
+    def _do(self, act: starts.Act, run: Run, task: TaskState, ti: Try) -> bool:
+        """Carry out one act; return whether it was done."""
+        match act.do:
+            case "ask":
+                self.means.stops.ask(str(ti.id), act.why)
+            case "term":
+                if ti.pid:
+                    self.means.stops.term(ti.pid, str(ti.id))
+            case "resume":
+                return self._resume(run, task, ti, act.start)
+            case "again":
+                return self._start_again(run, task, act.start)
+            case "add":
+                return tasks.add_events(self.session, ti, self._events(act.start["events"], task))
+            case "restart":
+                return tasks.restart_by_airflow(self.session, ti)
+            case "set":
+                if act.of not in ("", str(ti.id)) and tasks.cleared(self.session, ti, act.of):
+                    return False
+                if not tasks.set_state(self.session, ti, act.state, [act.expected]):
+                    load_tries(self.session, run)
+                    return False
+        return True
+
+    def _resume(self, run: Run, task: TaskState, ti: Try, start: dict[str, Any]) -> bool:
+        if not task.rules.waits and not self._dag(run).has_task(ti.task_id):
+            tasks.set_state(self.session, ti, "removed", [ti.state])  # as Airflow does
+            return False
+        if not start:
+            log.info("aiflow: a task has no rules any more, and goes on without an event", **task.who)
+        return tasks.resume(self.session, ti, self._begin(task, start))
+
+    def _start_again(self, run: Run, task: TaskState, start: dict[str, Any]) -> bool:
+        dag, down = self._dag(run), bool(start["downstream"])
+        why = tasks.start_again(self.session, run, task, lambda: self._begin(task, start), dag, down=down)
+        if why and "refused" not in start:
+            shown = {"why": why, "offsets": start["events"]}
+            log.info("aiflow: a start waits: the upstream does not allow it", **task.who, **shown)
+        return not why
 
     def _hold(self, run: Run) -> None:
         """Lock the run's row as the stock scheduler does, and read its tries again: nobody changes them now."""
@@ -218,7 +257,7 @@ class Decisions:
         if key in self._locked:
             return
         row = select(DagRun.state).where(DagRun.dag_id == run.dag_id, DagRun.run_id == run.run_id)
-        state = self.session.scalar(row.with_for_update(of=DagRun))
+        state = self.session.scalar(with_row_locks(row, self.session, of=DagRun))
         run.state = str(getattr(state, "value", state) or "")
         self._locked.add(key)
         load_tries(self.session, run)
@@ -228,89 +267,89 @@ class Decisions:
     def _settle(self) -> None:
         for run, task in list(self.world.tasks()):
             if can_settle(self.means.stops, run, task, self.now_ms):
-                self._hold(run)
-                with self._contained(task):
-                    self._settle_task(run, task)
-
-    def _settle_task(self, run: Run, task: TaskState) -> None:
-        """Do what waited for this moment: the end of a stop, a pending start, a retry of what an event started."""
-        ti = run.tries.get(task.task_id)
-        if ti is None or not run.running:
-            return
-        if task.stopping is not None:
-            if not self.means.stops.settle(self.session, task, ti, self.now_ms):
-                return
-            self.reaction.dirty.add((run.dag_id, run.run_id))
-        if tasks.ended(ti):
-            task.started = None
-        if task.pending and (ti.parked or tasks.ended(ti)):
-            self._start_now(run, task, ti)
-        elif ti.parked and task.started is not None:  # Airflow retries: the same events start it again
-            tasks.resume(self.session, ti, self._events(task.started["events"], task))
-
-    def _start_now(self, run: Run, task: TaskState, ti: Try) -> None:
-        entry = task.pending[0]
-        events = self._events(entry["events"], task)
-        if ti.parked:
-            done = tasks.resume(self.session, ti, events)
-        else:
-            done = tasks.start_again(
-                self.session, run, task, events, self._dag(run), down=bool(entry.get("downstream"))
-            )
-        if done:
-            task.started = task.pending.pop(0)
-            self.acted = True
-        elif tasks.ended(ti) and not self._upstream_moves(run, task):
-            dropped = task.pending.pop(0)
-            log.warning(
-                "aiflow: no start, the upstream did not end as it needs", offsets=dropped["events"], **_fields(task)
-            )
-        self.reaction.dirty.add((run.dag_id, run.run_id))
-
-    def _upstream_moves(self, run: Run, task: TaskState) -> bool:
-        upstream = self._dag(run).get_task(task.task_id).upstream_task_ids
-        return any(ti.task_id in upstream and not tasks.ended(ti) for ti in run.tries.values())
+                with Blame((run.dag_id, run.run_id)):
+                    self._hold(run)
+                    with self._contained(task):
+                        owed, ti = len(task.pending), run.tries.get(task.task_id)
+                        moment = moment_of(self.means.stops, run, self.now_ms)
+                        self._carry_out(run, task, starts.settle(task, ti, moment))
+                        self.acted |= len(task.pending) < owed
 
     # Rules on Dags
 
     def _act_on_dag(self, task: TaskState, rule: dict[str, Any], kind: str, offsets: list[int]) -> tuple[str, str]:
         dag = self.means.dag_bag.get_latest_version_of_dag(task.dag_id, session=self.session)
-        if dag is None or not offsets:
-            return "", ""
         events = self._events(offsets, task)
-        if not events:
+        if dag is None or not events or kind == "none":
             return "", ""
         if kind == "stop":
-            return "", self._stop_runs(dag, events[-1], rule.get("state") or "success")
-        made = runs.create(self.session, dag, rule["name"], events, self.means.job_id)
+            task.pending = [kept for kept in task.pending if events[-1].context not in (None, kept["context"])]
+            return "", self._stop_runs(dag, rule, events[-1])
+        if runs.closed(self.session, task.dag_id):
+            kept = {"rule": rule["name"], "events": offsets, "context": events[-1].context}
+            starts.wait(task, starts.bounded(kept), KEPT_RUNS)
+            return "", "kept"
+        left_out = len(offsets) - len(events)
+        made = runs.create(self.session, dag, rule["name"], events, self.means.job_id, left_out)
         if made is None:
             return "", ""
         self.reaction.made_runs = True
         self._adopt(made, events[-1])
         return "", "queued"
 
+    def _make_kept_runs(self) -> None:
+        """Make runs of Dags that were paused, or away; some at a time, so that stock scheduling goes on."""
+        for task in self.world.dags.values():
+            if not task.pending or runs.closed(self.session, task.dag_id):
+                continue
+            now, rest = task.pending[:KEPT_AT_ONCE], task.pending[KEPT_AT_ONCE:]
+            with Blame((task.dag_id, "")):
+                dag = self.means.dag_bag.get_latest_version_of_dag(task.dag_id, session=self.session)
+                for kept in now:
+                    with self._contained(task):
+                        if events := self._events(kept["events"], task):
+                            left_out = starts.number_of(kept) - len(events)
+                            runs.create(self.session, dag, kept["rule"], events, self.means.job_id, left_out)
+            point("kept.made")
+            task.pending = rest
+            self.reaction.made_runs = True
+            self.reaction.busy |= bool(rest)
+
     def _adopt(self, made: DagRun, event: Event) -> None:
         """The rest of this batch is for the new run, too."""
         rules = self.means.registry.of_run(self.session, made.dag_id, None)
         assert rules is not None
-        run = Run(made.dag_id, made.run_id, "queued", rules, event.offset, 0, event.context, {})
+        run = Run(made.id, made.dag_id, made.run_id, "queued", rules, event.offset, event.context, {})
         self.world.runs[made.dag_id, made.run_id] = run
         for task_id, ruleset in rules.tasks.items():
             task = new_task(made.dag_id, made.run_id, task_id, ruleset, event.offset, self.now_ms)
             run.tasks[task_id] = task
-            self._listeners.append((run, task))
-            self._add(len(self._listeners) - 1, task)
+            self._hear(run, task)
 
-    def _stop_runs(self, dag: Any, event: Event, state: str) -> str:
+    def _stop_runs(self, dag: Any, rule: dict[str, Any], event: Event) -> str:
+        state = rule.get("state") or "success"
         for run in [r for r in self.world.runs.values() if r.dag_id == dag.dag_id and _reaches(event, r)]:
             self._hold(run)
             if run.state not in (DagRunState.RUNNING.value, DagRunState.QUEUED.value):
                 continue
-            for ti in run.tries.values():
-                if ti.state == "running":
-                    self.means.stops.ask(str(ti.id))
-            runs.stop(self.session, dag, run.run_id, state)
-            run.state = state
+            running = [ti for ti in run.tries.values() if ti.state == "running"]
+            try:
+                with savepoint(self.session):
+                    of_run = self._dag(run)
+                    teardowns = {task.task_id for task in of_run.tasks if task.is_teardown}
+                    run.state = runs.stop(self.session, of_run, run.run_id, state)
+            except Exception as e:
+                self._give_up(e, dag_id=run.dag_id, run_id=run.run_id)
+                continue
+            for ti in running:
+                if ti.task_id not in teardowns:
+                    self.means.stops.ask(str(ti.id), starts.reason(rule, [event.offset]))
+            load_tries(self.session, run)
+            for task in run.tasks.values():
+                task.pending.clear()
+                task.stopping = None
+                if task.task_id in teardowns and task.started is None and run.running:  # it does not wait any more
+                    task.started = {"events": [event.offset], "rule": rule["name"], "run": run.id}
             self.reaction.dirty.add((run.dag_id, run.run_id))
         return state
 
@@ -320,50 +359,41 @@ class Decisions:
         row = self.session.scalar(select(DagRun).where(DagRun.dag_id == run.dag_id, DagRun.run_id == run.run_id))
         return self.means.dag_bag.get_dag_for_run(dag_run=row, session=self.session)
 
-    def _events(self, offsets: Iterable[int], task: TaskState) -> list[Event]:
-        """The events at these offsets; those of earlier batches from the log, where they still are."""
-        found = (self._events_read.get(offset) or self._stored(offset, task) for offset in offsets)
-        return [event for event in found if event is not None]
+    def _begin(self, task: TaskState, start: dict[str, Any]) -> tasks.Begin:
+        """How a try begins; a task that has no rules any more begins as a plain one."""
+        if not (start and task.rules.waits):
+            return tasks.PLAIN
+        events = self._events(start["events"], task)
+        if len(events) < (number := starts.number_of(start)):
+            log.warning("aiflow: a start does not carry all its events", carried=len(events), of=number, **task.who)
+        return tasks.with_events(events, start.get("rule", ""))
+
+    def _events(self, offsets: Sequence[int], task: TaskState) -> list[Event]:
+        """What is carried of the events at these offsets: those of earlier batches from the log, if they are there."""
+        found = (self._events_read.get(offset) or self._stored(offset, task) for offset in reversed(offsets))
+        return tasks.carried(event for event in found if event is not None)
 
     def _stored(self, offset: int, task: TaskState) -> Event | None:
-        """Ask by namespace: what was let go is known of each."""
-        for namespace in {pattern[0] for pattern in task.rules.patterns}:
+        """Ask by namespace: what was let go is known of each.  The rules may have changed since: ask for any, too."""
+        for namespace in [*dict.fromkeys(pattern[0] for pattern in task.rules.patterns), "*"]:
             with suppress(RetentionError):
                 for event in self.means.log.read(offset - 1, 1, (namespace, "*", "*", "*", "*")):
                     if event.offset == offset:
                         return event
-        log.warning("aiflow: an event that started it is no longer in the log", offset=offset, **_fields(task))
+        log.warning("aiflow: an event that started it is no longer in the log", offset=offset, **task.who)
         return None
 
 
 def can_settle(stops: Stops, run: Run, task: TaskState, now_ms: int) -> bool:
-    """Whether what waited for this moment can be done: the end of a stop, a pending start, a retry."""
-    ti = run.tries.get(task.task_id)
-    if ti is None or not run.running:
-        return False
-    if task.stopping is not None:
-        return stops.over(task.stopping, ti) or stops.due_ms(task.stopping) <= now_ms
-    waiting = bool(task.pending) or task.started is not None
-    return waiting and (ti.parked or tasks.ended(ti))
+    """Whether what waited for this moment can be done."""
+    return starts.can_settle(task, run.tries.get(task.task_id), moment_of(stops, run, now_ms))
+
+
+def moment_of(stops: Stops, run: Run, now_ms: int) -> starts.Moment:
+    """Return when, and in which run, it is decided."""
+    return starts.Moment(now_ms, stops.grace_ms, stops.asked, run.id, run.running, run.states)
 
 
 def _reaches(event: Event, run: Run) -> bool:
     """Whether an event is for a run: not older than it, and of its context or of none."""
-    if event.offset <= run.since or event.create_time < run.created_ms:
-        return False
-    return event.context is None or event.context == run.context
-
-
-def _fields(task: TaskState) -> dict[str, str]:
-    """Which one, for the log."""
-    return {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
-
-
-def _merge(pending: list[dict[str, Any]], entry: dict[str, Any]) -> None:
-    """Keep one start, with all events."""
-    if not pending:
-        pending.append(entry)
-        return
-    first = pending[0]
-    first["events"] = sorted({*first["events"], *entry["events"]})
-    first["downstream"] = first["downstream"] or entry["downstream"]
+    return event.offset > run.since and event.context in (None, run.context)

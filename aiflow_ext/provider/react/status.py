@@ -11,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from aiflow_ext._event import Event
-from aiflow_ext.provider.world.runs import Run, Try
+from aiflow_ext.provider.world.runs import Run
+from aiflow_ext.provider.world.task import Try
 from aiflow_ext.rules.conditions import STATES
 
 NAMESPACE = "airflow"

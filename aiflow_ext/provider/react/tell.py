@@ -17,6 +17,7 @@ from aiflow_ext.errors import Error
 from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
+from aiflow_ext.provider.world.blame import Blame
 from aiflow_ext.provider.world.runs import Run, World
 
 log = structlog.get_logger(__name__)
@@ -57,8 +58,9 @@ class Teller:
         if not self._broker_up():
             return told
         try:
-            for run in world.runs.values():
-                told |= self._tell_run(session, run)
+            for key, run in world.runs.items():
+                with Blame(key):
+                    told |= self._tell_run(session, run)
             if self._news is not None:
                 work.told += (asset_events := self._news.tell(session, self._publish))
                 told |= bool(asset_events)

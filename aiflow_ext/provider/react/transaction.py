@@ -9,28 +9,33 @@ docs/design.md says why twice is impossible.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import structlog
-from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import get_dialect_name
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext._event import Event
-from aiflow_ext.errors import CorruptError, RetentionError
+from aiflow_ext.errors import Error, RetentionError
+from aiflow_ext.events.address import safe_uri
+from aiflow_ext.provider.act.runs import closed
 from aiflow_ext.provider.act.stop import Stops
 from aiflow_ext.provider.assets.feed import Watchers
 from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.assets.trigger import go_on_from
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.db.consumers import begin_at, offset_of
+from aiflow_ext.provider.db.consumers import Place, begin_at, holder_of, place_of
+from aiflow_ext.provider.db.session import own_session
 from aiflow_ext.provider.points import point
+from aiflow_ext.provider.react.another_log import another_log
 from aiflow_ext.provider.react.decide import Decisions, Means, Reaction, can_settle
+from aiflow_ext.provider.react.starts import due_ms
 from aiflow_ext.provider.react.tell import Teller
+from aiflow_ext.provider.world.blame import Key, RunError
 from aiflow_ext.provider.world.registry import Registry
 from aiflow_ext.provider.world.runs import World, load, save
 
@@ -38,28 +43,68 @@ log = structlog.get_logger(__name__)
 
 CONSUMER = "scheduler"
 BATCH = 1000  # events a transaction reads
+ASIDE_SEC = 10.0  # that a run which cannot be read is left out
+ASIDE_MAX_SEC = 640.0  # the same, where it fails again and again
+SHUT_OUT_SEC = 10.0  # another one holds the consumer's row for so long and acts on nothing: it is named
+HANGS = "1min"  # of silence, twice what a log may be silent for: then PostgreSQL ends the session of a reaction
+NOT_OURS = (
+    "aiflow: what is published to the broker has no effect: it serves another log than [aiflow] log, which the "
+    "scheduler reads; give both the same one, which both reach"
+)
 ROUNDS = 20  # transactions of one react(); the rest waits for the next pass, so stock scheduling goes on
 
 
 class Reactor:
     """The consumer of the log in a scheduler.  Opens its handles in the process and at the moment it is made.
 
+    `runs` are those that it knows, also where their Dags have no rules any more.
+
     :param broker_up: whether a broker may answer.
+    :param broker_log: the id of the log that it serves; None: not known.
     """
 
-    def __init__(self, config: Config, dag_bag: Any, job_id: int | None, broker_up: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dag_bag: Any,
+        job_id: int | None,
+        broker_up: Callable[[], bool],
+        broker_log: Callable[[], int | None],
+    ) -> None:
         self.registry = Registry()
+        self._config = config
+        self._broker_log = broker_log
+        self._told_of: int | None = None  # the log of a broker, which is not ours
+        self.runs: Collection[Key] = ()
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
         self._stops = Stops(self._client, config.stop_grace_sec)
         self._means = Means(self.registry, self._log, self._stops, dag_bag, job_id)
         self._watchers = Watchers(self._log)
+        self._aside: dict[Key, tuple[float, float]] = {}  # until when, and for how long
         self._teller = Teller(self._client, AssetNews() if config.asset_events else None, broker_up)
+        self._shut_out: tuple[int, float] | None = None  # at which offset, and when to say it
+
+    def head(self) -> int | None:
+        """Return the offset of the newest event; None: the log cannot say it now."""
+        try:
+            return self._log.head()
+        except Error:
+            return None
 
     def close(self) -> None:
         """Close the handles."""
         self._client.close()
         self._log.close()
+
+    def shut_out(self, session: Session, offset: int) -> None:
+        """Another scheduler holds the consumer's row.  That is normal, unless the consumer does not move."""
+        now = time.monotonic()
+        if self._shut_out is not None and self._shut_out[0] == offset:
+            if now < self._shut_out[1]:
+                return
+            log.warning("aiflow: events wait for who holds the consumer's row", **holder_of(session, CONSUMER))
+        self._shut_out = offset, now + SHUT_OUT_SEC
 
     def react(self) -> Reaction:
         """Act on everything that has happened.
@@ -69,17 +114,52 @@ class Reactor:
         reaction = Reaction()
         for _ in range(ROUNDS):
             try:
-                with create_session() as session:
+                with own_session() as session:
                     again = _Transaction(self, session, reaction).run()
-            except BaseException:
+                    self._stops.carry_out()
+            except BaseException as e:
                 self._watchers.forget()
                 self._teller.forget()
-                raise
-            self._stops.carry_out()
+                self._stops.forget()
+                if not isinstance(e, RunError) or e.key in self.aside():
+                    raise
+                self._set_aside(e)
+                continue
             if not again:
                 return reaction
         reaction.busy = True
         return reaction
+
+    def compare(self, log_id: int) -> None:
+        """Say once where the broker serves another log than this one, which the scheduler reads."""
+        theirs = self._broker_log()
+        if theirs not in (None, log_id, self._told_of):
+            log.error(NOT_OURS, broker=safe_uri(self._config.broker), serves=theirs, log=log_id)
+        self._told_of = None if theirs == log_id else theirs
+
+    def aside(self) -> set[Key]:
+        """The runs that the reaction leaves out for now."""
+        now = time.monotonic()
+        # One that was read since, or is over, is forgotten after a while; until then it waits longer if it fails again.
+        self._aside = {key: kept for key, kept in self._aside.items() if now < kept[0] + ASIDE_MAX_SEC}
+        return {key for key, (until, _) in self._aside.items() if now < until}
+
+    def _set_aside(self, error: RunError) -> None:
+        """Try the run again after a while: nothing was done yet, so the others lose only the time.
+
+        Each time it fails again the while is twice as long, so that many such runs leave time for the others.
+        """
+        _, waited = self._aside.get(error.key, (0.0, ASIDE_SEC / 2))
+        if error.key not in self._aside:  # say it once
+            dag_id, run_id = error.key
+            log.error(
+                "aiflow: a run is set aside: its rules hear no events, until they can be read again",
+                dag_id=dag_id,
+                run_id=run_id,
+                exc_info=error.__cause__,
+            )
+        while_sec = min(2 * waited, ASIDE_MAX_SEC)
+        self._aside[error.key] = time.monotonic() + while_sec, while_sec
 
 
 class _Transaction:
@@ -91,59 +171,72 @@ class _Transaction:
         self.reaction = reaction
         self.now_ms = time.time_ns() // 1_000_000
         self.head = 0
+        self.log_id = 0
 
     def run(self) -> bool:
         """Do the round; return whether there is (or may be) more."""
         self.r.registry.refresh(self.session)
-        offset = offset_of(self.session, CONSUMER)
-        if offset is None:
-            offset = self._first_offset()
-        if not self._something_to_do(offset):
-            return False
-        if not self._lock():
+        place = place_of(self.session, CONSUMER) or self._first_place()
+        wanted = self._something_to_do(place)
+        if wanted and not self._lock():
             self.reaction.busy = True
+            self.r.shut_out(self.session, place.offset)
+            return False
+        self.r._shut_out = None
+        if not wanted:
             return False
         point("apply.locked")
         batch = self._read_events()
-        self.world = load(self.session, self.r.registry, CONSUMER, self.now_ms)
+        self.world = self._load()
         told = self.r._teller.tell(self.session, self.world, self.reaction.work)
         decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
         decisions.decide(batch)
         more = self._feed_watchers(batch)
         point("apply.acted")
-        save(self.session, self.world, CONSUMER, batch[-1].offset if batch else self.world.offset)
+        save(self.session, self.world, CONSUMER, Place(batch[-1].offset if batch else self.world.offset, self.log_id))
         point("apply.saved")
         self.session.commit()
         point("apply.committed")
         self._note_due()
         return told or more or decisions.acted or (bool(batch) and batch[-1].offset < self.head)
 
-    def _first_offset(self) -> int:
+    def _first_place(self) -> Place:
         """A new consumer begins at the log's end: what was published before has nobody waiting for it."""
-        head = self.r._log.head()
-        begin_at(self.session, CONSUMER, head)
+        first = Place(*self.r._log.head_and_id())
+        begin_at(self.session, CONSUMER, first)
         self.session.commit()
-        return head
+        return place_of(self.session, CONSUMER) or first  # another scheduler may have been faster, with another log
 
-    def _something_to_do(self, offset: int) -> bool:
+    def _look(self, place: Place) -> None:
+        """See how far the log goes, and that it is the one whose events were acted on."""
+        self.head, self.log_id = self.r._log.head_and_id()
+        if not place.is_in(self.log_id) or self.head < place.offset:
+            raise another_log(self.session, self.r._config.log, place, Place(self.head, self.log_id))
+        self.r.compare(self.log_id)
+
+    def _something_to_do(self, place: Place) -> bool:
         """Look without a lock and without a write: an idle scheduler must not wake itself."""
-        self.head = head = self.r._log.head()
-        if head < offset:
-            raise CorruptError(
-                f"the log ends at offset {head}, but events up to {offset} have been acted on: it is another log. "
-                f"To go on with it: UPDATE aiflow_consumer SET \"offset\" = {head} WHERE name = '{CONSUMER}'"
-            )
-        if head > offset:
-            self.reaction.work.backlog = max(self.reaction.work.backlog, head - offset)
+        self._look(place)
+        if self.head > place.offset:
+            self.reaction.work.backlog = max(self.reaction.work.backlog, self.head - place.offset)
             return True
-        world = load(self.session, self.r.registry, CONSUMER, self.now_ms)
+        if place.log_id is None:  # of an earlier version: it gets the id
+            return True
+        world = self._load()
         self._due(world)
         fresh = any(run.stored_seen is None for run in world.runs.values())
+        fresh = fresh or any(task.fresh for _, task in world.tasks())
         due = self.reaction.due_ms is not None and self.reaction.due_ms <= self.now_ms
         waiting = any(can_settle(self.r._stops, run, task, self.now_ms) for run, task in world.tasks())
+        waiting |= any(task.pending and not closed(self.session, dag_id) for dag_id, task in world.dags.items())
         if world.ended or fresh or due or waiting:
             return True
-        return self.r._teller.waiting(self.session, world) or self.r._watchers.behind(self.session, offset)
+        return self.r._teller.waiting(self.session, world) or self.r._watchers.behind(self.session, place)
+
+    def _load(self) -> World:
+        world = load(self.session, self.r.registry, CONSUMER, self.now_ms, self.r.aside())
+        self.r.runs = world.runs.keys()
+        return world
 
     def _lock(self) -> bool:
         """Hold the consumer's row: one scheduler reacts at a time, another one goes on with its own work."""
@@ -153,18 +246,23 @@ class _Transaction:
             )
             return True
         row = select(models.consumer.c.offset).where(models.consumer.c.name == CONSUMER)
+        if get_dialect_name(self.session) == "postgresql":  # for this transaction alone, whoever pools its session
+            timeout = "idle_in_transaction_session_timeout"
+            theirs = func.nullif(func.current_setting(timeout), "0")
+            row = row.add_columns(func.set_config(timeout, func.coalesce(theirs, HANGS), True))
         return self.session.execute(row.with_for_update(skip_locked=True)).first() is not None
 
     def _read_events(self) -> list[Event]:
         """Before the runs are read: a run made before an event was published is then always seen."""
-        offset = offset_of(self.session, CONSUMER) or 0
+        place = place_of(self.session, CONSUMER) or Place(0, None)
         try:
-            batch = self.r._log.read(offset, BATCH)
+            batch = self.r._log.read(place.offset, BATCH)
         except RetentionError as e:
             raise RetentionError(
-                f"{e}; rules have not seen those. To go on without them: "
-                f"UPDATE aiflow_consumer SET \"offset\" = {go_on_from(e)} WHERE name = '{CONSUMER}'"
+                f"{e}; rules have not seen those. "
+                f"To go on without them: aiflow events reset-consumer --to {go_on_from(e)}"
             ) from None
+        self._look(place)  # after the read: what was read is of the log that was looked at
         self.reaction.work.events += len(batch)
         if batch and self.reaction.work.oldest_ms is None:
             self.reaction.work.oldest_ms = batch[0].create_time
@@ -172,7 +270,7 @@ class _Transaction:
 
     def _feed_watchers(self, batch: Sequence[Event]) -> bool:
         """Events become asset events, which may start Dag runs: a full pass looks."""
-        stored, more = self.r._watchers.feed(self.session, self.world.offset, batch)
+        stored, more = self.r._watchers.feed(self.session, Place(self.world.offset, self.log_id), batch)
         self.reaction.made_runs |= bool(stored)
         self.reaction.work.stored += stored
         return more
@@ -180,8 +278,13 @@ class _Transaction:
     def _note_due(self) -> None:
         self.reaction.due_ms = None
         self._due(self.world)
+        self.r._stops.under_way = {t.stopping["try"] for _, t in self.world.tasks() if t.stopping is not None}
 
     def _due(self, world: World) -> None:
         times = [t.due_ms for run, t in world.tasks() if t.due_ms is not None and run.running]
-        times += [self.r._stops.due_ms(t.stopping) for _, t in world.tasks() if t.stopping is not None]
+        times += [
+            due_ms(t.stopping, self.r._stops.grace_ms, self.r._stops.asked)
+            for run, t in world.tasks()
+            if t.stopping is not None and run.running and t.task_id in run.tries  # as can_settle()
+        ]
         self.reaction.due_ms = min(times, default=None)

@@ -28,7 +28,7 @@ broker_log = logging.getLogger("aiflow_ext.broker")  # as `aiflow broker` has it
 PAUSE_SEC = 1.0  # before the second start in a row that came to nothing; doubled for each further one
 PAUSE_MOST_SEC = 10.0
 STEADY_SEC = 10.0  # one that lived for so long is started again at once
-SILENT_SEC = 60.0  # it tells its status every 5 s: one that is silent for longer hangs, and is killed
+SILENT_SEC = 60.0  # it tells its status, or that it waits, every 5 s: a silent one hangs, and is killed
 END_SEC = 5.0  # for its last turn, when the scheduler ends; then it is killed
 READ_MAX = 65536  # bytes, and of a line
 LEVELS = {"10", "20", "30", "40", "50"}  # logging's
@@ -129,7 +129,7 @@ class Embedded:
                 self._told(status)
             except Exception:  # what a broker says never ends the scheduler
                 log.exception("aiflow: the broker's status is of another kind: %s", rest[:500])
-        elif line:
+        elif line and line != "waits":
             broker_log.error("aiflow broker: %s", line)
 
     def _reap(self, process: subprocess.Popen[bytes]) -> str:

@@ -1,91 +1,209 @@
 """The event scheduler: Airflow's own, which waits for events instead of sleeping, and examines what changed.
 
-Overridden are the sleep, one pass of ``_do_scheduling``, and three small hooks; all else is stock code, called.  A full
+Overridden are the sleep, one pass of ``_do_scheduling``, and four small hooks; all else is stock code, called.  A full
 stock pass runs every ``safety_pass_sec``, so every hint may be lost.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any
 
 import airflow.jobs.scheduler_job_runner as stock
 import structlog
+from airflow import settings
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from airflow.utils.sqlalchemy import get_dialect_name, is_lock_not_available_error, prohibit_commit, with_row_locks
+from airflow.utils.session import NEW_SESSION, create_session, provide_session
+from airflow.utils.sqlalchemy import is_lock_not_available_error, prohibit_commit, with_row_locks
 from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import select, tuple_, update
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import select, tuple_
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from aiflow_ext.errors import Error
-from aiflow_ext.provider.act.tasks import unpark
+from aiflow_ext.provider.act.tasks import begin_when_queued, unpark
 from aiflow_ext.provider.config import Config
-from aiflow_ext.provider.db import models
 from aiflow_ext.provider.metrics import count
+from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.decide import Reaction
 from aiflow_ext.provider.react.transaction import Reactor
+from aiflow_ext.provider.react.unended import unended
+from aiflow_ext.provider.scheduler.changes import RUNS, Changes
+from aiflow_ext.provider.scheduler.children import keep_connections_from_children, let_workers_end
 from aiflow_ext.provider.scheduler.due import next_due
+from aiflow_ext.provider.scheduler.late import drop_late_words
 from aiflow_ext.provider.scheduler.preload import preload
-from aiflow_ext.provider.scheduler.retention import keeper
+from aiflow_ext.provider.scheduler.retention import chores
+from aiflow_ext.provider.scheduler.slots import waiting_takes_no_slot
 from aiflow_ext.provider.scheduler.wake import Wake, Waker
-from aiflow_ext.provider.world.runs import ENDED, Key
+from aiflow_ext.provider.world.begins import note_begins
+from aiflow_ext.provider.world.blame import Key, is_of_database
 
 log = structlog.get_logger(__name__)
 
 BUSY_RETRY_SEC = 0.005  # a lock that another scheduler holds
+AGAIN_SEC = 1.0  # after Airflow's database has failed
 
 
 class EventSchedulerJobRunner(SchedulerJobRunner):
     """SchedulerJobRunner in event mode."""
 
     _logger_name = "airflow.jobs.scheduler_job_runner.SchedulerJobRunner"
+    _told_to_end = False
 
     def _execute(self) -> int | None:
         self._config = Config.from_airflow()
         preload()  # before the executors fork
+        keep_connections_from_children()
         try:
             return super()._execute()
         finally:  # the executors have ended: until then their tasks publish
             if hasattr(self, "_waker"):  # else its loop has not begun
                 self._waker.end_broker()
 
+    def _exit_gracefully(self, signum: int, frame: FrameType | None) -> None:
+        """Stock: it raises SystemExit.  Python drops that in the callback of a weak reference; the next pass ends."""
+        self._told_to_end = True
+        super()._exit_gracefully(signum, frame)
+
     def _run_scheduler_loop(self) -> None:
         """Open our handles, now that the executors have forked, and run the stock loop with our wait in it."""
         self._scheduler_idle_sleep_time = self._config.safety_pass_sec
         self._wake = Wake(full=True)
         self._full_at = 0.0
-        self._retry = False
+        self._retry = self._again = False
         self._woken = 0.0
         self._reaction = Reaction()
         self._waker = waker = Waker(self._config, self.executors)
+        self._changes = Changes(settings.get_engine())
         try:
-            self._reactor = Reactor(self._config, self.scheduler_dag_bag, self.job.id, waker.broker_up)
-            retention = keeper(self._config)
+            self._reactor = Reactor(
+                self._config, self.scheduler_dag_bag, self.job.id, waker.broker_up, waker.broker_log
+            )
+            note_begins(self._reactor.head)
+            beside = chores(self._config)
             try:
-                if self._config.retention:
-                    retention.start()
+                for chore in beside:
+                    chore.start()
                 clock = stock.time
                 stock.time = _Clock(self._sleep)  # type: ignore[assignment]
                 try:
-                    super()._run_scheduler_loop()
+                    with waiting_takes_no_slot():
+                        self._run_stock_loop()
                 finally:
                     stock.time = clock
             finally:
-                retention.stop()
+                for chore in beside:
+                    chore.stop()
                 self._reactor.close()
         finally:
+            self._changes.close()
+            let_workers_end(self.executors)  # stock ends the executors next
             waker.close()
+
+    def _run_stock_loop(self) -> None:
+        """Where Airflow's database fails (a deadlock, a lost connection, a full disk), the loop begins again.
+
+        Stock ends its scheduler then, which first waits for the tasks that run: here these may never end.  The job's
+        heartbeat is in the loop, so whoever watches it sees a database that stays away.
+        """
+        while not self._told_to_end:
+            try:
+                self._drop_unsaved()
+                super()._run_scheduler_loop()
+                return
+            except SQLAlchemyError as e:
+                if not is_of_database(e):
+                    raise
+                log.error("aiflow: Airflow's database fails, the scheduler tries again", in_sec=AGAIN_SEC, error=str(e))
+            self._again = True
+            self._waker.tend()
+            time.sleep(AGAIN_SEC)  # not the waker: what executors say wakes it, and is not read before the next pass
+            self._wake, self._full_at, self._reaction = Wake(full=True), 0.0, Reaction()
+
+    @provide_session
+    def adopt_or_reset_orphaned_tasks(self, *, session: Session = NEW_SESSION) -> int:
+        """Stock; but not right where its loop begins again.
+
+        After an outage every scheduler's heartbeat is old, ours too: our own tasks would be taken from us while they
+        run.  Stock's timer does it later.
+        """
+        if self._again:
+            self._again = False
+            return 0
+        return super().adopt_or_reset_orphaned_tasks(session=session)
+
+    def _process_executor_events(self, executor: Any, session: Session) -> int:
+        """Stock; what executors have said is not lost with a transaction that fails."""
+        drop_late_words(executor, session)
+        heard = dict(executor.event_buffer)
+        try:
+            number = super()._process_executor_events(executor=executor, session=session)
+            session.commit()
+        except SQLAlchemyError:
+            executor.event_buffer = heard | executor.event_buffer
+            raise
+        return number
+
+    def _enqueue_executor_callbacks(self, session: Session) -> None:
+        with self._given_if_saved(session):
+            super()._enqueue_executor_callbacks(session)
+
+    def _enqueue_connection_tests(self, *, session: Session) -> None:
+        with self._given_if_saved(session):
+            super()._enqueue_connection_tests(session=session)
+
+    @contextmanager
+    def _given_if_saved(self, session: Session) -> Iterator[None]:
+        """What executors are given in a transaction that is undone is taken back: it is queued once more, maybe by
+        another scheduler.  No column says by which one, so nothing but the transaction can tell.
+
+        Where the connection is lost just when the commit has come through, it stays queued, as what a stock scheduler
+        leaves that ends.
+        """
+        queues: list[dict[Any, Any]] = [
+            queue for e in self.executors for queue in (e.queued_callbacks, e.queued_connection_tests)
+        ]
+        before = [set(queue) for queue in queues]
+        try:
+            yield
+            session.commit()
+        except SQLAlchemyError:
+            for queue, had in zip(queues, before, strict=True):
+                for key in queue.keys() - had:
+                    del queue[key]
+                    log.info("aiflow: a workload is taken back from its executor", key=key)
+            raise
+
+    def _drop_unsaved(self) -> None:
+        """Take from the executors what they were given in a transaction that was undone: it is queued once more, maybe
+        by another scheduler."""
+        mine = TaskInstance.state == TaskInstanceState.QUEUED, TaskInstance.queued_by_job_id == self.job.id
+        with create_session() as session:
+            for executor in self.executors:
+                for key in list(executor.queued_tasks):
+                    of_key = [getattr(TaskInstance, name) == value for name, value in key._asdict().items()]
+                    if session.scalar(select(TaskInstance.id).where(*of_key, *mine)) is None:
+                        del executor.queued_tasks[key]
+                        log.info("aiflow: a task is taken back from its executor", **key._asdict())
 
     def _sleep(self, seconds: float) -> None:
         """The stock loop is idle for `seconds`, unless something happens."""
-        again = self._retry or bool(self._wake)
-        heard = self._waker.wait(BUSY_RETRY_SEC if again else min(seconds, self._until_due()))
+        self._wake.full |= bool(self._changes.take())
+        if self._retry:
+            seconds = BUSY_RETRY_SEC
+        elif self._wake:
+            seconds = 0.0
+        heard = self._waker.wait(min(seconds, self._until_due()))
         self._woken = time.monotonic()
+        heard.full |= self._wake.full
         heard.dirty |= self._wake.dirty
         self._wake = heard
 
@@ -98,15 +216,24 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _do_scheduling(self, session: Session) -> int:
         """React to events, then examine what changed; everything, where that is unknown or it is time to."""
+        if self._told_to_end:
+            raise SystemExit
         self._waker.tend()
         wake, self._wake, self._retry = self._wake, Wake(), False
-        full = wake.full or time.monotonic() >= self._full_at
+        full = bool(wake.full or self._changes.take()) or time.monotonic() >= self._full_at
         self._react(wake, full)
+        full |= RUNS in self._changes.take()  # which tasks it has changed, the reaction says itself
         if full or self._reaction.made_runs:
             queued = super()._do_scheduling(session)
             self._full_at = time.monotonic() + self._until_full(session)
+            self._wake.full = bool(self._changes.take())
             return queued
-        return self._schedule_dirty(wake.dirty | self._reaction.dirty, session)
+        dirty = wake.dirty | self._reaction.dirty
+        queued = self._schedule_dirty(dirty, session)
+        changed = self._changes.take()
+        self._wake.full |= RUNS in changed  # a place for a queued run is free
+        self._wake.dirty |= dirty if changed else set()
+        return queued
 
     def _until_full(self, session: Session) -> float:
         """Seconds to the next full pass: the safety net's, or to when time alone makes work (a schedule, a retry)."""
@@ -128,9 +255,15 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             self._reaction.work.tell(began, self._woken if wake.events else None)
         except (Error, DBAPIError) as e:  # nothing was done; a deadlock or a lost connection is tried again
             log.error("aiflow: events wait for the next pass", error=str(e))
-            count("aiflow.scheduler.reaction_errors")
-            self._reaction = Reaction()
+            self._react_later()
+        except Exception:  # a mistake of ours must not end Airflow's scheduler, for every Dag
+            log.exception("aiflow: events wait for the next pass")
+            self._react_later()
         self._retry |= self._reaction.busy
+
+    def _react_later(self) -> None:
+        count("aiflow.scheduler.reaction_errors")
+        self._reaction = Reaction()
 
     def _schedule_dirty(self, dirty: set[Key], session: Session) -> int:
         """The middle of the stock pass, for the runs that changed: examine them, then the critical section."""
@@ -145,8 +278,6 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             dag = self.scheduler_dag_bag.get_dag_for_run(dag_run=run, session=session)
             if dag:
                 self._send_dag_callbacks_to_processor(dag, callback)
-        if any(run.state != DagRunState.RUNNING for run in runs):  # a place for a queued run is free
-            self._full_at = 0.0
         return self._enqueue_scheduled(session) if runs else 0
 
     def _enqueue_scheduled(self, session: Session) -> int:
@@ -164,6 +295,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                 session.rollback()
                 return 0
             guard.commit()
+        point("pass.committed")
         return queued
 
     def _lock_runs(self, dirty: set[Key], session: Session) -> list[DagRun]:
@@ -189,47 +321,31 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _critical_section_enqueue_task_instances(self, session: Session) -> int:
         try:
-            return super()._critical_section_enqueue_task_instances(session)
+            queued = super()._critical_section_enqueue_task_instances(session)
         except OperationalError as e:
             self._retry |= is_lock_not_available_error(error=e)
             raise
+        if queued:
+            begin_when_queued(session)
+            point("pass.queued")
+        return queued
 
     def _schedule_dag_run(self, dag_run: DagRun, session: Session) -> Any:
-        """Stock, but a run with rules waits for what a rule still has to do, and its parked tasks are ours."""
+        """Stock; but a task whose next start is pending has not ended, and parked tasks are ours."""
         if not self._follows_rules(dag_run, session):
             return super()._schedule_dag_run(dag_run, session)
-        if self._is_unsettled(dag_run, session):
-            self._wake.dirty.add((dag_run.dag_id, dag_run.run_id))
-            return None
-        callback = super()._schedule_dag_run(dag_run, session)
+        with unended(session, dag_run):
+            callback = super()._schedule_dag_run(dag_run, session)
         session.flush()
         unpark(session, dag_run.dag_id, dag_run.run_id)
+        point("pass.examined")
         return callback
 
     def _follows_rules(self, dag_run: DagRun, session: Session) -> bool:
+        """Whether its Dag has rules, or had some when the run was there already."""
         pinned = dag_run.created_dag_version_id if dag_run.bundle_version else None
-        return self._reactor.registry.of_run(session, dag_run.dag_id, pinned) is not None
-
-    def _is_unsettled(self, dag_run: DagRun, session: Session) -> bool:
-        """A task has ended, and a start is pending, or its stop wants another state: the next reaction does that.
-
-        Where something is pending, its task cannot end before this pass is committed: it would end the run.
-        """
-        table, TI = models.rule_state, TaskInstance
-        pending = (
-            table.c.dag_id == dag_run.dag_id,
-            table.c.run_id == dag_run.run_id,
-            (table.c.pending != "[]") | table.c.stopping.is_not(None),
-        )
-        tasks = list(session.scalars(select(table.c.task_id).where(*pending)))
-        if not tasks:
-            return False
-        if get_dialect_name(session) == "sqlite":  # has no row locks: take the one for writing
-            session.execute(update(table).where(*pending).values(pending=table.c.pending))
-        states = select(TI.state).where(
-            TI.dag_id == dag_run.dag_id, TI.run_id == dag_run.run_id, TI.task_id.in_(tasks), TI.map_index == -1
-        )
-        return any(state in ENDED for state in session.scalars(states.with_for_update(of=TI)))
+        known = (dag_run.dag_id, dag_run.run_id) in self._reactor.runs
+        return known or self._reactor.registry.of_run(session, dag_run.dag_id, pinned) is not None
 
 
 class _Clock:

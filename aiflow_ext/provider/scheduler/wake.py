@@ -15,11 +15,10 @@ from aiflow_ext.provider.config import FOLDER, Config
 from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.metrics import BrokerFigures
 from aiflow_ext.provider.scheduler.embedded import Embedded
-from aiflow_ext.provider.world.runs import Key
+from aiflow_ext.provider.world.blame import Key
 
 log = logging.getLogger(__name__)
 
-DEBOUNCE_MS = 1  # what arrives together is handled together
 RETRY_SEC = 1.0  # between tries to open a source that is away
 EVERYTHING = ("*", "*", "*", "*")
 
@@ -33,6 +32,19 @@ class Wake:
     executor: bool = False
     dirty: set[Key] = field(default_factory=set)
     status: set[Key] = field(default_factory=set)
+
+    def hear(self, payload: str) -> None:
+        """Note what a notification of the database says."""
+        kind, _, rest = payload.partition(notify.SEPARATOR)
+        dag_id, _, run_id = rest.partition(notify.SEPARATOR)
+        if kind == notify.DIRTY:
+            self.dirty.add((dag_id, run_id))
+        elif kind == notify.STATUS:
+            self.status.add((dag_id, run_id))
+        elif kind == notify.EVENTS:
+            self.events = True
+        else:
+            self.full = True
 
     def __bool__(self) -> bool:
         return bool(self.full or self.events or self.executor or self.dirty or self.status)
@@ -49,12 +61,14 @@ class Waker:
         self._config = config
         self._pipes = _result_pipes(executors) if "executor" in config.wake_sources else []
         self._broker: Embedded | None = None
+        if config.embedded or str(FOLDER) in config.log:  # we may open the log before the broker does
+            FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
         if config.embedded:
-            FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)  # we may open the log before the broker does
             self._broker = Embedded(config.broker, config.log, BrokerFigures().tell)
         self._watch: _core.Watch | None = None
         self._database = config.database if "database" in config.wake_sources else ""
         self._sub: _core.Subscription | None = None
+        self._broker_log: int | None = None
         self._missed = False  # events may have come, or been kept back, before there was a subscription
         self._next_try = 0.0
         self.tend()
@@ -98,6 +112,10 @@ class Waker:
     def broker_up(self) -> bool:
         """Return whether a broker may answer: ours is not just being started."""
         return self._broker is None or self._broker.up
+
+    def broker_log(self) -> int | None:
+        """Return the id of the log that the broker served when we subscribed; None: not known."""
+        return self._broker_log if self._sub is not None else None
 
     def _forget_own_commits(self) -> None:
         """SQLite cannot say whose commit it was, and each pass commits: it would wake itself for ever.
@@ -172,16 +190,7 @@ class Waker:
             return
         wake.full |= changed and not payloads
         for payload in payloads:
-            kind, _, rest = payload.partition(notify.SEPARATOR)
-            dag_id, _, run_id = rest.partition(notify.SEPARATOR)
-            if kind == notify.DIRTY:
-                wake.dirty.add((dag_id, run_id))
-            elif kind == notify.STATUS:
-                wake.status.add((dag_id, run_id))
-            elif kind == notify.EVENTS:
-                wake.events = True
-            else:
-                wake.full = True
+            wake.hear(payload)
 
     def _open_all(self) -> None:
         """Open what is not open, at most once a second."""
@@ -206,7 +215,7 @@ class Waker:
     def _subscribe(self) -> _core.Subscription:
         sub = _core.Subscription(self._config.broker, True, self._config.curve())
         try:
-            sub.add([EVERYTHING], None, 200)
+            self._broker_log = sub.log_id(sub.add([EVERYTHING], None, 200))
         except BaseException:
             sub.close()
             raise

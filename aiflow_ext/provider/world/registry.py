@@ -17,30 +17,15 @@ from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext.provider.author.operators import Rules, holds, stored_rules
+from aiflow_ext.provider.world.task import Ruleset
 from aiflow_ext.rules import compile_rules
 
 log = structlog.get_logger(__name__)
 
 OVERLAP = timedelta(seconds=30)  # rows committed late, with an older last_updated, are seen all the same
-Pattern = tuple[str, str, str, str]
-
-
-@dataclass(frozen=True)
-class Ruleset:
-    """The rules of one task, or of a Dag, ready to run.
-
-    :param rules: as the Dag file wrote them, in order.
-    :param core: the same, compiled.
-    :param patterns: which events touch them.
-    :param hash: says when a stored state belongs to other rules.
-    :param waits: the task waits for its rules.
-    """
-
-    rules: tuple[Rules, ...]
-    core: _core.Rules
-    patterns: tuple[Pattern, ...]
-    hash: str
-    waits: bool
+AGAIN = timedelta(minutes=1)  # after so long all are looked at: the clocks of Dag processors may differ by more
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+FEW = 100  # versions that need not be counted
 
 
 @dataclass(frozen=True)
@@ -53,15 +38,22 @@ class DagRules:
 
 
 class Registry:
-    """Dag versions that have rules.  Dags without any cost a look at their hash, once."""
+    """Dag versions that have rules.  Dags without any cost a look at their hash, once a minute."""
 
     def __init__(self) -> None:
         self._versions: dict[UUID, tuple[str, DagRules | None]] = {}
         self._latest: dict[str, UUID] = {}
-        self._since = datetime(1970, 1, 1, tzinfo=UTC)
+        self._since = BEGINNING
+        self._looked = self._read_all = BEGINNING
+        self._used: set[UUID] = set()  # by runs that are pinned to them
+        self._most = FEW  # then what is not used any more is forgotten
 
     def refresh(self, session: Session) -> bool:
-        """Read what has been serialized since the last time; return whether any rule changed."""
+        """Read what was serialized since the last time (all, if the clock went back); return whether a rule changed."""
+        now = datetime.now(UTC)
+        if now < self._looked or now >= self._read_all + AGAIN:
+            self._since, self._read_all = BEGINNING, now
+        self._looked = now
         rows = session.execute(_changed_since(self._since)).all()
         changed = False
         for version_id, dag_id, dag_hash, updated in rows:
@@ -69,6 +61,8 @@ class Registry:
             moved = self._latest.get(dag_id) != version_id
             self._latest[dag_id] = version_id
             changed |= self._load(session, version_id, dag_hash) or moved
+        if len(self._versions) > self._most:
+            self._forget_unused(session)
         return changed
 
     def of_run(self, session: Session, dag_id: str, pinned: UUID | None) -> DagRules | None:
@@ -76,6 +70,8 @@ class Registry:
         version_id = pinned or self._latest.get(dag_id)
         if version_id is None:
             return None
+        if pinned:
+            self._used.add(pinned)
         if version_id not in self._versions:
             self._load(session, version_id, None)
         return self._versions[version_id][1]
@@ -89,12 +85,21 @@ class Registry:
         found = (self._versions[v][1] for v in self._latest.values())
         return [rules for rules in found if rules is not None and rules.run is not None]
 
+    def _forget_unused(self, session: Session) -> None:
+        """Keep the latest versions of the Dags that are there, and those that runs asked for since the last time."""
+        there = set(session.scalars(select(DagVersion.dag_id).distinct()))
+        self._latest = {dag_id: version for dag_id, version in self._latest.items() if dag_id in there}
+        used = self._used | {*self._latest.values()}
+        self._versions = {version: rules for version, rules in self._versions.items() if version in used}
+        self._used.clear()
+        self._most = 2 * len(self._versions) + FEW
+
     def _load(self, session: Session, version_id: UUID, dag_hash: str | None) -> bool:
         known = self._versions.get(version_id)
         if known is not None and known[0] == dag_hash:
             return False
         row = session.scalar(select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version_id))
-        rules = _compile(row) if row is not None else None
+        rules = rules_of(row) if row is not None else None
         self._versions[version_id] = (row.dag_hash if row is not None else "", rules)
         return rules is not None or (known is not None and known[1] is not None)
 
@@ -119,7 +124,8 @@ def _changed_since(since: datetime) -> Any:
     )
 
 
-def _compile(row: SerializedDagModel) -> DagRules | None:
+def rules_of(row: SerializedDagModel) -> DagRules | None:
+    """Compile the rules of a serialized Dag; None: it has none, or they cannot be read."""
     try:
         tasks, run = stored_rules(row.data or {"dag": {"tasks": []}})
         if not tasks and run is None:

@@ -1,5 +1,6 @@
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,29 @@ const char *
 aif_err_text(aif_err code)
 {
     return texts[code];
+}
+
+aif_err
+aif_err_of_path(int number)
+{
+    switch (number) {
+    case EMFILE:
+    case ENFILE:
+        return AIF_EMFILE;
+    case ENOMEM:
+    case ENOBUFS:
+        return AIF_ENOMEM;
+    case ENOSPC:
+    case EDQUOT:
+    case EIO:
+    case EROFS:
+    case EINTR:
+    case ENOLCK:
+    case ESTALE:
+        return AIF_ESTORE;
+    default:
+        return AIF_EINVAL;
+    }
 }
 
 /* A text that was cut may end inside a UTF-8 character: drop that one. */

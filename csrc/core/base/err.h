@@ -21,7 +21,8 @@
     X(EFORKED, "handle was opened in another process")                        \
     X(ERETENTION, "events were let go")                                       \
     X(EDENIED, "access denied")                                               \
-    X(EMFILE, "no file descriptors left")
+    X(EMFILE, "no file descriptors left")                                     \
+    X(EREPLACED, "the log was replaced")
 
 typedef enum {
     AIF_OK = 0,
@@ -35,7 +36,7 @@ typedef struct {
     aif_err code;
     bool busy;        /* a wait for others was given up, and nothing done, so
                          that the caller can look after its signals: ask again
-                         (aif_log_hurry) */
+                         (aif_log_open_hurried) */
     char sqlstate[6]; /* ESTORE from PostgreSQL or MySQL: five letters */
     char text[240];
 } aif_error;
@@ -46,5 +47,8 @@ typedef struct {
 aif_err aif_fail(aif_error *e, aif_err code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 const char *aif_err_text(aif_err code);
+/* What errno says of a path.  EINVAL: something else is there, or the folder
+ * is not; else it may pass: EMFILE, ENOMEM, ESTORE. */
+aif_err aif_err_of_path(int number);
 
 #endif

@@ -4,11 +4,12 @@
 #include <dirent.h>
 #include <netinet/in.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define TRIES 5
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -150,6 +151,15 @@ aif_forks_count(void)
     return n;
 }
 
+bool
+aif_forks_again(unsigned *count, int *tries)
+{
+    const unsigned before = *count;
+
+    *count = aif_forks_count();
+    return *count != before && ++*tries < TRIES;
+}
+
 void
 aif_forks_add(aif_owned *o, int fd)
 {
@@ -169,6 +179,22 @@ aif_forks_remove(aif_owned *o)
             return;
         }
     }
+}
+
+void
+aif_forks_own(aif_owned *o, int fd)
+{
+    aif_forks_stop();
+    aif_forks_add(o, fd);
+    aif_forks_go();
+}
+
+void
+aif_forks_disown(aif_owned *o)
+{
+    aif_forks_stop();
+    aif_forks_remove(o);
+    aif_forks_go();
 }
 
 void
@@ -215,12 +241,4 @@ aif_forks_claim(aif_owned *o, const char *path, aif_error *e)
                           "it in a program of its own (exec), or use an "
                           "EventClient: %s",
                           path);
-}
-
-void
-aif_forks_release(aif_owned *o)
-{
-    aif_forks_stop();
-    aif_forks_remove(o);
-    aif_forks_go();
 }

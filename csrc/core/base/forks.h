@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <sys/stat.h>
 
 /* One of them.  A zeroed one is none. */
@@ -39,10 +40,14 @@ void aif_forks_add(aif_owned *o, int fd);
 void aif_forks_remove(aif_owned *o);
 /* Not between stop and go: how often this process was forked.  A library's
  * socket is added after it was opened, so who was forked in between has it:
- * then it is closed, and another one opened, before it is used; but no more
- * often than TRIES. */
+ * then it is closed, and another one opened, before it is used. */
 unsigned aif_forks_count(void);
-#define AIF_FORKS_TRIES 5
+/* Is another one to be opened?  *forks: the count before; *tries: 0 at first.
+ * It gives up after five. */
+bool aif_forks_again(unsigned *forks, int *tries);
+/* aif_forks_add and _remove, for who does nothing else between stop and go. */
+void aif_forks_own(aif_owned *o, int fd);
+void aif_forks_disown(aif_owned *o);
 /* s->at is set: a child keeps no stream socket that has this address,
  * neither the listener nor what it accepted. */
 void aif_forks_serve(aif_served *s);
@@ -51,10 +56,8 @@ void aif_forks_unserve(aif_served *s);
 
 /* Before SQLite opens path.  EFORKED: a process that this one was forked from
  * had it open then, and says what to do instead.  A path where no file is, is
- * left to SQLite. */
+ * left to SQLite.  After SQLite has closed it: aif_forks_disown. */
 AIF_MUST_CHECK aif_err aif_forks_claim(aif_owned *o, const char *path,
                                        aif_error *e);
-/* After SQLite has closed it.  One that was not claimed is no error. */
-void aif_forks_release(aif_owned *o);
 
 #endif

@@ -6,17 +6,20 @@
  *   commit all publishes in one append; then answer each; then push (turn.c,
  *          push.c)
  *   tend   subscribers that are behind (catch.c), leases, and appends of other
- *          processes (head.c)
+ *          processes (head.c); once a second the socket's file (listen.c)
  *
  * A frame that the protocol does not allow is counted and refused.  A failure
  * of the store is told to the client whose request failed.  A peer that does
  * not read loses answers, and costs the broker no time.  aif_broker_run ends
- * only by aif_broker_stop, or when zmq itself fails.
+ * only by aif_broker_stop, when zmq itself fails, or when its address cannot be
+ * served any more.
  */
-#include "broker/whole.h"
+#include "broker/broker.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "broker/cursors.h"
+#include "broker/whole.h"
 #include "net/port.h"
 
 #include <errno.h>
@@ -28,8 +31,9 @@
  * the frame with which it has BYTES. */
 #define TURN_EVENTS AIF_BATCH_MAX
 #define TURN_BYTES (8u << 20)
+#define LOOK_MS 1000 /* for a socket's file that somebody deleted */
 
-enum { ROUTER, STOP, GATE, ITEMS }; /* waited for; then two sockets */
+enum { ROUTER, STOP, GATE, NEWS, ITEMS }; /* waited for; then ZAP's socket */
 
 /* --- what a frame asks for ---------------------------------------------- */
 
@@ -68,6 +72,12 @@ broker_dispatch(aif_broker *b, aif_message *m, const aif_frame *f,
     case AIF_K_LAST:
     case AIF_K_SEQUENCE:
         return aif_ask_answer(&b->ask, &m->from, f, cost, e);
+    case AIF_K_TAKE:
+    case AIF_K_MOVE:
+    case AIF_K_FORGET:
+    case AIF_K_CURSORS:
+        *cost = AIF_READ_COST;
+        return aif_cursors_answer(&b->ask, &m->from, f, e);
     case AIF_K_STATUS:
         *cost = AIF_LOOK_COST;
         return broker_answer_status(b, &m->from, f, e);
@@ -128,13 +138,13 @@ broker_handle(aif_broker *b, aif_message *m, size_t *cost)
 static bool
 broker_drain_one(aif_broker *b, size_t *events, size_t *bytes)
 {
-    size_t before = aif_turn_events(&b->turn);
+    size_t before = b->turn.n;
     size_t cost = 0;
     aif_message m;
     bool got;
 
     aif_message_init(&m);
-    got = aif_message_recv(&m, aif_out_socket(&b->out));
+    got = aif_message_recv(&m, b->out.router);
     if (got) {
         aif_seats_took(&b->seats, &m);
     }
@@ -145,7 +155,7 @@ broker_drain_one(aif_broker *b, size_t *events, size_t *bytes)
         aif_status_count(&b->status, AIF_N_FRAMES, 1);
         aif_status_count(&b->status, AIF_N_BYTES_IN, n);
         broker_handle(b, &m, &cost);
-        *events += aif_turn_events(&b->turn) - before + cost;
+        *events += b->turn.n - before + cost;
     } else if (got) {
         aif_error e;
 
@@ -190,7 +200,7 @@ broker_turn(aif_broker *b)
     aif_parts_look(&b->seats, dry);
     aif_turn_commit(&b->turn);
     now = aif_now_ms();
-    if (aif_subs_count(&b->subs) > 0) {
+    if (b->subs.n > 0) {
         aif_head_poll(&b->head, now);
     }
     aif_subs_catch_up(&b->subs, now);
@@ -207,45 +217,81 @@ broker_idle_ms(const aif_broker *b)
 {
     int64_t now = aif_now_ms();
     int64_t due = aif_subs_due(&b->subs, now);
-    int64_t look =
-        aif_subs_count(&b->subs) > 0 ? aif_head_due(&b->head) : INT64_MAX;
+    int64_t look = b->subs.n > 0 ? aif_head_due(&b->head) : INT64_MAX;
 
+    if (b->seats.news) {
+        return 0;
+    }
     due = look < due ? look : due;
+    due = b->look < due ? b->look : due;
     if (due == INT64_MAX) {
         return -1;
     }
     return due > now ? (long)(due - now) : 0;
 }
 
+/* Who cleans up a folder of temporary files takes the socket's file too, and
+ * then nobody could connect any more.  Over tcp there is none. */
+static aif_err
+broker_look(aif_broker *b, aif_error *e)
+{
+    bool again;
+    aif_err err;
+
+    if (aif_now_ms() < b->look) {
+        return AIF_OK;
+    }
+    err = aif_listen_keep(&b->listen, b->out.router, &again, e);
+    b->look = b->listen.lock != NULL ? aif_now_ms() + LOOK_MS : INT64_MAX;
+    if (err == AIF_EINVAL || err == AIF_ECONFLICT) {
+        return err;
+    }
+    if (err != AIF_OK && !b->look_failed) {
+        aif_status_say(&b->status, AIF_ERROR,
+                       "the socket's file cannot be made again yet: %s",
+                       e->text);
+    }
+    b->look_failed = err != AIF_OK;
+    if (again) {
+        b->seats.shielded = false; /* what was put aside is gone, too */
+        aif_status_say(&b->status, AIF_WARNING,
+                       "the socket's file was deleted, it is made again: %s",
+                       b->listen.uri);
+    }
+    return AIF_OK;
+}
+
 static aif_err
 broker_serve(aif_broker *b, aif_error *e)
 {
-    void *const more[] = {aif_seats_socket(&b->seats),
-                          aif_gate_socket(&b->gate)};
-    aif_port_item items[ITEMS + 2] = {
-        [ROUTER] = {.socket = aif_out_socket(&b->out)},
+    aif_port_item items[ITEMS + 1] = {
+        [ROUTER] = {.socket = b->out.router},
         [STOP] = {.fd = b->stop},
-        [GATE] = {.fd = aif_gate_fd(&b->gate)},
+        [GATE] = {.fd = b->gate.wake},
+        [NEWS] = {.fd = aif_port_fd(b->seats.monitor)},
+        [ITEMS] = {.socket = b->gate.zap},
     };
-    size_t n = ITEMS;
+    size_t n = b->gate.zap != NULL ? ITEMS + 1 : ITEMS;
 
-    for (size_t i = 0; i < 2; i++) {
-        if (more[i] != NULL) {
-            items[n++].socket = more[i];
-        }
-    }
     for (;;) {
-        long due = broker_idle_ms(b);
-        long tick = aif_parts_wait(&b->seats, due);
+        long due;
+        long tick;
         int ready;
-        aif_err err = aif_port_poll(items, n, tick, &ready, e);
+        aif_err err = broker_look(b, e);
 
+        if (err != AIF_OK) {
+            return err;
+        }
+        due = broker_idle_ms(b);
+        tick = aif_parts_wait(&b->seats, due);
+        err = aif_port_poll(items, n, tick, &ready, e);
         if (err != AIF_OK) {
             return err;
         }
         if (items[STOP].ready) {
             return AIF_OK;
         }
+        b->seats.news |= items[NEWS].ready;
         if (ready == 0 && tick != due) {
             aif_parts_look(&b->seats, true);
         } else {
@@ -299,7 +345,7 @@ broker_bind(aif_broker *b, const aif_broker_options *o, aif_error *e)
     if (err == AIF_OK) {
         err = aif_out_open(&b->out, b->ctx, &b->status, e);
     }
-    router = aif_out_socket(&b->out);
+    router = b->out.router;
     if (err == AIF_OK) {
         err = aif_gate_open(&b->gate, b->ctx, router, secret, e);
     }
@@ -308,7 +354,7 @@ broker_bind(aif_broker *b, const aif_broker_options *o, aif_error *e)
     }
     if (err == AIF_OK) {
         err = aif_listen_bind(&b->listen, router, o->bind,
-                              o->insecure || aif_gate_asks(&b->gate), e);
+                              o->insecure || b->gate.zap != NULL, e);
     }
     return err;
 }
@@ -416,7 +462,19 @@ aif_broker_set_access(aif_broker *b, aif_access *access)
 void
 aif_broker_get_stats(aif_broker *b, aif_broker_stats *out)
 {
-    aif_status_stats(&b->status, out);
+    const aif_status *s = &b->status;
+
+    *out = (aif_broker_stats){
+        .appended = aif_status_get(s, AIF_N_APPENDED),
+        .pushed = aif_status_get(s, AIF_N_PUSHED),
+        .turns = aif_status_get(s, AIF_N_TURNS),
+        .rejected = aif_status_get(s, AIF_N_REJECTED),
+        .retries = aif_status_get(s, AIF_N_RETRIES),
+        .subscribers = aif_status_get(s, AIF_N_SUBSCRIBERS),
+        .denied = aif_status_get(s, AIF_N_DENIED),
+        .strangers = aif_status_get(s, AIF_N_STRANGERS),
+        .flight = aif_status_get(s, AIF_N_FLIGHT),
+    };
 }
 
 aif_err

@@ -14,8 +14,6 @@
 
 #include <stdint.h>
 
-#define AIF_VERSION "0.1.0" /* pyproject.toml's */
-
 typedef struct aif_broker aif_broker;
 
 typedef struct {

@@ -4,15 +4,12 @@
  * whose cursor is in what was read are sent it too.
  *
  * Where events were let go, what was read has holes.  A subscriber that wanted
- * what was there is told so, and dropped.  While the store fails, it is asked
- * again every 200 ms.
+ * what was there is told so, and dropped; so is everyone when the log was
+ * replaced (head.c).  While the store fails, it is asked again every 200 ms.
  */
-#include "broker/subs.h"
+#include "broker/subs_in.h"
 
-#include "base/clock.h"
 #include "log/missed.h"
-
-#include <string.h>
 
 static bool
 sub_behind(const aif_subs *s, const aif_subscriber *sub)
@@ -123,6 +120,24 @@ subs_find_missed(aif_subs *s, const aif_span *span, aif_error *e)
     return err;
 }
 
+void
+aif_catch_replaced(aif_subs *s)
+{
+    const aif_error *why;
+    const unsigned replaced = aif_head_replaced(s->head, &why);
+
+    for (size_t i = s->n; s->replaced != replaced && i-- > 0;) {
+        const aif_subscriber *sub = s->list[i];
+
+        if (sub->replaced != replaced) {
+            aif_status_count(s->status, AIF_N_REPLACED, 1);
+            aif_out_refuse(s->out, &sub->to, sub->id, why);
+            aif_subs_drop(s, i);
+        }
+    }
+    s->replaced = replaced;
+}
+
 static void
 subs_unblock(aif_subs *s, int64_t now)
 {
@@ -173,6 +188,7 @@ aif_subs_catch_up(aif_subs *s, int64_t now)
     size_t events = 0;
 
     s->now = now;
+    aif_catch_replaced(s);
     subs_unblock(s, now);
     if (now < s->store_due) {
         return;
@@ -198,61 +214,4 @@ aif_subs_due(const aif_subs *s, int64_t now)
         }
     }
     return due;
-}
-
-/* --- for STATUS --------------------------------------------------------- */
-
-#define SHOW_MS 1000 /* between two looks at all subscribers */
-
-static aif_status_sub
-sub_shown(const aif_subs *s, const aif_subscriber *sub)
-{
-    uint64_t newest = aif_head_newest(s->head);
-
-    return (aif_status_sub){
-        .to = sub->to,
-        .id = sub->id,
-        .cursor = sub->cursor,
-        .lag = newest > sub->cursor ? newest - sub->cursor : 0,
-        .credit = aif_credit_left(&sub->credit),
-        .heard = sub->heard,
-    };
-}
-
-/* Into shown[0, n), the greatest lag first; where there is no room the least
- * falls out. */
-static size_t
-shown_insert(aif_status_sub *shown, size_t n, const aif_status_sub *one)
-{
-    size_t at = n;
-
-    while (at > 0 && shown[at - 1].lag < one->lag) {
-        at--;
-    }
-    if (at == AIF_STATUS_SUBS) {
-        return n;
-    }
-    n += n < AIF_STATUS_SUBS;
-    memmove(shown + at + 1, shown + at, (n - at - 1) * sizeof *shown);
-    shown[at] = *one;
-    return n;
-}
-
-void
-aif_subs_show(aif_subs *s, bool must)
-{
-    aif_status_sub shown[AIF_STATUS_SUBS];
-    size_t n = 0;
-    int64_t now = aif_now_ms();
-
-    if (!must && now - s->shown < SHOW_MS) {
-        return;
-    }
-    s->shown = now;
-    for (size_t i = 0; i < s->n; i++) {
-        aif_status_sub one = sub_shown(s, s->list[i]);
-
-        n = shown_insert(shown, n, &one);
-    }
-    aif_status_subs(s->status, shown, n);
 }

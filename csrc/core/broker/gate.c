@@ -15,6 +15,7 @@
 #include "broker/gate.h"
 
 #include "base/mem.h"
+#include "broker/seats.h"
 #include "net/port.h"
 #include "net/zap.h"
 
@@ -30,7 +31,7 @@ static aif_err
 gate_open_curve(aif_gate *g, void *ctx, void *router, const char *secret,
                 aif_error *e)
 {
-    aif_err err = aif_zap_open(ctx, &g->zap, e);
+    aif_err err = aif_port_zap(ctx, &g->zap, e);
 
     if (err == AIF_OK) {
         err = aif_port_zap_domain(router, AIF_STR("aiflow"), e);
@@ -70,30 +71,6 @@ aif_gate_close(aif_gate *g)
     pthread_mutex_destroy(&g->lock);
     aif_access_free(g->next);
     aif_access_free(g->now);
-}
-
-bool
-aif_gate_asks(const aif_gate *g)
-{
-    return g->zap != NULL;
-}
-
-int
-aif_gate_fd(const aif_gate *g)
-{
-    return g->wake;
-}
-
-void *
-aif_gate_socket(const aif_gate *g)
-{
-    return g->zap;
-}
-
-const char *
-aif_gate_key(const aif_gate *g)
-{
-    return g->key;
 }
 
 /* --- the table ---------------------------------------------------------- */
@@ -207,6 +184,10 @@ gate_check_kind(const aif_grant *who, const aif_frame *f, aif_error *e)
     case AIF_K_COUNT:
     case AIF_K_SENDERS:
     case AIF_K_LAST:
+    case AIF_K_TAKE:
+    case AIF_K_MOVE:
+    case AIF_K_FORGET:
+    case AIF_K_CURSORS:
         return gate_check_query(who, f, e);
     case AIF_K_STATUS: /* it names the other clients */
         return aif_grant_read(who, AIF_STR("*"))

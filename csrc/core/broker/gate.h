@@ -10,7 +10,6 @@
 #define AIF_GATE_H
 
 #include "broker/message.h"
-#include "broker/seats.h"
 #include "event/query.h"
 #include "net/access.h"
 #include "net/curve.h"
@@ -18,6 +17,8 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+
+struct aif_seats;
 
 typedef struct {
     void *zap;            /* a zmq socket; NULL: there is no CURVE */
@@ -38,11 +39,6 @@ AIF_MUST_CHECK aif_err aif_gate_open(aif_gate *g, void *ctx, void *router,
                                      const char *secret, aif_error *e);
 /* After the router is closed. */
 void aif_gate_close(aif_gate *g);
-/* Are there keys? */
-bool aif_gate_asks(const aif_gate *g);
-/* What to wait for: an eventfd; and a zmq socket, or NULL. */
-int aif_gate_fd(const aif_gate *g);
-void *aif_gate_socket(const aif_gate *g);
 
 /* The table that is to be in force; the gate frees it.  Any thread. */
 void aif_gate_set(aif_gate *g, aif_access *access);
@@ -53,13 +49,12 @@ bool aif_gate_take(aif_gate *g);
 bool aif_gate_tend(aif_gate *g);
 /* Answer libzmq's questions about new connections.  Those that it refuses are
  * told to seats. */
-void aif_gate_let_in(aif_gate *g, aif_seats *seats);
+void aif_gate_let_in(aif_gate *g, struct aif_seats *seats);
 
 /* May who sent m do what its frame f asks for?  That sender is then the one
- * that aif_gate_key and aif_gate_publish mean, until the next check. */
+ * that `key` and aif_gate_publish mean, until the next check. */
 AIF_MUST_CHECK aif_err aif_gate_check(aif_gate *g, const aif_message *m,
                                       const aif_frame *f, aif_error *e);
-const char *aif_gate_key(const aif_gate *g);
 AIF_MUST_CHECK aif_err aif_gate_publish(const aif_gate *g, const aif_event *ev,
                                         aif_error *e);
 /* May the owner of key still subscribe to q's patterns, and to hints? */

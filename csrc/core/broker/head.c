@@ -6,6 +6,13 @@
  * ms; each later look that finds nothing doubles the time to the next.
  *
  * A look fails where the store does; the next one is 200 ms later.
+ *
+ * A head that is behind what is known, or of another log, says that the log
+ * was replaced: restored from a backup, dropped and made anew, a database that
+ * failed over to a copy that was behind.  Then only the new log counts, and
+ * catch.c ends the subscriptions to the old one.  An older copy has the same
+ * id; it gets another one, so that other brokers and clients, which may look
+ * when its head is beyond their offsets again, hear of it too.
  */
 #include "broker/head.h"
 
@@ -27,10 +34,76 @@
 #define POLL_FILE_LEAST_MS 50
 #define POLL_FILE_MS 1000
 
+static aif_err
+head_fail(bool other, uint64_t was, uint64_t now, aif_error *e)
+{
+    return aif_fail(
+        e, AIF_EREPLACED,
+        "the log was replaced by %s: offset %llu was reached in the old one, "
+        "the new one ends at %llu; begin again after 0 for all that it has, "
+        "or after %llu for what comes",
+        other ? "another one, or an older copy that another broker saw first"
+              : "an older copy",
+        (unsigned long long)was, (unsigned long long)now,
+        (unsigned long long)now);
+}
+
+aif_err
+aif_head_resume(const aif_head *now, uint64_t log_id, uint64_t from,
+                aif_error *e)
+{
+    const bool other = now->log_id != log_id;
+
+    return other || from > now->offset ? head_fail(other, from, now->offset, e)
+                                       : AIF_OK;
+}
+
+/* Until that works, the others hear of the older copy only if they look before
+ * the head has passed their offsets. */
+static void
+head_renew(aif_head_watch *h)
+{
+    aif_error e;
+    aif_err err = aif_log_renew(h->log, h->log_id, &h->log_id, &e);
+
+    if (err != AIF_OK && !h->renew_failed) {
+        aif_status_say(h->status, AIF_ERROR,
+                       "log id not renewed (it is tried again) why=\"%s\"",
+                       e.text);
+    }
+    h->renew_due = h->renew_failed = err != AIF_OK;
+}
+
+static void
+head_replaced(aif_head_watch *h, const aif_head *to)
+{
+    const bool other = to->log_id != h->log_id;
+
+    (void)head_fail(other, h->newest, to->offset, &h->why);
+    aif_status_say(h->status, AIF_ERROR, "log replaced why=\"%s\"",
+                   h->why.text);
+    h->replaced++;
+    h->newest = to->offset;
+    h->purged = to->purged;
+    aif_status_set(h->status, AIF_N_HEAD, h->newest);
+    aif_status_set(h->status, AIF_N_PURGED, h->purged);
+    h->log_id = to->log_id;
+    h->renew_due = !other;
+}
+
 /* Where another process moved the head, it may soon do so again. */
 static void
 head_moved(aif_head_watch *h, const aif_head *to)
 {
+    if (h->log_id == 0) {
+        h->log_id = to->log_id;
+    } else if (to->log_id != h->log_id || to->offset < h->newest) {
+        head_replaced(h, to);
+    }
+    if (h->renew_due) {
+        head_renew(h);
+    }
+    aif_status_set(h->status, AIF_N_LOG_ID, h->log_id);
     if (to->purged > h->purged) {
         h->purged = to->purged;
         aif_status_set(h->status, AIF_N_PURGED, h->purged);
@@ -87,6 +160,19 @@ uint64_t
 aif_head_purged(const aif_head_watch *h)
 {
     return h->purged;
+}
+
+uint64_t
+aif_head_log_id(const aif_head_watch *h)
+{
+    return h->log_id;
+}
+
+unsigned
+aif_head_replaced(const aif_head_watch *h, const aif_error **why)
+{
+    *why = &h->why;
+    return h->replaced;
 }
 
 aif_err

@@ -40,12 +40,6 @@ aif_out_close(aif_out *o)
     aif_buf_fini(&o->buf);
 }
 
-void *
-aif_out_socket(const aif_out *o)
-{
-    return o->router;
-}
-
 aif_err
 aif_out_begin(aif_out *o, const aif_frame *f, aif_buf **tail, aif_error *e)
 {

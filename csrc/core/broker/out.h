@@ -16,8 +16,8 @@
 #include "net/wire.h"
 
 typedef struct {
-    void *router;
-    aif_buf buf; /* the frame that is sent next */
+    void *router; /* for who binds it, waits on it or receives from it */
+    aif_buf buf;  /* the frame that is sent next */
     aif_status *status;
 } aif_out;
 
@@ -25,8 +25,6 @@ typedef struct {
 AIF_MUST_CHECK aif_err aif_out_open(aif_out *o, void *ctx, aif_status *status,
                                     aif_error *e);
 void aif_out_close(aif_out *o);
-/* For who binds it, waits on it or receives from it. */
-void *aif_out_socket(const aif_out *o);
 
 /* Put f into the buffer.  The caller adds what follows f to *tail. */
 AIF_MUST_CHECK aif_err aif_out_begin(aif_out *o, const aif_frame *f,

@@ -6,7 +6,7 @@
  * A subscriber without credit, or whose queue in libzmq is full, falls behind
  * (catch.c).  One that is gone is dropped.  Nothing here waits.
  */
-#include "broker/subs.h"
+#include "broker/subs_in.h"
 
 static bool
 sub_wants(const aif_subscriber *sub, const aif_event *ev)
@@ -239,6 +239,7 @@ bool
 aif_subs_appended(aif_subs *s, const aif_span *span)
 {
     s->appended += span->n;
+    aif_catch_replaced(s); /* their cursors mean nothing in this span */
     if (s->n == 0) {
         return false;
     }

@@ -40,11 +40,12 @@ typedef struct {
     size_t drained;    /* so many messages were taken since then */
 } aif_parts;
 
-typedef struct {
+typedef struct aif_seats {
     const aif_listen *listen;
     aif_status *status;
     bool tcp; /* else ipc */
     void *monitor;
+    bool news;       /* of the monitor: there may be some */
     aif_seat *seats; /* by descriptor */
     size_t cap;
     size_t n;    /* of them that are open */
@@ -63,8 +64,6 @@ AIF_MUST_CHECK aif_err aif_seats_open(aif_seats *s, void *ctx, void *router,
                                       aif_error *e);
 /* After the router is closed. */
 void aif_seats_close(aif_seats *s);
-/* The zmq socket to wait for. */
-void *aif_seats_socket(const aif_seats *s);
 /* Take the news of connections, and keep to the bound. */
 void aif_seats_tend(aif_seats *s);
 /* A connection from this address is not let in, because of its key. */

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define VERSION "0.1.0" /* pyproject.toml's */
 #define LINES 50        /* may be said in */
 #define LINES_MS 10000  /* this time */
 #define SLOW_US 1000000 /* people should hear of a turn that took longer */
@@ -62,12 +63,6 @@ uint64_t
 aif_status_get(const aif_status *s, aif_number what)
 {
     return atomic_load_explicit(&s->numbers[what], memory_order_relaxed);
-}
-
-_Atomic uint64_t *
-aif_status_number(aif_status *s, aif_number what)
-{
-    return &s->numbers[what];
 }
 
 void
@@ -368,9 +363,8 @@ json_what_it_is(json *j, const aif_status *s, const char *uri, int64_t now)
 {
     uint64_t since = atomic_load(&s->busy_since);
 
-    json_put(
-        j, "{\"version\": \"" AIF_VERSION "\", \"protocol\": %d, \"pid\": %d",
-        AIF_WIRE_VERSION, (int)getpid());
+    json_put(j, "{\"version\": \"" VERSION "\", \"protocol\": %d, \"pid\": %d",
+             AIF_WIRE_VERSION, (int)getpid());
     json_put(j, ", \"uri\": ");
     json_string(j, uri);
     json_put(j, ", \"log\": ");
@@ -379,7 +373,8 @@ json_what_it_is(json *j, const aif_status *s, const char *uri, int64_t now)
         j, ", \"uptime_ms\": %lld, \"busy_ms\": %llu",
         (long long)(now - s->opened),
         (unsigned long long)(since == 0 ? 0 : (aif_now_us() - since) / 1000));
-    json_put(j, ", \"head\": %llu, \"purged\": %llu",
+    json_put(j, ", \"log_id\": %llu, \"head\": %llu, \"purged\": %llu",
+             (unsigned long long)aif_status_get(s, AIF_N_LOG_ID),
              (unsigned long long)aif_status_get(s, AIF_N_HEAD),
              (unsigned long long)aif_status_get(s, AIF_N_PURGED));
 }
@@ -400,20 +395,4 @@ aif_status_json(aif_status *s, const char *uri, aif_buf *out, aif_error *e)
     pthread_mutex_unlock(&s->lock);
     json_put(&j, "}");
     return j.err;
-}
-
-void
-aif_status_stats(const aif_status *s, aif_broker_stats *out)
-{
-    *out = (aif_broker_stats){
-        .appended = aif_status_get(s, AIF_N_APPENDED),
-        .pushed = aif_status_get(s, AIF_N_PUSHED),
-        .turns = aif_status_get(s, AIF_N_TURNS),
-        .rejected = aif_status_get(s, AIF_N_REJECTED),
-        .retries = aif_status_get(s, AIF_N_RETRIES),
-        .subscribers = aif_status_get(s, AIF_N_SUBSCRIBERS),
-        .denied = aif_status_get(s, AIF_N_DENIED),
-        .strangers = aif_status_get(s, AIF_N_STRANGERS),
-        .flight = aif_status_get(s, AIF_N_FLIGHT),
-    };
 }

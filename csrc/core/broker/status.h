@@ -13,7 +13,6 @@
 #include "base/buf.h"
 #include "base/hist.h"
 #include "base/trace.h"
-#include "broker/broker.h"
 #include "broker/message.h"
 #include "broker/route.h"
 
@@ -35,6 +34,7 @@
     X(EXPIRED, "expired")     /* subscribers silent for too long */           \
     X(GONE, "gone")           /* subscribers found gone by a push */          \
     X(RETENTION, "retention") /* subscribers whose events were let go */      \
+    X(REPLACED, "replaced")   /* subscribers whose log was replaced */        \
     X(DENIED, "denied")       /* frames and subscriptions without a right */  \
     X(STRANGERS, "strangers") /* connections that sent no frame of ours */    \
     X(ENDLESS, "endless")     /* connections closed for endless messages */   \
@@ -45,7 +45,8 @@
     X(SUBSCRIBERS, "subscribers")                                             \
     X(FLIGHT, "flight") /* bytes under way to all subscribers */              \
     X(HEAD, "head")     /* the newest offset that is known */                 \
-    X(PURGED, "purged") /* at or below it events may have been let go */
+    X(PURGED, "purged") /* at or below it events may have been let go */      \
+    X(LOG_ID, "log_id") /* which log it is */
 
 /* Times that are measured, in us. */
 #define AIF_TIMES(X)                                                          \
@@ -108,8 +109,6 @@ void aif_status_fini(aif_status *s);
 void aif_status_count(aif_status *s, aif_number what, uint64_t n);
 void aif_status_set(aif_status *s, aif_number what, uint64_t value);
 uint64_t aif_status_get(const aif_status *s, aif_number what);
-/* The number itself, for who keeps it up to date: the flight, of credit.h. */
-_Atomic uint64_t *aif_status_number(aif_status *s, aif_number what);
 void aif_status_took(aif_status *s, aif_timed what, uint64_t us);
 /* A turn begins; it ends.  One of more than a second is said. */
 void aif_status_turn_begins(aif_status *s);
@@ -135,7 +134,6 @@ void aif_status_subs(aif_status *s, const aif_status_sub *subs, size_t n);
 /* Add the JSON text of a broker that serves this address to out. */
 AIF_MUST_CHECK aif_err aif_status_json(aif_status *s, const char *uri,
                                        aif_buf *out, aif_error *e);
-void aif_status_stats(const aif_status *s, aif_broker_stats *out);
 /* The oldest line that is left to say; false: there is none. */
 bool aif_status_line(aif_status *s, aif_trace_line *out);
 

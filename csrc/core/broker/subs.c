@@ -10,7 +10,7 @@
  * ended) is dropped.  Its client subscribes again, from the cursor that it was
  * told last.
  */
-#include "broker/subs.h"
+#include "broker/subs_in.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -22,7 +22,7 @@ aif_subs_init(aif_subs *s, aif_out *out, aif_head_watch *head,
               const aif_gate *gate, aif_status *status, aif_error *e)
 {
     *s = (aif_subs){.out = out, .head = head, .gate = gate, .status = status};
-    s->flight = aif_status_number(status, AIF_N_FLIGHT);
+    s->flight = &status->numbers[AIF_N_FLIGHT];
     return aif_match_new(&s->index, e);
 }
 
@@ -35,12 +35,6 @@ aif_subs_fini(aif_subs *s)
     aif_free(s->list);
     aif_match_free(s->index);
     aif_batch_fini(&s->read);
-}
-
-size_t
-aif_subs_count(const aif_subs *s)
-{
-    return s->n;
 }
 
 static aif_subscriber *
@@ -165,7 +159,6 @@ aif_subs_remove(aif_subs *s, const aif_route *from, uint64_t id)
 static aif_err
 subs_reserve(aif_subs *s, aif_error *e)
 {
-    size_t cap = s->cap == 0 ? 16 : 2 * s->cap;
     aif_subscriber **list;
 
     if (s->n == AIF_SUBSCRIBERS_MAX) {
@@ -173,15 +166,11 @@ subs_reserve(aif_subs *s, aif_error *e)
                         "the broker has %d subscribers: that is its limit",
                         AIF_SUBSCRIBERS_MAX);
     }
-    if (s->n < s->cap) {
-        return AIF_OK;
-    }
-    list = aif_realloc(s->list, cap * sizeof *list);
+    list = aif_grown(s->list, &s->cap, s->n + 16, sizeof *list);
     if (list == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "%zu subscribers", cap);
+        return aif_fail(e, AIF_ENOMEM, "%zu subscribers", s->n + 1);
     }
     s->list = list;
-    s->cap = cap;
     return AIF_OK;
 }
 
@@ -219,23 +208,23 @@ sub_first_cursor(aif_subs *s, const aif_frame *f, uint64_t *cursor,
                  aif_error *e)
 {
     aif_head head;
-    aif_err err;
+    aif_err err = aif_head_look(s->head, &head, e);
 
-    *cursor = f->from;
-    if (f->from > 0 && f->from != AIF_AFTER_NOW) {
-        return aif_head_reach(s->head, f->from, e);
+    head.log_id = aif_head_log_id(s->head); /* the look may have renewed it */
+    *cursor = f->from == AIF_AFTER_NOW ? head.offset : f->from;
+    if (err == AIF_OK && *cursor > 0 && f->to != 0) { /* it was here before */
+        err = aif_head_resume(&head, f->to, *cursor, e);
     }
-    err = aif_head_look(s->head, &head, e);
-    *cursor = f->from == 0 ? 0 : head.offset;
-    return err;
+    return err != AIF_OK ? err : aif_head_reach(s->head, *cursor, e);
 }
 
 static aif_err
 sub_make(aif_subs *s, const aif_route *from, const aif_frame *f,
          aif_subscriber **out, aif_error *e)
 {
-    const char *key = aif_gate_key(s->gate);
+    const char *key = s->gate->key;
     uint64_t cursor;
+    const aif_error *why;
     aif_err err = subs_reserve(s, e);
 
     *out = NULL;
@@ -252,6 +241,7 @@ sub_make(aif_subs *s, const aif_route *from, const aif_frame *f,
     (*out)->id = f->id;
     (*out)->start = (*out)->cursor = (*out)->told = cursor;
     (*out)->hints = f->flag;
+    (*out)->replaced = aif_head_replaced(s->head, &why);
     memcpy((*out)->key, key, strlen(key) + 1);
     err = sub_check_share(s, *out, e);
     if (err == AIF_OK) {
@@ -284,9 +274,11 @@ aif_subs_add(aif_subs *s, const aif_route *from, const aif_frame *f,
     }
     aif_credit_allow(&sub->credit, f->max);
     sub->heard = aif_now_ms();
-    aif_out_answer(
-        s->out, from,
-        &(aif_frame){.kind = AIF_K_SUBSCRIBED, .id = f->id, .to = sub->start});
+    aif_out_answer(s->out, from,
+                   &(aif_frame){.kind = AIF_K_SUBSCRIBED,
+                                .id = f->id,
+                                .from = aif_head_log_id(s->head),
+                                .to = sub->start});
     return AIF_OK;
 }
 
@@ -371,4 +363,61 @@ aif_subs_recheck(aif_subs *s)
             aif_subs_drop(s, i);
         }
     }
+}
+
+/* --- for STATUS --------------------------------------------------------- */
+
+#define SHOW_MS 1000 /* between two looks at all subscribers */
+
+static aif_status_sub
+sub_shown(const aif_subs *s, const aif_subscriber *sub)
+{
+    uint64_t newest = aif_head_newest(s->head);
+
+    return (aif_status_sub){
+        .to = sub->to,
+        .id = sub->id,
+        .cursor = sub->cursor,
+        .lag = newest > sub->cursor ? newest - sub->cursor : 0,
+        .credit = aif_credit_left(&sub->credit),
+        .heard = sub->heard,
+    };
+}
+
+/* Into shown[0, n), the greatest lag first; where there is no room the least
+ * falls out. */
+static size_t
+shown_insert(aif_status_sub *shown, size_t n, const aif_status_sub *one)
+{
+    size_t at = n;
+
+    while (at > 0 && shown[at - 1].lag < one->lag) {
+        at--;
+    }
+    if (at == AIF_STATUS_SUBS) {
+        return n;
+    }
+    n += n < AIF_STATUS_SUBS;
+    memmove(shown + at + 1, shown + at, (n - at - 1) * sizeof *shown);
+    shown[at] = *one;
+    return n;
+}
+
+void
+aif_subs_show(aif_subs *s, bool must)
+{
+    aif_status_sub shown[AIF_STATUS_SUBS];
+    size_t n = 0;
+    int64_t now = aif_now_ms();
+
+    if (!must && now - s->shown < SHOW_MS) {
+        return;
+    }
+    s->shown = now;
+    for (size_t i = 0; i < s->n; i++) {
+        aif_status_sub one = sub_shown(s, s->list[i]);
+
+        n = shown_insert(shown, n, &one);
+    }
+    aif_status_subs(s->status, shown, n);
 }

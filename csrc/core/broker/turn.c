@@ -106,12 +106,6 @@ aif_turn_init(aif_turn *t, const aif_gate *gate, aif_head_watch *head,
                     .status = status};
 }
 
-size_t
-aif_turn_events(const aif_turn *t)
-{
-    return t->n;
-}
-
 aif_err
 aif_turn_add(aif_turn *t, aif_message *m, const aif_frame *f, aif_error *e)
 {

@@ -34,7 +34,7 @@ typedef struct {
     aif_status *status;
     aif_event *events;
     uint64_t *offsets;
-    size_t n;
+    size_t n; /* events so far */
     size_t cap;
     aif_request **requests; /* each stays where it is, and later turns use it
                                again */
@@ -45,8 +45,6 @@ typedef struct {
 void aif_turn_init(aif_turn *t, const aif_gate *gate, aif_head_watch *head,
                    aif_out *out, aif_subs *subs, aif_status *status);
 void aif_turn_fini(aif_turn *t);
-/* The events so far. */
-size_t aif_turn_events(const aif_turn *t);
 /* Add a PUBLISH, f of m, where its sender may publish all of it.  On success
  * it takes m, and m is empty. */
 AIF_MUST_CHECK aif_err aif_turn_add(aif_turn *t, aif_message *m,

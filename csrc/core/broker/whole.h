@@ -14,7 +14,7 @@
 #include "broker/out.h"
 #include "broker/seats.h"
 #include "broker/status.h"
-#include "broker/subs.h"
+#include "broker/subs_in.h"
 #include "broker/turn.h"
 #include "net/listen.h"
 
@@ -23,6 +23,8 @@ struct aif_broker {
     int stop;        /* eventfd: may be written in a signal handler */
     void *ctx;
     aif_listen listen;
+    bool look_failed; /* the last time */
+    int64_t look;     /* when to look whether its files are still there */
     aif_status status;
     aif_out out;
     aif_seats seats;

@@ -16,6 +16,7 @@
 #include "event/event.h"
 #include "event/pattern.h"
 #include "event/query.h"
+#include "event/cursor.h"
 
 #include <stdint.h>
 
@@ -69,6 +70,25 @@ AIF_MUST_CHECK aif_err aif_client_at(aif_client *c, uint64_t ms,
 AIF_MUST_CHECK aif_err aif_client_sequence(aif_client *c, aif_str producer,
                                            uint64_t *sequence, int timeout_ms,
                                            aif_error *e);
+/* Cursors of readers (cursor.h).  Take: *c is there now, in the log of that id.
+ * A second call with the same c->holder is the same one. */
+AIF_MUST_CHECK aif_err aif_client_take(aif_client *c, aif_cursor *cursor,
+                                       uint64_t *log_id, int timeout_ms,
+                                       aif_error *e);
+/* ECONFLICT: another holds it, or it was deleted; EREPLACED: the log of that id
+ * is not there any more. */
+AIF_MUST_CHECK aif_err aif_client_move(aif_client *c, const aif_cursor *cursor,
+                                       uint64_t log_id, int timeout_ms,
+                                       aif_error *e);
+/* *n: 1, or 0: there was none. */
+AIF_MUST_CHECK aif_err aif_client_forget(aif_client *c,
+                                         const aif_cursor *cursor, uint64_t *n,
+                                         int timeout_ms, aif_error *e);
+/* Those of the namespaces that ns means, as aif_log_cursors has them; in out,
+ * which is emptied first. */
+AIF_MUST_CHECK aif_err aif_client_cursors(aif_client *c, aif_str ns,
+                                          aif_buf *out, int timeout_ms,
+                                          aif_error *e);
 /* How the broker does, as JSON; in out, which is emptied first. */
 AIF_MUST_CHECK aif_err aif_client_status(aif_client *c, aif_buf *out,
                                          int timeout_ms, aif_error *e);
@@ -85,9 +105,10 @@ AIF_MUST_CHECK aif_err aif_sub_open(const char *uris, const aif_curve *curve,
 void aif_sub_free(aif_sub *s); /* nothing in a fork */
 /* A stream of what n patterns match beyond after (AIF_AFTER_NOW: what is
  * appended once the broker has answered).  Waits for that answer: ETIMEOUT,
- * ERETENTION, EDENIED, EINVAL.  *stream counts from 1. */
+ * ERETENTION, EDENIED, EINVAL, EREPLACED where the log is another one than
+ * after says.  *stream counts from 1. */
 AIF_MUST_CHECK aif_err aif_sub_add(aif_sub *s, const aif_pattern *p, size_t n,
-                                   uint64_t after, int timeout_ms,
+                                   aif_place after, int timeout_ms,
                                    uint64_t *stream, aif_error *e);
 /* One that there is not is no error. */
 AIF_MUST_CHECK aif_err aif_sub_remove(aif_sub *s, uint64_t stream,
@@ -102,10 +123,10 @@ AIF_MUST_CHECK aif_err aif_sub_remove(aif_sub *s, uint64_t stream,
 AIF_MUST_CHECK aif_err aif_sub_next(aif_sub *s, int timeout_ms, aif_batch *out,
                                     uint64_t *stream, char *hint, bool *hinted,
                                     aif_error *e);
-/* The offset up to which a stream has seen everything; EINVAL: no such stream.
+/* The place up to which a stream has seen everything; EINVAL: no such stream.
  * Does not wait for a thread that is in aif_sub_next. */
 AIF_MUST_CHECK aif_err aif_sub_cursor(aif_sub *s, uint64_t stream,
-                                      uint64_t *cursor, aif_error *e);
+                                      aif_place *cursor, aif_error *e);
 /* Readable when aif_sub_next may have something (zmq's edge-triggered fd:
  * call aif_sub_next(s, 0, ...) until it adds nothing, then wait). */
 int aif_sub_fd(aif_sub *s);

@@ -206,3 +206,101 @@ aif_client_status(aif_client *c, aif_buf *out, int timeout_ms, aif_error *e)
     }
     return err;
 }
+
+/* --- cursors ------------------------------------------------------------ */
+
+static aif_pattern
+pattern_of(aif_str ns)
+{
+    const aif_str any = AIF_STR("*");
+
+    return (aif_pattern){ns, any, any, any, any};
+}
+
+/* On success the caller leaves the guard. */
+static aif_err
+cursor_ask(aif_client *c, aif_frame *request, const aif_cursor *cursor,
+           aif_kind kind, aif_frame *f, int timeout_ms, aif_error *e)
+{
+    const aif_pattern of = pattern_of(cursor->ns);
+    const aif_query q = {.patterns = &of, .n = 1};
+    aif_err err = aif_cursor_check(cursor, e);
+
+    request->text = cursor->name;
+    request->holder = cursor->holder;
+    return err != AIF_OK
+               ? err
+               : aif_client_enter(c, request, &q, kind, f, timeout_ms, e);
+}
+
+aif_err
+aif_client_take(aif_client *c, aif_cursor *cursor, uint64_t *log_id,
+                int timeout_ms, aif_error *e)
+{
+    aif_frame request = {.kind = AIF_K_TAKE, .from = cursor->offset};
+    aif_frame f;
+    aif_err err =
+        cursor_ask(c, &request, cursor, AIF_K_TAKEN, &f, timeout_ms, e);
+
+    if (err == AIF_OK) {
+        cursor->offset = f.to;
+        *log_id = f.from;
+        aif_guard_leave(&c->guard);
+    }
+    return err;
+}
+
+aif_err
+aif_client_move(aif_client *c, const aif_cursor *cursor, uint64_t log_id,
+                int timeout_ms, aif_error *e)
+{
+    aif_frame request = {
+        .kind = AIF_K_MOVE, .from = cursor->offset, .to = log_id};
+    aif_frame f;
+    aif_err err =
+        cursor_ask(c, &request, cursor, AIF_K_TAKEN, &f, timeout_ms, e);
+
+    if (err == AIF_OK) {
+        aif_guard_leave(&c->guard);
+    }
+    return err;
+}
+
+aif_err
+aif_client_forget(aif_client *c, const aif_cursor *cursor, uint64_t *n,
+                  int timeout_ms, aif_error *e)
+{
+    aif_frame request = {.kind = AIF_K_FORGET};
+    aif_frame f;
+    aif_err err =
+        cursor_ask(c, &request, cursor, AIF_K_COUNTED, &f, timeout_ms, e);
+
+    *n = 0;
+    if (err == AIF_OK) {
+        *n = f.to;
+        aif_guard_leave(&c->guard);
+    }
+    return err;
+}
+
+aif_err
+aif_client_cursors(aif_client *c, aif_str ns, aif_buf *out, int timeout_ms,
+                   aif_error *e)
+{
+    const aif_pattern of = pattern_of(ns);
+    const aif_query q = {.patterns = &of, .n = 1};
+    aif_frame request = {.kind = AIF_K_CURSORS};
+    aif_frame f;
+    aif_err err = aif_pattern_check(&of, e);
+
+    out->n = 0;
+    if (err == AIF_OK) {
+        err = aif_client_enter(c, &request, &q, AIF_K_CURSORED, &f, timeout_ms,
+                               e);
+    }
+    if (err == AIF_OK) {
+        err = aif_buf_put(out, f.tail.p, f.tail.n, e);
+        aif_guard_leave(&c->guard);
+    }
+    return err;
+}

@@ -58,9 +58,7 @@ aif_dealer_init(aif_dealer *d, const char *uris, const aif_curve *curve,
 static void
 dealer_close(aif_dealer *d, int linger_ms)
 {
-    aif_forks_stop();
-    aif_forks_remove(&d->owned);
-    aif_forks_go();
+    aif_forks_disown(&d->owned);
     aif_port_close(d->socket, d->monitor, linger_ms);
     d->socket = d->monitor = NULL;
     d->fd = -1;
@@ -236,9 +234,7 @@ aif_dealer_gone(aif_dealer *d, int64_t now)
         dealer_hear(d, event, fd, now);
     }
     if (d->fd >= 0 && d->up && !d->failed) { /* so libzmq has not closed it */
-        aif_forks_stop();
-        aif_forks_add(&d->owned, d->fd);
-        aif_forks_go();
+        aif_forks_own(&d->owned, d->fd);
         d->fd = -1;
     }
     return now >= aif_dealer_due(d);
@@ -251,15 +247,23 @@ aif_dealer_denied(const aif_dealer *d, aif_error *e)
         return AIF_OK;
     }
     return aif_fail(e, AIF_EDENIED, "%s: %s", d->uris.names,
-                    d->keys ? "the broker does not take our keys"
+                    d->keys ? "the broker does not take our keys: they were "
+                              "revoked, or never were in its access.toml"
                             : "the broker wants keys (CURVE), and we have "
-                              "none");
+                              "none: set AIFLOW_KEY_FILE to the file that "
+                              "`aiflow keys new` made for us");
 }
 
 bool
 aif_dealer_wait(aif_dealer *d, int64_t ms)
 {
-    return aif_port_wait(d->socket, d->monitor, ms);
+    aif_port_item items[] = {{.socket = d->socket}, {.socket = d->monitor}};
+    aif_error e;
+    int ready;
+
+    return aif_port_poll(items, d->socket == NULL ? 0 : 2,
+                         ms > 0 ? (long)ms : 0, &ready, &e) == AIF_OK &&
+           ready >= 0;
 }
 
 bool

@@ -315,7 +315,7 @@ sub_open_stream(aif_sub *s, aif_stream *st, int64_t end, aif_error *e)
 }
 
 aif_err
-aif_sub_add(aif_sub *s, const aif_pattern *p, size_t n, uint64_t after,
+aif_sub_add(aif_sub *s, const aif_pattern *p, size_t n, aif_place after,
             int timeout_ms, uint64_t *stream, aif_error *e)
 {
     int64_t end = aif_now_ms() + timeout_ms;
@@ -456,19 +456,19 @@ aif_sub_next(aif_sub *s, int timeout_ms, aif_batch *out, uint64_t *stream,
 }
 
 aif_err
-aif_sub_cursor(aif_sub *s, uint64_t stream, uint64_t *cursor, aif_error *e)
+aif_sub_cursor(aif_sub *s, uint64_t stream, aif_place *cursor, aif_error *e)
 {
     size_t i;
     aif_err err = AIF_OK;
 
-    *cursor = 0;
+    *cursor = (aif_place){0};
     if (aif_guard_forked(&s->guard)) {
         return aif_fail(e, AIF_EFORKED, "opened in another process");
     }
     (void)pthread_mutex_lock(&s->table);
     i = sub_stream_place(s, stream);
     if (i < s->n) {
-        *cursor = s->streams[i]->cursor;
+        *cursor = (aif_place){s->streams[i]->cursor, s->streams[i]->log_id};
     } else {
         err = aif_fail(e, AIF_EINVAL, "there is no stream %llu",
                        (unsigned long long)stream);

@@ -14,6 +14,8 @@ typedef struct {
     uint64_t number;  /* the caller's name for it */
     aif_buf patterns; /* as in the frame */
     _Atomic uint64_t cursor;
+    _Atomic uint64_t
+        log_id;        /* of the log that it is a cursor of; 0: not known */
     uint64_t id;       /* of the SUBSCRIBE that counts */
     uint64_t received; /* bytes of EVENTS taken since that SUBSCRIBE */
     uint64_t told;     /* of them, as the last CREDIT said */
@@ -63,7 +65,7 @@ typedef struct {
 
 /* sub_stream.c: one stream. */
 AIF_MUST_CHECK aif_err aif_stream_new(const aif_pattern *p, size_t n,
-                                      uint64_t after, aif_stream **out,
+                                      aif_place after, aif_stream **out,
                                       aif_error *e);
 void aif_stream_free(aif_stream *st);
 /* From its cursor, under a new id: what comes for the old one is old. */

@@ -45,7 +45,7 @@ stream_put_patterns(aif_stream *st, const aif_pattern *p, size_t n,
 }
 
 aif_err
-aif_stream_new(const aif_pattern *p, size_t n, uint64_t after,
+aif_stream_new(const aif_pattern *p, size_t n, aif_place after,
                aif_stream **out, aif_error *e)
 {
     aif_stream *st = aif_zalloc(sizeof *st);
@@ -55,7 +55,8 @@ aif_stream_new(const aif_pattern *p, size_t n, uint64_t after,
     if (st == NULL) {
         return aif_fail(e, AIF_ENOMEM, "a stream");
     }
-    st->cursor = after;
+    st->cursor = after.offset;
+    st->log_id = after.log_id;
     err = stream_put_patterns(st, p, n, e);
     if (err != AIF_OK) {
         aif_stream_free(st);
@@ -121,6 +122,7 @@ stream_subscribe(aif_sub *s, aif_stream *st, int64_t now)
     aif_frame f = {.kind = AIF_K_SUBSCRIBE,
                    .id = st->id,
                    .from = st->cursor,
+                   .to = st->log_id,
                    .flag = s->hints};
     aif_error e;
 
@@ -233,6 +235,7 @@ stream_on_subscribed(aif_stream *st, const aif_frame *f)
         return; /* it was asked twice */
     }
     st->live = true;
+    st->log_id = f->from;
     st->due = aif_now_ms() + RENEW_MS;
     if (st->cursor == AIF_AFTER_NOW) {
         st->cursor = f->to;

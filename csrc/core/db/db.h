@@ -6,7 +6,10 @@
  *
  * One thread at a time, and one statement at a time: the rows of the last
  * ask are over before the next.  A database that was lost fails with ESTORE,
- * and is opened again by the next call of ready.
+ * and is to be connected again then.  ECORRUPT: a table is not
+ * the one that the statement is about (it is missing, or there already, or
+ * lacks a column: then it is to be connected again, too), or the database says
+ * that its bytes are damaged.
  */
 #ifndef AIF_DB_H
 #define AIF_DB_H
@@ -21,7 +24,7 @@
 
 #define AIF_DB_NUMBERS 4
 #define AIF_DB_TEXTS (5 * 64 + 1)
-#define AIF_DB_PLACES 24
+#define AIF_DB_PLACES 32
 
 /* Numbers are the parameters 1, 2...; texts follow them: ?1 in SQLite, $1 in
  * PostgreSQL and MySQL.  A statement with a place is the same each time that
@@ -39,18 +42,27 @@ typedef struct {
                       where the database can do without */
 } aif_statement;
 
+/* What is kept in it, and what that needs of it. */
+typedef struct {
+    const char *called;  /* "a log", in messages */
+    const char *session; /* a server shows it in its list of connections */
+    /* "name = value" for each connection, beyond what every one has, in the
+     * words of this database; ended by NULL. */
+    const char *const *settings;
+    size_t longest; /* bytes of a statement, where the server has a bound */
+} aif_db_needs;
+
 typedef struct {
     /* Open what uri names; EINVAL says what is wrong with it.  Messages never
-     * carry its password. */
-    aif_err (*open)(const char *uri, void **db, aif_error *e);
+     * carry its password.  hurry: wait no longer for somebody else's lock than
+     * AIF_LOCK_SLICE_MS: then ESTORE, which is busy. */
+    aif_err (*open)(const char *uri, const aif_db_needs *needs, bool hurry,
+                    void **db, aif_error *e);
     void (*close)(void *db);
-    /* Every use begins with it: opens again what was lost.  *fresh: it did,
-     * so that nothing is known of what is there. */
-    aif_err (*ready)(void *db, bool *fresh, aif_error *e);
-    /* From now on, also after it was lost and opened again, wait no longer for
-     * somebody else's lock than AIF_LOCK_SLICE_MS: then ESTORE, which is
-     * busy. */
-    aif_err (*hurry)(void *db, aif_error *e);
+    /* Every use begins with it.  *lost: connect has to be called, and then
+     * nothing is known of what is there. */
+    aif_err (*ready)(void *db, bool *lost, aif_error *e);
+    aif_err (*connect)(void *db, aif_error *e);
     /* A transaction, in which nobody else writes (SQLite), or which locks what
      * it is about (the others). */
     aif_err (*begin)(void *db, const char *what, aif_error *e);

@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "base/forks.h"
 #include "base/mem.h"
+#include "db/mysql_load.h"
 #include "db/mysql_uri.h"
 
 #include <errmsg.h>
@@ -24,44 +25,46 @@
 
 #define CONNECT_S 5
 #define ANSWER_S 30
-/* An event of the greatest size, and what is around it. */
-#define PACKET_MIN (2u << 20)
 /* Of an answer that nobody wants any more: if it is longer, the line is cut. */
 #define DRAIN_BYTES (8u << 20)
 
-/* Texts go as they are, whatever the server's defaults.  An idle log keeps its
- * connection: 24 days are the most that every server takes. */
+/* Texts go as they are, whatever the server's defaults.  An idle connection is
+ * kept: 24 days are the most that every server takes. */
 static const char *const SESSION[] = {
     "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET autocommit = 1,"
     " completion_type = 0,"
     " sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
-    " innodb_lock_wait_timeout = 5,"
-    " lock_wait_timeout = 5,"
-    " unique_checks = 1,"
     " sql_select_limit = 18446744073709551615,"
     " wait_timeout = 2147483",
 };
 
-static const char HURRY[] =
-    "SET innodb_lock_wait_timeout = 1, lock_wait_timeout = 1";
+/* In seconds, at least one. */
+#define WAIT "SET innodb_lock_wait_timeout = %d, lock_wait_timeout = %d"
 
 static const char SERVER[] =
     "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit,"
     " @@log_bin, @@sync_binlog";
 
+/* No row where a server has no such setting: MySQL has deprecated it. */
+static const char BY_STATEMENT[] =
+    "SHOW SESSION VARIABLES WHERE Variable_name = 'binlog_format'"
+    " AND Value = 'STATEMENT'";
+
 typedef struct {
     MYSQL *conn; /* NULL: lost, to be opened again */
-    unsigned connection;
     aif_owned owned;
     bool hurry;
+    const aif_db_needs *needs;
     uint64_t packet;
     aif_buf text;     /* of the statement that is sent */
     MYSQL_RES *asked; /* whose rows are being taken */
     MYSQL_ROW row;
     unsigned long *lengths;
     const char *what; /* it is for */
+    MYSQL_STMT *kept[AIF_DB_PLACES];
+    MYSQL_BIND binds[AIF_MYSQL_VALUES];
     aif_mysql_uri at;
     char uri[]; /* taken apart */
 } mysql;
@@ -71,12 +74,17 @@ mysql_drop(void *db)
 {
     mysql *s = db;
 
-    aif_forks_stop();
-    aif_forks_remove(&s->owned);
-    aif_forks_go();
+    aif_forks_disown(&s->owned);
     if (s->conn != NULL) {
         mysql_close(s->conn);
         s->conn = NULL;
+    }
+    for (int i = 0; i < AIF_DB_PLACES;
+         i++) { /* the server has none any more */
+        if (s->kept[i] != NULL) {
+            (void)mysql_stmt_close(s->kept[i]);
+            s->kept[i] = NULL;
+        }
     }
 }
 
@@ -117,24 +125,12 @@ mysql_fail(mysql *s, const char *what, aif_error *e)
                            mysql_error(s->conn), what, e);
 }
 
-aif_err
-aif_mysql_fail_stmt(void *db, MYSQL_STMT *stmt, const char *what, aif_error *e)
+static aif_err
+mysql_fail_stmt(mysql *s, MYSQL_STMT *stmt, const char *what, aif_error *e)
 {
-    return mysql_fail_with(db, mysql_stmt_errno(stmt),
+    return mysql_fail_with(s, mysql_stmt_errno(stmt),
                            mysql_stmt_sqlstate(stmt), mysql_stmt_error(stmt),
                            what, e);
-}
-
-MYSQL *
-aif_mysql_conn(void *db)
-{
-    return ((mysql *)db)->conn;
-}
-
-unsigned
-aif_mysql_connection(void *db)
-{
-    return ((mysql *)db)->connection;
 }
 
 uint64_t
@@ -158,18 +154,50 @@ server_check_durable(const uint64_t found[4], aif_error *e)
     if (found[1] != 1) {
         return aif_fail(e, AIF_EINVAL,
                         "the server's innodb_flush_log_at_trx_commit is "
-                        "%" PRIu64 ": a crash may take events that were "
-                        "promised; set it to 1, or add durable=no to the URI",
+                        "%" PRIu64 ": a crash may take what was "
+                        "committed; set it to 1, or add durable=no to the URI",
                         found[1]);
     }
     if (found[2] != 0 && found[3] != 1) {
         return aif_fail(e, AIF_EINVAL,
                         "the server has a binary log, and its sync_binlog is "
-                        "%" PRIu64 ": a crash may take events that were "
-                        "promised; set it to 1, or add durable=no to the URI",
+                        "%" PRIu64 ": a crash may take what was "
+                        "committed; set it to 1, or add durable=no to the URI",
                         found[3]);
     }
     return AIF_OK;
+}
+
+static aif_err
+server_ask(mysql *s, const char *sql, MYSQL_RES **res, aif_error *e)
+{
+    *res = NULL;
+    if (mysql_real_query(s->conn, sql, strlen(sql)) == 0) {
+        *res = mysql_store_result(s->conn);
+    }
+    return *res != NULL ? AIF_OK : mysql_fail(s, "connecting", e);
+}
+
+/* Such a binary log refuses what InnoDB writes in READ COMMITTED, and a
+ * session may not choose another one without a privilege. */
+static aif_err
+server_check_binlog(mysql *s, aif_error *e)
+{
+    MYSQL_RES *res;
+    bool statement;
+    aif_err err = server_ask(s, BY_STATEMENT, &res, e);
+
+    if (err != AIF_OK) {
+        return err;
+    }
+    statement = mysql_fetch_row(res) != NULL;
+    mysql_free_result(res);
+    return !statement ? AIF_OK
+                      : aif_fail(e, AIF_EINVAL,
+                                 "the server has a binary log, and its "
+                                 "binlog_format is STATEMENT, with which it "
+                                 "refuses to write: set it to ROW (or to "
+                                 "MIXED)");
 }
 
 static aif_err
@@ -178,10 +206,10 @@ server_check(mysql *s, aif_error *e)
     uint64_t found[4] = {0};
     MYSQL_RES *res;
     MYSQL_ROW row;
+    aif_err err = server_ask(s, SERVER, &res, e);
 
-    if (mysql_real_query(s->conn, SERVER, sizeof SERVER - 1) != 0 ||
-        (res = mysql_store_result(s->conn)) == NULL) {
-        return mysql_fail(s, "connecting", e);
+    if (err != AIF_OK) {
+        return err;
     }
     row = mysql_fetch_row(res);
     for (int i = 0; row != NULL && i < 4; i++) {
@@ -189,13 +217,17 @@ server_check(mysql *s, aif_error *e)
     }
     mysql_free_result(res);
     s->packet = found[0];
-    if (s->packet < PACKET_MIN) {
+    if (s->packet < s->needs->longest) {
         return aif_fail(e, AIF_EINVAL,
                         "the server's max_allowed_packet is %" PRIu64
-                        " bytes: a log needs %u or more",
-                        s->packet, PACKET_MIN);
+                        " bytes: %s needs %zu or more",
+                        s->packet, s->needs->called, s->needs->longest);
     }
-    return s->at.relaxed ? AIF_OK : server_check_durable(found, e);
+    if (found[2] != 0) {
+        err = server_check_binlog(s, e);
+    }
+    return err != AIF_OK || s->at.relaxed ? err
+                                          : server_check_durable(found, e);
 }
 
 static void
@@ -212,7 +244,7 @@ options_set_tls(MYSQL *conn, const aif_mysql_uri *at)
 }
 
 static void
-options_set(MYSQL *conn, const aif_mysql_uri *at)
+options_set(MYSQL *conn, const aif_mysql_uri *at, const char *session)
 {
     const unsigned connect_s = CONNECT_S;
     const unsigned answer_s = ANSWER_S;
@@ -227,7 +259,7 @@ options_set(MYSQL *conn, const aif_mysql_uri *at)
     (void)mysql_optionsv(conn, MYSQL_OPT_LOCAL_INFILE, &no);
     (void)mysql_optionsv(conn, MYSQL_SET_CHARSET_NAME, "utf8mb4");
     (void)mysql_optionsv(conn, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name",
-                         "aiflow log");
+                         session);
     options_set_tls(conn, at);
 }
 
@@ -249,8 +281,7 @@ mysql_dial(mysql *s, aif_error *e)
     if (s->conn == NULL) {
         return aif_fail(e, AIF_ENOMEM, "connecting");
     }
-    s->connection++;
-    options_set(s->conn, at);
+    options_set(s->conn, at, s->needs->session);
     if (mysql_real_connect(s->conn, at->unix_socket == NULL ? at->host : NULL,
                            at->user, at->password, at->database, at->port,
                            at->unix_socket, 0) == NULL) {
@@ -258,16 +289,37 @@ mysql_dial(mysql *s, aif_error *e)
     }
     fd = (int)mysql_get_socket(s->conn);
     (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
-    aif_forks_stop();
-    aif_forks_add(&s->owned, fd);
-    aif_forks_go();
+    aif_forks_own(&s->owned, fd);
     return AIF_OK;
 }
 
 static aif_err
-mysql_connect(mysql *s, aif_error *e)
+session_set(mysql *s, aif_error *e)
 {
-    unsigned forks;
+    const int ms = s->hurry ? AIF_LOCK_SLICE_MS : AIF_LOCK_WAIT_MS;
+    const int seconds = (ms + 999) / 1000;
+    char sql[200];
+    aif_err err;
+
+    (void)snprintf(sql, sizeof sql, WAIT, seconds, seconds);
+    err = mysql_run(s, sql, "connecting", e);
+    for (size_t i = 0; err == AIF_OK && i < sizeof SESSION / sizeof *SESSION;
+         i++) {
+        err = mysql_run(s, SESSION[i], "connecting", e);
+    }
+    for (const char *const *own = s->needs->settings;
+         err == AIF_OK && *own != NULL; own++) {
+        (void)snprintf(sql, sizeof sql, "SET %s", *own);
+        err = mysql_run(s, sql, "connecting", e);
+    }
+    return err;
+}
+
+static aif_err
+mysql_connect(void *db, aif_error *e)
+{
+    mysql *s = db;
+    unsigned forks = aif_forks_count();
     int tries = 0;
     aif_err err = aif_mysql_load(e);
 
@@ -276,16 +328,10 @@ mysql_connect(mysql *s, aif_error *e)
     }
     do { /* what a child has, too, is not used */
         mysql_drop(s);
-        forks = aif_forks_count();
         err = mysql_dial(s, e);
-    } while (err == AIF_OK && forks != aif_forks_count() &&
-             ++tries < AIF_FORKS_TRIES);
-    for (size_t i = 0; err == AIF_OK && i < sizeof SESSION / sizeof *SESSION;
-         i++) {
-        err = mysql_run(s, SESSION[i], "connecting", e);
-    }
-    if (err == AIF_OK && s->hurry) {
-        err = mysql_run(s, HURRY, "connecting", e);
+    } while (err == AIF_OK && aif_forks_again(&forks, &tries));
+    if (err == AIF_OK) {
+        err = session_set(s, e);
     }
     if (err == AIF_OK) {
         err = server_check(s, e);
@@ -297,7 +343,8 @@ mysql_connect(mysql *s, aif_error *e)
 }
 
 static aif_err
-mysql_db_open(const char *uri, void **db, aif_error *e)
+mysql_db_open(const char *uri, const aif_db_needs *needs, bool hurry,
+              void **db, aif_error *e)
 {
     const size_t n = strlen(uri) + 1;
     mysql *s = aif_zalloc(sizeof *s + n);
@@ -305,8 +352,10 @@ mysql_db_open(const char *uri, void **db, aif_error *e)
 
     *db = NULL;
     if (s == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "opening a log");
+        return aif_fail(e, AIF_ENOMEM, "opening %s", needs->called);
     }
+    s->needs = needs;
+    s->hurry = hurry;
     memcpy(s->uri, uri, n);
     err = aif_mysql_uri_parse(s->uri, &s->at, e);
     if (err != AIF_OK) {
@@ -328,12 +377,11 @@ mysql_db_close(void *db)
 }
 
 static aif_err
-mysql_ready(void *db, bool *fresh, aif_error *e)
+mysql_ready(void *db, bool *lost, aif_error *e)
 {
-    mysql *s = db;
-
-    *fresh = s->conn == NULL;
-    return *fresh ? mysql_connect(s, e) : AIF_OK;
+    (void)e;
+    *lost = ((const mysql *)db)->conn == NULL;
+    return AIF_OK;
 }
 
 /* --- statements --------------------------------------------------------- */
@@ -496,6 +544,48 @@ mysql_change(void *db, const aif_statement *st, const char *what,
     return err;
 }
 
+static void
+binds_set(mysql *s, const aif_mysql_prepared *st)
+{
+    for (size_t i = 0; i < st->n; i++) {
+        const aif_mysql_value *v = &st->values[i];
+        MYSQL_BIND *b = &s->binds[i];
+        const bool number = v->n == AIF_MYSQL_NUMBER;
+
+        b->buffer_type = number ? MYSQL_TYPE_LONGLONG : MYSQL_TYPE_STRING;
+        b->buffer = v->n == 0 ? (void *)"" : (void *)(uintptr_t)v->p;
+        b->buffer_length = number ? 0 : v->n;
+    }
+}
+
+aif_err
+aif_mysql_execute(void *db, const aif_mysql_prepared *st, const char *what,
+                  uint64_t *changed, aif_error *e)
+{
+    mysql *s = db;
+    MYSQL_STMT *stmt = s->kept[st->place];
+
+    *changed = 0;
+    if (stmt == NULL) {
+        stmt = s->kept[st->place] = mysql_stmt_init(s->conn);
+        if (stmt == NULL) {
+            return aif_fail(e, AIF_ENOMEM, "%s", what);
+        }
+        if (mysql_stmt_prepare(stmt, st->sql.p, st->sql.n) != 0) {
+            return mysql_fail_stmt(s, stmt, what, e);
+        }
+    }
+    binds_set(s, st);
+    if (mysql_stmt_bind_param(stmt, s->binds) != 0 ||
+        mysql_stmt_execute(stmt) != 0) {
+        return mysql_stmt_errno(stmt) == ER_DUP_ENTRY
+                   ? AIF_OK
+                   : mysql_fail_stmt(s, stmt, what, e);
+    }
+    *changed = mysql_stmt_affected_rows(stmt);
+    return AIF_OK;
+}
+
 static aif_err
 mysql_begin(void *db, const char *what, aif_error *e)
 {
@@ -519,21 +609,11 @@ mysql_undo(void *db)
     }
 }
 
-static aif_err
-mysql_hurry(void *db, aif_error *e)
-{
-    mysql *s = db;
-
-    s->hurry = true;
-    return s->conn == NULL ? AIF_OK
-                           : mysql_run(s, HURRY, "opening the log", e);
-}
-
 const aif_db_ops aif_mysql = {
     .open = mysql_db_open,
     .close = mysql_db_close,
     .ready = mysql_ready,
-    .hurry = mysql_hurry,
+    .connect = mysql_connect,
     .begin = mysql_begin,
     .commit = mysql_commit_it,
     .undo = mysql_undo,

@@ -52,7 +52,7 @@ aif_mysql_load(aif_error *e)
     return why_not[0] == '\0'
                ? AIF_OK
                : aif_fail(e, AIF_EINVAL,
-                          "a log in MySQL needs the library libmariadb; on "
+                          "MySQL needs the library libmariadb; on "
                           "Debian: apt-get install libmariadb3, then start "
                           "this process again (%s)",
                           why_not);

@@ -1,7 +1,7 @@
-/* mysql_load.h - libmariadb, loaded when the first mysql: log is opened.
+/* mysql_load.h - libmariadb, loaded when the first mysql: URI is connected to.
  *
- * Its header is needed wherever aiflow_ext is built, the library only where a
- * log is in MySQL: so the extension is built in one way, and imports
+ * Its header is needed wherever aiflow_ext is built, the library only where
+ * something is in MySQL: so the extension is built in one way, and imports
  * everywhere.  In: nothing.  Out: pointers to the functions of libmariadb.
  * The macros below let the files that include it call them by their own names.
  * Whoever needs one more function adds it to both lists; one that is missing

@@ -1,4 +1,4 @@
-/* mysql_uri.h - where a MySQL log is.
+/* mysql_uri.h - where a MySQL database is.
  *
  * In:  mysql://user:password@host:port/database?name=value&...
  * Out: its parts, decoded.  Pure.  For mysql.c.

@@ -9,55 +9,28 @@
 #include "db/pg_dial.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define NUMBER(n) TEXT(n)
-#define TEXT(n) #n
+#define SETTINGS_CAP 1024
 
-/* Durable means durable, whatever the server's default is.  The planner is
- * told what we know: every query of ours goes by a primary key or by a unique
- * one, also while the table is so small that it would rather scan it, as the
- * plan is kept.  The time limits end a call that waits for nothing.
- *
- * A pooler (PgBouncer in transaction mode) lends us a session of the server
- * for one transaction, then it is somebody else's: so nothing is set or
- * prepared for a session there, and each statement is a transaction that
- * begins with our settings. */
-#define SETTINGS(set, local)                                                  \
-    set " lock_timeout = " NUMBER(                                            \
-        AIF_LOCK_WAIT_MS) ";" set " statement_timeout = '30s';" set           \
-                          " plan_cache_mode = force_generic_plan;" set        \
-                          " enable_seqscan = off;" set                        \
-                          " enable_bitmapscan = off;" set                     \
-                          " enable_hashjoin = off;" set                       \
-                          " enable_mergejoin = off;" set                      \
-                          " max_parallel_workers_per_gather = 0;" set         \
-                          " jit = off;"                                       \
-                          "SELECT set_config('synchronous_commit', "          \
-                          "'on', " local ")"                                  \
-                          " WHERE current_setting('synchronous_commit') = "   \
-                          "'off'"
-
-static const char SESSION[] =
-    "SET default_transaction_isolation = 'read committed';" SETTINGS("SET",
-                                                                     "false");
-static const char TRANSACTION[] =
-    "BEGIN ISOLATION LEVEL READ COMMITTED;" SETTINGS("SET LOCAL", "true");
-static const char TRANSACTION_IN_A_HURRY[] =
-    "BEGIN ISOLATION LEVEL READ COMMITTED;" SETTINGS(
-        "SET LOCAL",
-        "true") ";SET LOCAL lock_timeout = " NUMBER(AIF_LOCK_SLICE_MS);
-static const char HURRY[] = "SET lock_timeout = " NUMBER(AIF_LOCK_SLICE_MS);
+/* Durable means durable, whatever the server's default is. */
+#define DURABLE(local)                                                        \
+    ";SELECT set_config('synchronous_commit', 'on', " local ")"               \
+    " WHERE current_setting('synchronous_commit') = 'off'"
 
 typedef struct {
     PGconn *conn; /* NULL: lost, to be opened again */
     bool pooled;  /* there is a pooler between the server and us */
     bool hurry;
+    const aif_db_needs *needs;
     aif_owned owned;
-    bool kept[AIF_DB_PLACES]; /* prepared on this connection */
-    PGresult *asked;          /* whose rows are being taken */
+    char settings[SETTINGS_CAP]; /* what begins a session, or, behind a pooler,
+                                    a transaction */
+    bool kept[AIF_DB_PLACES];    /* prepared on this connection */
+    PGresult *asked;             /* whose rows are being taken */
     int row;
     char uri[];
 } pg;
@@ -74,7 +47,7 @@ pg_drop(void *db)
 
 /* Where the server said nothing, it is gone: connection_failure. */
 static const char *
-sqlstate(const pg *s, const PGresult *res)
+result_sqlstate(const pg *s, const PGresult *res)
 {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
 
@@ -86,7 +59,7 @@ sqlstate(const pg *s, const PGresult *res)
 
 /* Undefined table, a table that is there already, undefined column; data_corrupted, index_corrupted. */
 static bool
-is_corrupt(const char *state)
+state_is_corrupt(const char *state)
 {
     return strcmp(state, "42P01") == 0 || strcmp(state, "42P07") == 0 ||
            strcmp(state, "42703") == 0 || strcmp(state, "XX001") == 0 ||
@@ -97,8 +70,9 @@ aif_err
 aif_pg_fail(void *db, PGresult *res, const char *what, aif_error *e)
 {
     pg *s = db;
-    const char *state = sqlstate(s, res);
+    const char *state = result_sqlstate(s, res);
     const char *why = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+    bool stale; /* a column is missing: the tables are to be looked at again */
 
     if (res == NULL && PQstatus(s->conn) == CONNECTION_OK) {
         return aif_fail(e, AIF_ENOMEM, "%s", what);
@@ -106,12 +80,13 @@ aif_pg_fail(void *db, PGresult *res, const char *what, aif_error *e)
     if (why == NULL) {
         why = PQerrorMessage(s->conn);
     }
-    (void)aif_fail(e, is_corrupt(state) ? AIF_ECORRUPT : AIF_ESTORE,
+    (void)aif_fail(e, state_is_corrupt(state) ? AIF_ECORRUPT : AIF_ESTORE,
                    "%s: %.*s", what, (int)strcspn(why, "\n"), why);
     (void)snprintf(e->sqlstate, sizeof e->sqlstate, "%.5s", state);
     e->busy = s->hurry && strcmp(state, "55P03") == 0; /* lock_timeout */
+    stale = strcmp(state, "42703") == 0;
     PQclear(res);
-    if (PQstatus(s->conn) != CONNECTION_OK ||
+    if (stale || PQstatus(s->conn) != CONNECTION_OK ||
         PQtransactionStatus(s->conn) != PQTRANS_IDLE) {
         pg_drop(s);
     }
@@ -121,7 +96,7 @@ aif_pg_fail(void *db, PGresult *res, const char *what, aif_error *e)
 /* --- opening ------------------------------------------------------------ */
 
 static aif_err
-check_encoding(const pg *s, aif_error *e)
+encoding_check(const pg *s, aif_error *e)
 {
     const char *encoding = PQparameterStatus(s->conn, "server_encoding");
 
@@ -129,13 +104,13 @@ check_encoding(const pg *s, aif_error *e)
         return AIF_OK;
     }
     return aif_fail(e, AIF_EINVAL,
-                    "the database's encoding is %s: a log needs one that was "
+                    "the database's encoding is %s: %s needs one that was "
                     "made with ENCODING 'UTF8'",
-                    encoding == NULL ? "unknown" : encoding);
+                    encoding == NULL ? "unknown" : encoding, s->needs->called);
 }
 
 static bool
-worked(const PGresult *res)
+result_worked(const PGresult *res)
 {
     const ExecStatusType status = PQresultStatus(res);
 
@@ -143,11 +118,11 @@ worked(const PGresult *res)
 }
 
 static aif_err
-run(pg *s, const char *sql, const char *what, aif_error *e)
+pg_run(pg *s, const char *sql, const char *what, aif_error *e)
 {
     PGresult *res = PQexec(s->conn, sql);
 
-    if (!worked(res)) {
+    if (!result_worked(res)) {
         return aif_pg_fail(s, res, what, e);
     }
     PQclear(res);
@@ -157,12 +132,12 @@ run(pg *s, const char *sql, const char *what, aif_error *e)
 /* A pooler tells each client a process of its own invention, to be named when
  * a query is cancelled: the server, asked, says another. */
 static aif_err
-find_pooler(pg *s, aif_error *e)
+pooler_find(pg *s, aif_error *e)
 {
     PGresult *res = PQexecParams(s->conn, "SELECT pg_backend_pid()", 0, NULL,
                                  NULL, NULL, NULL, 1);
 
-    if (!worked(res)) {
+    if (!result_worked(res)) {
         return aif_pg_fail(s, res, "connecting", e);
     }
     s->pooled = aif_pg_int8(res, 0, 0) != (uint64_t)PQbackendPID(s->conn);
@@ -170,31 +145,60 @@ find_pooler(pg *s, aif_error *e)
     return AIF_OK;
 }
 
-static aif_err
-set_session(pg *s, aif_error *e)
+static void
+settings_add(pg *s, const char *set, const char *setting)
 {
-    aif_err err = find_pooler(s, e);
+    const size_t n = strlen(s->settings);
+    const int more =
+        snprintf(s->settings + n, SETTINGS_CAP - n, "%s%s", set, setting);
 
-    if (err == AIF_OK && !s->pooled) {
-        err = run(s, SESSION, "connecting", e);
+    assert(n + (size_t)more < SETTINGS_CAP);
+    (void)more;
+}
+
+/* The time limits end a call that waits for nothing.
+ *
+ * A pooler (PgBouncer in transaction mode) lends us a session of the server
+ * for one transaction, then it is somebody else's: so nothing is set or
+ * prepared for a session there, and each statement is a transaction that
+ * begins with our settings. */
+static void
+settings_make(pg *s)
+{
+    const char *set = s->pooled ? ";SET LOCAL " : ";SET ";
+    char lock[40];
+
+    (void)snprintf(lock, sizeof lock, "lock_timeout = %d",
+                   s->hurry ? AIF_LOCK_SLICE_MS : AIF_LOCK_WAIT_MS);
+    s->settings[0] = '\0';
+    settings_add(s, "",
+                 s->pooled
+                     ? "BEGIN ISOLATION LEVEL READ COMMITTED"
+                     : "SET default_transaction_isolation = 'read committed'");
+    settings_add(s, set, lock);
+    settings_add(s, set, "statement_timeout = '30s'");
+    for (const char *const *own = s->needs->settings; *own != NULL; own++) {
+        settings_add(s, set, *own);
     }
-    if (err == AIF_OK && !s->pooled && s->hurry) {
-        err = run(s, HURRY, "connecting", e);
-    }
-    return err;
+    settings_add(s, "", s->pooled ? DURABLE("true") : DURABLE("false"));
 }
 
 static aif_err
-pg_connect(pg *s, aif_error *e)
+pg_connect(void *db, aif_error *e)
 {
+    pg *s = db;
     aif_err err;
 
-    s->conn = aif_pg_dial(s->uri, "aiflow log", "", &s->owned);
+    s->conn = aif_pg_dial(s->uri, s->needs->session, "", &s->owned);
     err = PQstatus(s->conn) == CONNECTION_OK
-              ? check_encoding(s, e)
+              ? encoding_check(s, e)
               : aif_pg_fail(s, NULL, "connecting", e);
     if (err == AIF_OK) {
-        err = set_session(s, e);
+        err = pooler_find(s, e);
+    }
+    if (err == AIF_OK) {
+        settings_make(s);
+        err = s->pooled ? AIF_OK : pg_run(s, s->settings, "connecting", e);
     }
     if (err != AIF_OK) {
         pg_drop(s);
@@ -203,7 +207,8 @@ pg_connect(pg *s, aif_error *e)
 }
 
 static aif_err
-pg_open(const char *uri, void **db, aif_error *e)
+pg_open(const char *uri, const aif_db_needs *needs, bool hurry, void **db,
+        aif_error *e)
 {
     const size_t n = strlen(uri) + 1;
     aif_err err = aif_pg_check_uri(uri, e);
@@ -215,8 +220,10 @@ pg_open(const char *uri, void **db, aif_error *e)
     }
     s = aif_zalloc(sizeof *s + n);
     if (s == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "opening a log");
+        return aif_fail(e, AIF_ENOMEM, "opening %s", needs->called);
     }
+    s->needs = needs;
+    s->hurry = hurry;
     memcpy(s->uri, uri, n);
     *db = s;
     return AIF_OK;
@@ -230,35 +237,32 @@ pg_close(void *db)
 }
 
 static aif_err
-pg_ready(void *db, bool *fresh, aif_error *e)
+pg_ready(void *db, bool *lost, aif_error *e)
 {
-    pg *s = db;
-
-    *fresh = s->conn == NULL;
-    return *fresh ? pg_connect(s, e) : AIF_OK;
+    (void)e;
+    *lost = ((const pg *)db)->conn == NULL;
+    return AIF_OK;
 }
 
 /* --- statements --------------------------------------------------------- */
 
 static const char *
-transaction(const pg *s)
+transaction_begin(const pg *s)
 {
-    return !s->pooled ? "BEGIN"
-           : s->hurry ? TRANSACTION_IN_A_HURRY
-                      : TRANSACTION;
+    return s->pooled ? s->settings : "BEGIN";
 }
 
 /* What is to be said of the transaction whose one statement gave res. */
 static PGresult *
-end_transaction(pg *s, PGresult *res)
+transaction_end(pg *s, PGresult *res)
 {
     PGresult *end;
 
     if (PQstatus(s->conn) != CONNECTION_OK) {
         return res; /* the connection has the text of its error */
     }
-    end = PQexec(s->conn, worked(res) ? "COMMIT" : "ROLLBACK");
-    if (worked(res) && !worked(end)) {
+    end = PQexec(s->conn, result_worked(res) ? "COMMIT" : "ROLLBACK");
+    if (result_worked(res) && !result_worked(end)) {
         PQclear(res);
         return end;
     }
@@ -268,22 +272,22 @@ end_transaction(pg *s, PGresult *res)
 
 /* One statement: in the transaction that there is, or in one of its own. */
 static PGresult *
-execute_pooled(pg *s, const char *sql, int n, const Oid *types,
-               const char *const *values, const int *lengths,
-               const int *formats)
+statement_execute_pooled(pg *s, const char *sql, int n, const Oid *types,
+                         const char *const *values, const int *lengths,
+                         const int *formats)
 {
     const bool alone = PQtransactionStatus(s->conn) == PQTRANS_IDLE;
     PGresult *res;
 
     if (alone) {
-        res = PQexec(s->conn, transaction(s));
-        if (!worked(res)) {
+        res = PQexec(s->conn, transaction_begin(s));
+        if (!result_worked(res)) {
             return res;
         }
         PQclear(res);
     }
     res = PQexecParams(s->conn, sql, n, types, values, lengths, formats, 1);
-    return alone ? end_transaction(s, res) : res;
+    return alone ? transaction_end(s, res) : res;
 }
 
 PGresult *
@@ -296,7 +300,8 @@ aif_pg_execute(void *db, const char *sql, int place, int n, const Oid *types,
     char name[32];
 
     if (s->pooled) {
-        return execute_pooled(s, sql, n, types, values, lengths, binary);
+        return statement_execute_pooled(s, sql, n, types, values, lengths,
+                                        binary);
     }
     if (place == AIF_DB_ONCE) {
         return PQexecParams(s->conn, sql, n, types, values, lengths, binary,
@@ -316,7 +321,7 @@ aif_pg_execute(void *db, const char *sql, int place, int n, const Oid *types,
 }
 
 static PGresult *
-execute(pg *s, const aif_statement *st)
+statement_execute(pg *s, const aif_statement *st)
 {
     uint32_t numbers[AIF_DB_NUMBERS][2]; /* big-endian */
     Oid types[AIF_DB_NUMBERS + AIF_DB_TEXTS];
@@ -343,7 +348,7 @@ static aif_err
 pg_ask(void *db, const aif_statement *st, const char *what, aif_error *e)
 {
     pg *s = db;
-    PGresult *res = execute(s, st);
+    PGresult *res = statement_execute(s, st);
 
     if (PQresultStatus(res) != PGRES_TUPLES_OK) {
         return aif_pg_fail(s, res, what, e);
@@ -407,9 +412,9 @@ pg_change(void *db, const aif_statement *st, const char *what,
           uint64_t *changed, aif_error *e)
 {
     pg *s = db;
-    PGresult *res = execute(s, st);
+    PGresult *res = statement_execute(s, st);
 
-    if (!worked(res)) {
+    if (!result_worked(res)) {
         return aif_pg_fail(s, res, what, e);
     }
     if (changed != NULL) {
@@ -422,23 +427,13 @@ pg_change(void *db, const aif_statement *st, const char *what,
 static aif_err
 pg_begin(void *db, const char *what, aif_error *e)
 {
-    return run(db, transaction(db), what, e);
+    return pg_run(db, transaction_begin(db), what, e);
 }
 
 static aif_err
 pg_commit(void *db, const char *what, aif_error *e)
 {
-    return run(db, "COMMIT", what, e);
-}
-
-static aif_err
-pg_hurry(void *db, aif_error *e)
-{
-    pg *s = db;
-
-    s->hurry = true;
-    return s->conn == NULL || s->pooled ? AIF_OK
-                                        : run(s, HURRY, "opening the log", e);
+    return pg_run(db, "COMMIT", what, e);
 }
 
 /* The server rolls back what a connection that ends has not committed. */
@@ -456,7 +451,7 @@ const aif_db_ops aif_pg = {
     .open = pg_open,
     .close = pg_close,
     .ready = pg_ready,
-    .hurry = pg_hurry,
+    .connect = pg_connect,
     .begin = pg_begin,
     .commit = pg_commit,
     .undo = pg_undo,

@@ -67,31 +67,23 @@ conn_begin(const char *uri, const char *name, const char *address,
     return conn;
 }
 
-static void
-conn_own(const PGconn *conn, aif_owned *owned)
-{
-    aif_forks_stop();
-    aif_forks_add(owned, PQsocket(conn));
-    aif_forks_go();
-}
-
 PGconn *
 aif_pg_dial(const char *uri, const char *name, const char *address,
             aif_owned *owned)
 {
-    for (int tries = 1;; tries++) {
-        const unsigned forks = aif_forks_count();
-        PGconn *conn = conn_begin(uri, name, address, PQconnectdbParams);
+    unsigned forks = aif_forks_count();
+    int tries = 0;
+    PGconn *conn = NULL;
 
-        if (PQstatus(conn) == CONNECTION_OK) {
-            conn_own(conn, owned);
-        }
-        if (PQstatus(conn) != CONNECTION_OK || forks == aif_forks_count() ||
-            tries == AIF_FORKS_TRIES) {
-            return conn;
-        }
+    do {
         aif_pg_hang_up(conn, owned);
-    }
+        conn = conn_begin(uri, name, address, PQconnectdbParams);
+        if (PQstatus(conn) != CONNECTION_OK) {
+            break;
+        }
+        aif_forks_own(owned, PQsocket(conn));
+    } while (aif_forks_again(&forks, &tries));
+    return conn;
 }
 
 PGconn *
@@ -112,7 +104,7 @@ aif_pg_dial_on(PGconn *conn, aif_owned *owned, PostgresPollingStatusType *want)
         *want = PQconnectPoll(conn);
     }
     if (*want == PGRES_POLLING_OK) {
-        conn_own(conn, owned);
+        aif_forks_own(owned, PQsocket(conn));
     }
     return *want;
 }
@@ -131,8 +123,6 @@ aif_pg_wait(const PGconn *conn, PostgresPollingStatusType want, int ms)
 void
 aif_pg_hang_up(PGconn *conn, aif_owned *owned)
 {
-    aif_forks_stop();
-    aif_forks_remove(owned);
-    aif_forks_go();
+    aif_forks_disown(owned);
     PQfinish(conn);
 }

@@ -69,5 +69,5 @@ void
 aif_sqlite_close(sqlite3 *db, aif_owned *file)
 {
     (void)sqlite3_close(db);
-    aif_forks_release(file);
+    aif_forks_disown(file);
 }

@@ -28,21 +28,16 @@ aif_batch_fini(aif_batch *b)
 static aif_err
 batch_grow(aif_batch *b, aif_error *e)
 {
-    size_t cap = b->cap == 0 ? 8 : 2 * b->cap;
     aif_event *events;
 
     if (b->n < b->cap) {
         return AIF_OK;
     }
-    if (cap > SIZE_MAX / 2 / sizeof *events) {
-        return aif_fail(e, AIF_ENOMEM, "a batch of %zu events", cap);
-    }
-    events = aif_realloc(b->events, cap * sizeof *events);
+    events = aif_grown(b->events, &b->cap, b->n + 8, sizeof *events);
     if (events == NULL) {
-        return aif_fail(e, AIF_ENOMEM, "a batch of %zu events", cap);
+        return aif_fail(e, AIF_ENOMEM, "a batch of %zu events", b->n + 8);
     }
     b->events = events;
-    b->cap = cap;
     return AIF_OK;
 }
 

@@ -254,7 +254,6 @@ static aif_err
 match_collect(aif_match *m, const node *x, const aif_event *ev, size_t *n,
               aif_error *e)
 {
-    size_t cap;
     uint64_t *found;
 
     for (; x != NULL; x = x->next) {
@@ -262,13 +261,11 @@ match_collect(aif_match *m, const node *x, const aif_event *ev, size_t *n,
             continue;
         }
         if (*n == m->cap) {
-            cap = m->cap == 0 ? 16 : m->cap * 2;
-            found = aif_realloc(m->found, cap * sizeof *found);
+            found = aif_grown(m->found, &m->cap, *n + 16, sizeof *found);
             if (found == NULL) {
                 return aif_fail(e, AIF_ENOMEM, "matching an event");
             }
             m->found = found;
-            m->cap = cap;
         }
         m->found[(*n)++] = x->id;
     }

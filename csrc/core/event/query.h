@@ -17,6 +17,12 @@ typedef struct {
 #define AIF_QUERY_PATTERNS_MAX 64
 #define AIF_AFTER_NOW UINT64_MAX /* a subscriber's: what is yet to come */
 
+/* An offset, and of which log: in another log it is another event. */
+typedef struct {
+    uint64_t offset;
+    uint64_t log_id; /* 0: not known */
+} aif_place;
+
 /* All events beyond an offset. */
 #define AIF_BEYOND(offset) (&(const aif_query){.after = (offset)})
 

@@ -16,7 +16,6 @@
 #include "log/sql_store.h"
 
 #include <inttypes.h>
-#include <mysqld_error.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,92 +33,23 @@ static const char FIND[] =
  * fits, and takes again.  It costs the server 9 us a row, where SQL text
  * costs 17; an array bound to a statement of one row costs 8, but only
  * MariaDB takes that. */
-enum { COLUMNS = 10, INSERTS = 3, ROWS_MAX = 100 };
-static const size_t insert_rows[INSERTS] = {ROWS_MAX, 10, 1};
+enum { COLUMNS = 10, INSERTS = 3 };
+static const struct {
+    size_t rows;
+    int place;
+} insert[INSERTS] = {{AIF_SQL_ROWS, AIF_SQL_APPEND},
+                     {10, AIF_SQL_APPEND_AGAIN},
+                     {1, AIF_SQL_APPEND_ONE}};
+_Static_assert(AIF_SQL_ROWS *COLUMNS <= AIF_MYSQL_VALUES, "room for values");
 
 typedef struct {
-    aif_sql_store sql;   /* first: what aif_sql_... is given */
-    unsigned connection; /* that the statements were prepared on */
-    MYSQL_STMT *take;    /* the head, if it is what we think */
-    MYSQL_STMT *inserts[INSERTS];
-    aif_head head; /* as we saw it last */
+    aif_sql_store sql; /* first: what aif_sql_... is given */
+    aif_head head;     /* as we saw it last */
     /* What is bound to the inserts. */
-    MYSQL_BIND binds[ROWS_MAX * COLUMNS];
-    int64_t offsets[ROWS_MAX];
-    int64_t times[ROWS_MAX];
-    int64_t sequences[ROWS_MAX];
+    aif_mysql_value values[AIF_SQL_ROWS * COLUMNS];
+    uint64_t offsets[AIF_SQL_ROWS];
+    int64_t times[AIF_SQL_ROWS];
 } mysql_store;
-
-/* --- statements --------------------------------------------------------- */
-
-static aif_err
-statement_make(mysql_store *s, const char *sql, size_t n, MYSQL_STMT **out,
-               aif_error *e)
-{
-    *out = mysql_stmt_init(aif_mysql_conn(s->sql.db));
-    if (*out == NULL) {
-        return aif_fail(e, AIF_ENOMEM, WHAT);
-    }
-    return mysql_stmt_prepare(*out, sql, n) == 0
-               ? AIF_OK
-               : aif_mysql_fail_stmt(s->sql.db, *out, WHAT, e);
-}
-
-static aif_err
-insert_make(mysql_store *s, size_t rows, MYSQL_STMT **out, aif_error *e)
-{
-    static const char row[] = ", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-    const char *into = s->sql.sql->texts[AIF_SQL_APPEND].from;
-    aif_buf sql = {0};
-    aif_err err = aif_buf_put(&sql, into, strlen(into), e);
-
-    for (size_t i = 0; err == AIF_OK && i < rows; i++) {
-        const size_t skip = i == 0 ? 2 : 0;
-
-        err = aif_buf_put(&sql, row + skip, sizeof row - 1 - skip, e);
-    }
-    if (err == AIF_OK) {
-        err = statement_make(s, (const char *)sql.p, sql.n, out, e);
-    }
-    aif_buf_fini(&sql);
-    return err;
-}
-
-/* Those of an earlier connection have nobody to tell any more. */
-static void
-statements_close(MYSQL_STMT **take, MYSQL_STMT *inserts[INSERTS])
-{
-    if (*take != NULL) {
-        (void)mysql_stmt_close(*take);
-        *take = NULL;
-    }
-    for (int i = 0; i < INSERTS; i++) {
-        if (inserts[i] != NULL) {
-            (void)mysql_stmt_close(inserts[i]);
-            inserts[i] = NULL;
-        }
-    }
-}
-
-static aif_err
-statements_ready(mysql_store *s, aif_error *e)
-{
-    const char *take = s->sql.sql->texts[AIF_SQL_MOVE].from;
-    aif_err err = aif_sql_ready(&s->sql, e);
-
-    if (err != AIF_OK || s->connection == aif_mysql_connection(s->sql.db)) {
-        return err;
-    }
-    statements_close(&s->take, s->inserts);
-    err = statement_make(s, take, strlen(take), &s->take, e);
-    for (int i = 0; err == AIF_OK && i < INSERTS; i++) {
-        err = insert_make(s, insert_rows[i], &s->inserts[i], e);
-    }
-    if (err == AIF_OK) {
-        s->connection = aif_mysql_connection(s->sql.db);
-    }
-    return err;
-}
 
 /* --- the head, and the rows --------------------------------------------- */
 
@@ -142,65 +72,52 @@ head_after(const aif_head *before, const aif_event *events, size_t n)
     return after;
 }
 
-static void
-number_bind(MYSQL_BIND *b, const void *number)
+static aif_mysql_value
+value_number(const void *number)
 {
-    *b = (MYSQL_BIND){.buffer_type = MYSQL_TYPE_LONGLONG,
-                      .buffer = (void *)(uintptr_t)number};
+    return (aif_mysql_value){number, AIF_MYSQL_NUMBER};
 }
 
-static void
-text_bind(MYSQL_BIND *b, aif_str s)
+static aif_mysql_value
+value_text(aif_str s)
 {
-    const char *p = s.n == 0 ? "" : s.p;
-
-    *b = (MYSQL_BIND){.buffer_type = MYSQL_TYPE_STRING,
-                      .buffer = (void *)(uintptr_t)p,
-                      .buffer_length = s.n};
-}
-
-static bool
-statement_execute(MYSQL_STMT *stmt, MYSQL_BIND *binds)
-{
-    return mysql_stmt_bind_param(stmt, binds) == 0 &&
-           mysql_stmt_execute(stmt) == 0;
+    return (aif_mysql_value){s.p, s.n};
 }
 
 /* Make the head after, if it is s->head; *taken: it was, and is locked. */
 static aif_err
 head_try(mysql_store *s, const aif_head *after, bool *taken, aif_error *e)
 {
-    MYSQL_BIND binds[5];
+    const char *take = s->sql.sql->texts[AIF_SQL_MOVE].from;
+    const aif_mysql_value values[] = {
+        value_number(&after->offset),  value_number(&after->create_time),
+        value_number(&s->head.offset), value_number(&s->head.create_time),
+        value_number(&s->head.purged), value_number(&s->head.log_id)};
+    const aif_mysql_prepared st = {
+        {take, strlen(take)}, AIF_SQL_MOVE, values, 6};
+    uint64_t changed;
+    aif_err err = aif_mysql_execute(s->sql.db, &st, WHAT, &changed, e);
 
-    number_bind(&binds[0], &after->offset);
-    number_bind(&binds[1], &after->create_time);
-    number_bind(&binds[2], &s->head.offset);
-    number_bind(&binds[3], &s->head.create_time);
-    number_bind(&binds[4], &s->head.purged);
-    if (!statement_execute(s->take, binds)) {
-        return aif_mysql_fail_stmt(s->sql.db, s->take, WHAT, e);
-    }
-    *taken = mysql_stmt_affected_rows(s->take) == 1;
-    return AIF_OK;
+    *taken = changed == 1;
+    return err;
 }
 
 static void
-row_bind(mysql_store *s, size_t i, const aif_event *ev)
+row_fill(mysql_store *s, size_t i, const aif_event *ev)
 {
-    MYSQL_BIND *b = &s->binds[i * COLUMNS];
+    aif_mysql_value *v = &s->values[i * COLUMNS];
 
     s->times[i] = time_later(ev->create_time, s->head.create_time);
-    s->sequences[i] = (int64_t)ev->sequence;
-    number_bind(&b[0], &s->offsets[i]);
-    number_bind(&b[1], &s->times[i]);
-    text_bind(&b[2], ev->ns);
-    text_bind(&b[3], ev->key);
-    text_bind(&b[4], ev->value);
-    text_bind(&b[5], ev->type);
-    text_bind(&b[6], ev->sender);
-    text_bind(&b[7], ev->context);
-    text_bind(&b[8], ev->producer);
-    number_bind(&b[9], &s->sequences[i]);
+    v[0] = value_number(&s->offsets[i]);
+    v[1] = value_number(&s->times[i]);
+    v[2] = value_text(ev->ns);
+    v[3] = value_text(ev->key);
+    v[4] = value_text(ev->value);
+    v[5] = value_text(ev->type);
+    v[6] = value_text(ev->sender);
+    v[7] = value_text(ev->context);
+    v[8] = value_text(ev->producer);
+    v[9] = value_number(&ev->sequence);
 }
 
 /* The statement for as many of them as there are, and as it may be long. */
@@ -208,7 +125,7 @@ static int
 insert_pick(mysql_store *s, const aif_event *events, size_t n)
 {
     for (int which = 0; which < INSERTS - 1; which++) {
-        const size_t rows = insert_rows[which];
+        const size_t rows = insert[which].rows;
         size_t bytes = rows * ROW_BYTES;
 
         for (size_t i = 0; i < rows && rows <= n; i++) {
@@ -221,30 +138,42 @@ insert_pick(mysql_store *s, const aif_event *events, size_t n)
     return INSERTS - 1;
 }
 
+/* INSERT INTO ... VALUES with so many rows. */
+static aif_str
+insert_text(const mysql_store *s, size_t rows)
+{
+    const char *all = s->sql.sql->texts[AIF_SQL_APPEND].from;
+
+    return (aif_str){all, strlen(all) - (AIF_SQL_ROWS + 1 - rows) *
+                                            (sizeof AIF_SQL_ROW - 1)};
+}
+
 /* Behind s->head; *known: one of them, or its offset, is there already. */
 static aif_err
 rows_insert(mysql_store *s, const aif_event *events, size_t n, bool *known,
             aif_error *e)
 {
+    aif_err err = AIF_OK;
     size_t rows;
 
     *known = false;
-    for (size_t done = 0; done < n; done += rows) {
+    for (size_t done = 0; err == AIF_OK && !*known && done < n; done += rows) {
         const int which = insert_pick(s, events + done, n - done);
-        MYSQL_STMT *stmt = s->inserts[which];
+        aif_mysql_prepared st = {.place = insert[which].place,
+                                 .values = s->values};
+        uint64_t inserted;
 
-        rows = insert_rows[which];
+        rows = insert[which].rows;
+        st.sql = insert_text(s, rows);
+        st.n = rows * COLUMNS;
         for (size_t i = 0; i < rows; i++) {
-            s->offsets[i] = (int64_t)(s->head.offset + done + i + 1);
-            row_bind(s, i, &events[done + i]);
+            s->offsets[i] = s->head.offset + done + i + 1;
+            row_fill(s, i, &events[done + i]);
         }
-        if (!statement_execute(stmt, s->binds)) {
-            *known = mysql_stmt_errno(stmt) == ER_DUP_ENTRY;
-            return *known ? AIF_OK
-                          : aif_mysql_fail_stmt(s->sql.db, stmt, WHAT, e);
-        }
+        err = aif_mysql_execute(s->sql.db, &st, WHAT, &inserted, e);
+        *known = err == AIF_OK && inserted == 0;
     }
-    return AIF_OK;
+    return err;
 }
 
 static aif_err
@@ -301,7 +230,7 @@ append_new(mysql_store *s, const aif_event *events, size_t n, aif_head *before,
     }
     if (*known) { /* a connection that is lost here is looked for again */
         aif_mysql.undo(s->sql.db);
-        return statements_ready(s, e);
+        return aif_sql_ready(&s->sql, e);
     }
     return append_commit(s, &after, e);
 }
@@ -442,7 +371,7 @@ mysql_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
     mysql_store *s = store;
     bool known = false;
     uint64_t next;
-    aif_err err = statements_ready(s, e);
+    aif_err err = aif_sql_ready(&s->sql, e);
 
     AIF_POINT("append.begin");
     memset(offsets, 0, n * sizeof *offsets);
@@ -464,32 +393,23 @@ mysql_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
 }
 
 static aif_err
-mysql_open(const char *uri, void **store, aif_error *e)
+mysql_open(const char *uri, bool hurry, void **store, aif_error *e)
 {
-    return aif_sql_open(&aif_mysql, &aif_sql_mysql, uri, sizeof(mysql_store),
-                        store, e);
-}
-
-static void
-mysql_store_close(void *store)
-{
-    mysql_store *s = store;
-    MYSQL_STMT *take = s->take;
-    MYSQL_STMT *inserts[INSERTS];
-
-    memcpy(inserts, s->inserts, sizeof inserts);
-    aif_sql_close(store);
-    statements_close(&take, inserts);
+    return aif_sql_open(&aif_mysql, &aif_sql_mysql, uri, hurry,
+                        sizeof(mysql_store), store, e);
 }
 
 /* "mysql://"; store.c has "mariadb://" as well. */
 const aif_store_ops aif_store_mysql = {
     .scheme = "mysql",
     .open = mysql_open,
-    .close = mysql_store_close,
-    .hurry = aif_sql_hurry,
+    .close = aif_sql_close,
     .append = mysql_append,
     .read = aif_sql_read,
     .ask = aif_sql_ask,
     .purge = aif_sql_purge,
+    .take = aif_sql_take,
+    .move = aif_sql_move,
+    .forget = aif_sql_forget,
+    .renew = aif_sql_renew,
 };

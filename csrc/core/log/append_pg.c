@@ -142,9 +142,9 @@ offsets_read(const PGresult *res, size_t n, uint64_t *offsets,
         const uint64_t i = aif_pg_int8(res, row, 0);
 
         if (i == 0) {
-            *before =
-                (aif_head){aif_pg_int8(res, row, 1), aif_pg_int8(res, row, 2),
-                           (int64_t)aif_pg_int8(res, row, 3)};
+            *before = (aif_head){
+                aif_pg_int8(res, row, 1), aif_pg_int8(res, row, 2),
+                (int64_t)aif_pg_int8(res, row, 3), aif_pg_int8(res, row, 4)};
             found = true;
         } else if (i <= n) {
             offsets[i - 1] = aif_pg_int8(res, row, 1);
@@ -209,10 +209,10 @@ pg_append(void *store, const aif_event *events, size_t n, uint64_t *offsets,
 }
 
 static aif_err
-pg_open(const char *uri, void **store, aif_error *e)
+pg_open(const char *uri, bool hurry, void **store, aif_error *e)
 {
-    return aif_sql_open(&aif_pg, &aif_sql_pg, uri, sizeof(aif_sql_store),
-                        store, e);
+    return aif_sql_open(&aif_pg, &aif_sql_pg, uri, hurry,
+                        sizeof(aif_sql_store), store, e);
 }
 
 /* Both "postgresql://" and "postgres://"; libpq refuses the rest. */
@@ -220,9 +220,12 @@ const aif_store_ops aif_store_pg = {
     .scheme = "postgres",
     .open = pg_open,
     .close = aif_sql_close,
-    .hurry = aif_sql_hurry,
     .append = pg_append,
     .read = aif_sql_read,
     .ask = aif_sql_ask,
     .purge = aif_sql_purge,
+    .take = aif_sql_take,
+    .move = aif_sql_move,
+    .forget = aif_sql_forget,
+    .renew = aif_sql_renew,
 };

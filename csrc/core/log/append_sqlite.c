@@ -7,14 +7,17 @@
 #include "db/sqlite.h"
 #include "log/sql_store.h"
 
+#define SCHEME "sqlite:"
 #define WHAT "appending to"
 
 static aif_err
 known_find(aif_sql_store *s, const aif_event *ev, uint64_t *offset,
            aif_error *e)
 {
-    aif_statement st = {
-        .numbers = {ev->sequence}, .n_numbers = 1, .texts = &ev->producer};
+    aif_statement st = {.numbers = {ev->sequence},
+                        .n_numbers = 1,
+                        .texts = &ev->producer,
+                        .n_texts = 1};
     bool there;
 
     return aif_sql_row(s, AIF_SQL_FIND, &st, WHAT, offset, 1, &there, e);
@@ -107,19 +110,31 @@ sqlite_append(void *store, const aif_event *events, size_t n,
 }
 
 static aif_err
-sqlite_open(const char *uri, void **store, aif_error *e)
+sqlite_open(const char *uri, bool hurry, void **store, aif_error *e)
 {
-    return aif_sql_open(&aif_sqlite, &aif_sql_sqlite, uri,
+    const char path = uri[sizeof SCHEME - 1];
+
+    *store = NULL;
+    if (path == '\0' || path == ':') {
+        return aif_fail(e, AIF_EINVAL,
+                        "'%s' names no file: write sqlite:PATH, or mem: for "
+                        "a log in memory",
+                        uri);
+    }
+    return aif_sql_open(&aif_sqlite, &aif_sql_sqlite, uri, hurry,
                         sizeof(aif_sql_store), store, e);
 }
 
 const aif_store_ops aif_store_sqlite = {
-    .scheme = "sqlite:",
+    .scheme = SCHEME,
     .open = sqlite_open,
     .close = aif_sql_close,
-    .hurry = aif_sql_hurry,
     .append = sqlite_append,
     .read = aif_sql_read,
     .ask = aif_sql_ask,
     .purge = aif_sql_purge,
+    .take = aif_sql_take,
+    .move = aif_sql_move,
+    .forget = aif_sql_forget,
+    .renew = aif_sql_renew,
 };

@@ -4,7 +4,10 @@
 #include "base/mem.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
 
 #define PAGE 1000 /* rows read at once */
 /* Farther than this from the last, a read of its own, which costs as much as
@@ -287,4 +290,19 @@ aif_known_compare(const aif_store_ops *ops, void *store,
     err = compare_all(&c, all, found, e);
     aif_free(all);
     return err;
+}
+
+/* --- which log is it ------------------------------------------------------ */
+
+aif_err
+aif_log_id_draw(uint64_t *id, aif_error *e)
+{
+    *id = 0;
+    while (*id == 0) {
+        if (getrandom(id, sizeof *id, 0) != sizeof *id) {
+            return aif_fail(e, AIF_ENOMEM, "a random id: %s", strerror(errno));
+        }
+        *id &= INT64_MAX;
+    }
+    return AIF_OK;
 }

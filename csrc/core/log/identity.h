@@ -2,7 +2,8 @@
  *
  * In:  the events of one append.  Out: each identity once (aif_distinct),
  * where an identity is among events (aif_ids), and whether an event that the
- * log had already is the one that it had (aif_known).  For log/ alone.
+ * log had already is the one that it had (aif_known).  And a log is known by
+ * its id (aif_log_id_draw).  For log/ alone.
  */
 #ifndef AIF_IDENTITY_H
 #define AIF_IDENTITY_H
@@ -61,5 +62,10 @@ AIF_MUST_CHECK aif_err aif_known_compare(const aif_store_ops *ops, void *store,
                                          const aif_event *events, size_t n,
                                          uint64_t *offsets, uint64_t before,
                                          aif_error *e);
+
+/* --- which log is it? ----------------------------------------------------- */
+
+/* Random, from 1 to INT64_MAX. */
+AIF_MUST_CHECK aif_err aif_log_id_draw(uint64_t *id, aif_error *e);
 
 #endif

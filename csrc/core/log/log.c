@@ -37,8 +37,8 @@ store_find(const char *uri)
                                                            : NULL;
 }
 
-aif_err
-aif_log_open(const char *uri, aif_log **out, aif_error *e)
+static aif_err
+log_open(const char *uri, bool hurry, aif_log **out, aif_error *e)
 {
     aif_err err;
     aif_log *log;
@@ -49,7 +49,14 @@ aif_log_open(const char *uri, aif_log **out, aif_error *e)
         return aif_fail(e, AIF_ENOMEM, "opening a log");
     }
     aif_guard_init(&log->guard);
+    log->hurry = hurry;
     log->ops = store_find(uri);
+    if (log->ops == NULL && (uri[0] == '/' || uri[0] == '.') &&
+        strchr(uri, '@') == NULL) {
+        err = aif_fail(e, AIF_EINVAL, "'%s' is a path: write sqlite:%s", uri,
+                       uri);
+        goto fail;
+    }
     if (log->ops == NULL) { /* only its scheme: the rest may be secret */
         err = aif_fail(e, AIF_EINVAL,
                        "no such kind of log: '%.*s'; there are mem:, "
@@ -57,7 +64,7 @@ aif_log_open(const char *uri, aif_log **out, aif_error *e)
                        (int)strcspn(uri, ":/@"), uri);
         goto fail;
     }
-    err = log->ops->open(uri, &log->store, e);
+    err = log->ops->open(uri, hurry, &log->store, e);
     if (err != AIF_OK) {
         goto fail;
     }
@@ -66,6 +73,18 @@ aif_log_open(const char *uri, aif_log **out, aif_error *e)
 fail:
     aif_free(log);
     return err;
+}
+
+aif_err
+aif_log_open(const char *uri, aif_log **out, aif_error *e)
+{
+    return log_open(uri, false, out, e);
+}
+
+aif_err
+aif_log_open_hurried(const char *uri, aif_log **out, aif_error *e)
+{
+    return log_open(uri, true, out, e);
 }
 
 void
@@ -78,13 +97,6 @@ aif_log_free(aif_log *log)
     aif_buf_fini(&log->answer);
     pthread_mutex_destroy(&log->guard.lock);
     aif_free(log);
-}
-
-aif_err
-aif_log_hurry(aif_log *log, aif_error *e)
-{
-    log->hurry = true;
-    return log->ops->hurry == NULL ? AIF_OK : log->ops->hurry(log->store, e);
 }
 
 static aif_err
@@ -175,12 +187,12 @@ ask_number(aif_log *log, const aif_ask *ask, uint64_t *number, aif_error *e)
 static aif_err
 ask_head(aif_log *log, aif_head *out, aif_error *e)
 {
-    uint64_t row[3];
+    uint64_t row[4];
     bool found;
     aif_err err =
-        ask_numbers(log, &(aif_ask){.what = AIF_ASK_HEAD}, row, 3, &found, e);
+        ask_numbers(log, &(aif_ask){.what = AIF_ASK_HEAD}, row, 4, &found, e);
 
-    *out = (aif_head){row[0], row[1], (int64_t)row[2]};
+    *out = (aif_head){row[0], row[1], (int64_t)row[2], row[3]};
     if (err == AIF_OK && !found) {
         err = aif_fail(e, AIF_ECORRUPT, "aiflow_log_head has lost its row");
     }
@@ -382,16 +394,25 @@ aif_log_read(aif_log *log, const aif_query *q, size_t max, aif_batch *out,
     return turn_leave(log, err);
 }
 
+/* A number about what q means, after n of them were passed over. */
+static aif_err
+query_number(aif_log *log, aif_ask_what what, const aif_query *q, uint64_t n,
+             uint64_t *number, aif_error *e)
+{
+    const aif_query own = query_bigint(q);
+    const aif_ask ask = {
+        .what = what, .q = &own, .n = n > INT64_MAX ? INT64_MAX : n};
+    aif_err err = query_enter(log, q, e);
+
+    *number = 0;
+    return err != AIF_OK ? err
+                         : turn_leave(log, ask_number(log, &ask, number, e));
+}
+
 aif_err
 aif_log_count(aif_log *log, const aif_query *q, uint64_t *n, aif_error *e)
 {
-    const aif_query own = query_bigint(q);
-    const aif_ask ask = {.what = AIF_ASK_COUNT, .q = &own};
-    aif_err err;
-
-    *n = 0;
-    err = query_enter(log, q, e);
-    return err != AIF_OK ? err : turn_leave(log, ask_number(log, &ask, n, e));
+    return query_number(log, AIF_ASK_COUNT, q, 0, n, e);
 }
 
 aif_err
@@ -405,16 +426,27 @@ aif_log_head(aif_log *log, aif_head *out, aif_error *e)
 }
 
 aif_err
+aif_log_renew(aif_log *log, uint64_t was, uint64_t *id, aif_error *e)
+{
+    aif_head head = {0};
+    aif_err err = turn_take(log, e);
+
+    *id = was;
+    if (err != AIF_OK) {
+        return err;
+    }
+    err = log->ops->renew(log->store, was, e);
+    if (err == AIF_OK) {
+        err = ask_head(log, &head, e);
+    }
+    *id = err == AIF_OK ? head.log_id : was;
+    return turn_leave(log, err);
+}
+
+aif_err
 aif_log_last(aif_log *log, const aif_query *q, uint64_t *offset, aif_error *e)
 {
-    const aif_query own = query_bigint(q);
-    const aif_ask ask = {.what = AIF_ASK_NEWEST, .q = &own};
-    aif_err err;
-
-    *offset = 0;
-    err = query_enter(log, q, e);
-    return err != AIF_OK ? err
-                         : turn_leave(log, ask_number(log, &ask, offset, e));
+    return query_number(log, AIF_ASK_NEWEST, q, 0, offset, e);
 }
 
 static aif_err
@@ -539,19 +571,25 @@ aif_log_purge(aif_log *log, aif_str ns, uint64_t upto, size_t max,
                       log->ops->purge(log->store, ns, upto, max, gone, e));
 }
 
-aif_err
-aif_log_purged(aif_log *log, aif_buf *out, aif_error *e)
+/* All rows of a table of ours. */
+static aif_err
+rows_ask(aif_log *log, aif_ask_what what, aif_buf *out, aif_error *e)
 {
+    const aif_ask ask = {.what = what};
     const size_t n = out->n;
     aif_err err = turn_take(log, e);
 
     if (err == AIF_OK) {
-        err = turn_leave(log, log->ops->ask(log->store,
-                                            &(aif_ask){.what = AIF_ASK_PURGED},
-                                            out, e));
+        err = turn_leave(log, log->ops->ask(log->store, &ask, out, e));
     }
     out->n = err == AIF_OK ? out->n : n;
     return err;
+}
+
+aif_err
+aif_log_purged(aif_log *log, aif_buf *out, aif_error *e)
+{
+    return rows_ask(log, AIF_ASK_PURGED, out, e);
 }
 
 aif_err
@@ -559,12 +597,58 @@ aif_log_keep(aif_log *log, aif_str ns, uint64_t n, uint64_t *upto,
              aif_error *e)
 {
     const aif_pattern of = pattern_of(ns);
-    const aif_query q = {.patterns = &of, .n = 1, .upto = INT64_MAX};
-    const aif_ask ask = {
-        .what = AIF_ASK_NEWEST, .q = &q, .n = n > INT64_MAX ? INT64_MAX : n};
-    aif_err err = query_enter(log, &q, e);
+    const aif_query q = {.patterns = &of, .n = 1};
 
-    *upto = 0;
-    return err != AIF_OK ? err
-                         : turn_leave(log, ask_number(log, &ask, upto, e));
+    return query_number(log, AIF_ASK_NEWEST, &q, n, upto, e);
+}
+
+static aif_err
+cursor_enter(aif_log *log, const aif_cursor *c, aif_error *e)
+{
+    aif_err err = aif_cursor_check(c, e);
+
+    return err != AIF_OK ? err : turn_take(log, e);
+}
+
+aif_err
+aif_log_take(aif_log *log, const aif_cursor *c, uint64_t *offset,
+             uint64_t *log_id, aif_error *e)
+{
+    aif_head head = {0};
+    aif_err err = cursor_enter(log, c, e);
+
+    if (err == AIF_OK) {
+        err = turn_leave(log, log->ops->take(log->store, c, offset, &head, e));
+    }
+    *log_id = head.log_id;
+    return err;
+}
+
+aif_err
+aif_log_move(aif_log *log, const aif_cursor *c, aif_error *e)
+{
+    uint64_t holder = 0;
+    aif_err err = cursor_enter(log, c, e);
+
+    if (err == AIF_OK) {
+        err = turn_leave(log, log->ops->move(log->store, c, &holder, e));
+    }
+    return err != AIF_OK ? err : aif_cursor_held(c, holder, e);
+}
+
+aif_err
+aif_log_forget(aif_log *log, const aif_cursor *c, bool *was, aif_error *e)
+{
+    aif_err err = cursor_enter(log, c, e);
+
+    *was = false;
+    return err != AIF_OK
+               ? err
+               : turn_leave(log, log->ops->forget(log->store, c, was, e));
+}
+
+aif_err
+aif_log_cursors(aif_log *log, aif_buf *out, aif_error *e)
+{
+    return rows_ask(log, AIF_ASK_CURSORS, out, e);
 }

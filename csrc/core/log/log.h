@@ -19,16 +19,17 @@ typedef struct aif_log aif_log;
  * NULL.  Messages never carry the password of a URI. */
 AIF_MUST_CHECK aif_err aif_log_open(const char *uri, aif_log **out,
                                     aif_error *e);
+/* The same, in a hurry: this call, and each later one, that waits for another
+ * thread's call (ETIMEOUT), or for a lock that somebody else has in the
+ * database (ESTORE), gives up after a second at most, with nothing done and
+ * e->busy: the caller looks after its signals, and makes the same call again,
+ * for as long as it likes.  Otherwise a call waits AIF_LOCK_WAIT_MS for a
+ * lock. */
+AIF_MUST_CHECK aif_err aif_log_open_hurried(const char *uri, aif_log **out,
+                                            aif_error *e);
 
 /* Does nothing to NULL, and nothing in a forked child: there it leaks. */
 void aif_log_free(aif_log *log);
-
-/* Before others use it.  From now on a call that waits for another thread's
- * call (ETIMEOUT), or for a lock that somebody else has in the database
- * (ESTORE), gives up after a second at most, with nothing done and e->busy:
- * the caller looks after its signals, and makes the same call again, for as
- * long as it likes.  Otherwise a call waits AIF_LOCK_WAIT_MS for a lock. */
-AIF_MUST_CHECK aif_err aif_log_hurry(aif_log *log, aif_error *e);
 
 /* Make n events durable, all or none.  offsets[n] is written on success;
  * an event whose (producer, sequence) is in the log already, or earlier in
@@ -55,6 +56,11 @@ AIF_MUST_CHECK aif_err aif_log_read(aif_log *log, const aif_query *q,
 AIF_MUST_CHECK aif_err aif_log_count(aif_log *log, const aif_query *q,
                                      uint64_t *n, aif_error *e);
 AIF_MUST_CHECK aif_err aif_log_head(aif_log *log, aif_head *out, aif_error *e);
+/* The log went back: an older copy of it is there now.  Give it another id
+ * than was, unless somebody has done so, so that all who knew it hear of it.
+ * *id: the one that it has now. */
+AIF_MUST_CHECK aif_err aif_log_renew(aif_log *log, uint64_t was, uint64_t *id,
+                                     aif_error *e);
 /* The newest that q means; 0: none. */
 AIF_MUST_CHECK aif_err aif_log_last(aif_log *log, const aif_query *q,
                                     uint64_t *offset, aif_error *e);
@@ -68,6 +74,25 @@ AIF_MUST_CHECK aif_err aif_log_sequence(aif_log *log, aif_str producer,
 /* The last event created before ms; 0: none that is kept. */
 AIF_MUST_CHECK aif_err aif_log_at(aif_log *log, int64_t ms, uint64_t *offset,
                                   aif_error *e);
+
+/* Take a reader's cursor, or make it: from now on c->holder (not 0) holds it,
+ * and nobody else.  *offset: where it is; *log_id: of this log.  EINVAL,
+ * ECONFLICT, EREPLACED: see aif_cursor_begin. */
+AIF_MUST_CHECK aif_err aif_log_take(aif_log *log, const aif_cursor *c,
+                                    uint64_t *offset, uint64_t *log_id,
+                                    aif_error *e);
+/* Move it on to c->offset, but never back.  ECONFLICT: c->holder does not hold
+ * it any more. */
+AIF_MUST_CHECK aif_err aif_log_move(aif_log *log, const aif_cursor *c,
+                                    aif_error *e);
+/* Unless it was taken or moved after c->moved_ms.  *was: there was such a
+ * one. */
+AIF_MUST_CHECK aif_err aif_log_forget(aif_log *log, const aif_cursor *c,
+                                      bool *was, aif_error *e);
+/* Add all to out: (str ns, str name, u64 offset, u64 moved_ms).  On failure
+ * out is as before. */
+AIF_MUST_CHECK aif_err aif_log_cursors(aif_log *log, aif_buf *out,
+                                       aif_error *e);
 
 /* Let the oldest events go, at most max in one transaction, at or below upto
  * and in the namespaces that ns (exact, "*", a prefix "abc*") means. *gone is

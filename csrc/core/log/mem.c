@@ -11,15 +11,28 @@ typedef struct {
     aif_batch log; /* in offset order; a purge leaves holes */
     aif_ids ids;
     aif_head head;
-    aif_batch purged; /* rows: ns, upto in offset, how many in sequence */
+    aif_batch purged;  /* rows: ns, upto in offset, how many in sequence */
+    aif_batch cursors; /* rows: ns, name in key, offset, holder in sequence,
+                          moved_ms in create_time */
 } mem_store;
 
 static aif_err
-mem_open(const char *uri, void **store, aif_error *e)
+mem_open(const char *uri, bool hurry, void **store, aif_error *e)
 {
+    mem_store *s = aif_zalloc(sizeof *s);
+    aif_err err;
+
     (void)uri;
-    *store = aif_zalloc(sizeof(mem_store));
-    return *store != NULL ? AIF_OK : aif_fail(e, AIF_ENOMEM, "mem: open");
+    (void)hurry; /* there is nobody else */
+    *store = s;
+    if (s == NULL) {
+        return aif_fail(e, AIF_ENOMEM, "mem: open");
+    }
+    err = aif_log_id_draw(&s->head.log_id, e);
+    if (err != AIF_OK) {
+        aif_free(s);
+    }
+    return err;
 }
 
 static void
@@ -29,6 +42,7 @@ mem_close(void *store)
 
     aif_batch_fini(&s->log);
     aif_batch_fini(&s->purged);
+    aif_batch_fini(&s->cursors);
     aif_ids_fini(&s->ids);
     aif_free(s);
 }
@@ -330,6 +344,112 @@ mem_put_purged(const mem_store *s, aif_buf *out, aif_error *e)
     return err;
 }
 
+static int
+cursor_by_name(const void *a, const void *b)
+{
+    const aif_event *one = a;
+    const aif_event *other = b;
+    const int order = aif_str_cmp(one->ns, other->ns);
+
+    return order != 0 ? order : aif_str_cmp(one->key, other->key);
+}
+
+/* NULL: there is none. */
+static aif_event *
+cursor_find(const mem_store *s, const aif_cursor *c)
+{
+    for (size_t i = 0; i < s->cursors.n; i++) {
+        aif_event *row = &s->cursors.events[i];
+
+        if (aif_str_eq(row->ns, c->ns) && aif_str_eq(row->key, c->name)) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
+static aif_err
+mem_take(void *store, const aif_cursor *c, uint64_t *offset, aif_head *head,
+         aif_error *e)
+{
+    mem_store *s = store;
+    aif_event *was = cursor_find(s, c);
+    aif_event row = {.ns = c->ns,
+                     .key = c->name,
+                     .sequence = c->holder,
+                     .create_time = c->moved_ms};
+    aif_err err;
+
+    *head = s->head;
+    err = aif_cursor_begin(c, was != NULL, was == NULL ? 0 : was->offset,
+                           s->cursors.n, head->offset, offset, e);
+    row.offset = *offset;
+    if (err == AIF_OK && was != NULL) {
+        was->offset = row.offset;
+        was->sequence = row.sequence;
+        was->create_time = row.create_time;
+    } else if (err == AIF_OK) {
+        err = aif_batch_add(&s->cursors, &row, e);
+        if (err == AIF_OK) {
+            qsort(s->cursors.events, s->cursors.n, sizeof row, cursor_by_name);
+        }
+    }
+    return err;
+}
+
+static aif_err
+mem_move(void *store, const aif_cursor *c, uint64_t *holder, aif_error *e)
+{
+    aif_event *was = cursor_find(store, c);
+
+    (void)e;
+    *holder = was == NULL ? 0 : was->sequence;
+    if (*holder == c->holder && was != NULL && was->offset <= c->offset) {
+        was->offset = c->offset;
+        was->create_time = c->moved_ms;
+    }
+    return AIF_OK;
+}
+
+static aif_err
+mem_forget(void *store, const aif_cursor *c, bool *was, aif_error *e)
+{
+    mem_store *s = store;
+    aif_event *row = cursor_find(s, c);
+
+    (void)e;
+    *was = row != NULL && row->create_time <= c->moved_ms;
+    if (*was) {
+        s->cursors.n--;
+        memmove(row, row + 1,
+                (size_t)(s->cursors.events + s->cursors.n - row) *
+                    sizeof *row);
+    }
+    return AIF_OK;
+}
+
+static aif_err
+mem_put_cursors(const mem_store *s, aif_buf *out, aif_error *e)
+{
+    aif_err err = AIF_OK;
+
+    for (size_t i = 0; err == AIF_OK && i < s->cursors.n; i++) {
+        const aif_event *row = &s->cursors.events[i];
+
+        err = aif_buf_str(out, row->ns, e);
+        if (err == AIF_OK) {
+            err = aif_buf_str(out, row->key, e);
+        }
+        if (err == AIF_OK) {
+            err = aif_buf_u64(out, row->offset, e);
+        }
+        if (err == AIF_OK) {
+            err = aif_buf_u64(out, (uint64_t)row->create_time, e);
+        }
+    }
+    return err;
+}
+
 static aif_err
 head_put(const aif_head *head, aif_buf *out, aif_error *e)
 {
@@ -338,8 +458,10 @@ head_put(const aif_head *head, aif_buf *out, aif_error *e)
     if (err == AIF_OK) {
         err = aif_buf_u64(out, head->purged, e);
     }
-    return err != AIF_OK ? err
-                         : aif_buf_u64(out, (uint64_t)head->create_time, e);
+    if (err == AIF_OK) {
+        err = aif_buf_u64(out, (uint64_t)head->create_time, e);
+    }
+    return err != AIF_OK ? err : aif_buf_u64(out, head->log_id, e);
 }
 
 static aif_err
@@ -355,6 +477,8 @@ mem_ask(void *store, const aif_ask *ask, aif_buf *out, aif_error *e)
         return mem_put_senders(s, ask->q, out, e);
     case AIF_ASK_PURGED:
         return mem_put_purged(s, out, e);
+    case AIF_ASK_CURSORS:
+        return mem_put_cursors(s, out, e);
     case AIF_ASK_COUNT:
         number = mem_count(s, ask->q);
         break;
@@ -371,6 +495,15 @@ mem_ask(void *store, const aif_ask *ask, aif_buf *out, aif_error *e)
     return aif_buf_u64(out, number, e);
 }
 
+static aif_err
+mem_renew(void *store, uint64_t was, aif_error *e)
+{
+    mem_store *s = store;
+
+    return s->head.log_id == was ? aif_log_id_draw(&s->head.log_id, e)
+                                 : AIF_OK;
+}
+
 const aif_store_ops aif_store_mem = {
     .scheme = "mem:",
     .open = mem_open,
@@ -379,4 +512,8 @@ const aif_store_ops aif_store_mem = {
     .read = mem_read,
     .ask = mem_ask,
     .purge = mem_purge,
+    .take = mem_take,
+    .move = mem_move,
+    .forget = mem_forget,
+    .renew = mem_renew,
 };

@@ -28,19 +28,34 @@ typedef enum {
     AIF_SQL_OLDEST,
     AIF_SQL_COUNT_GONE,
     AIF_SQL_RAISE,
+    /* Cursors. */
+    AIF_SQL_CURSOR_FIND,
+    AIF_SQL_CURSOR_COUNT,
+    AIF_SQL_CURSOR_NEW,
+    AIF_SQL_CURSOR_TAKE,
+    AIF_SQL_CURSOR_MOVE,
+    AIF_SQL_CURSOR_FORGET,
+    AIF_SQL_CURSORS,
     /* An append: each database has its own way (the append_*.c files). */
     AIF_SQL_APPEND,
     AIF_SQL_APPEND_ONE,
     AIF_SQL_APPEND_AGAIN,
     AIF_SQL_MOVE,
+    AIF_SQL_RENEW,
     /* The tables (schema.c). */
     AIF_SQL_EXISTS,
     AIF_SQL_VERSION,
+    /* Of these three, one may be none: its from is NULL. */
     AIF_SQL_SCHEMA_LOCK,
     AIF_SQL_SCHEMA_UNLOCK,
     AIF_SQL_ODD,
     AIF_SQLS
 } aif_sql;
+
+/* Of MySQL's APPEND: how it goes on after the first row, a hundred times.  An
+ * append takes the front of it. */
+#define AIF_SQL_ROW ", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+#define AIF_SQL_ROWS 100
 
 typedef struct {
     const char *columns; /* of a row: n for a number, t for a text */
@@ -49,6 +64,7 @@ typedef struct {
 } aif_sql_text;
 
 typedef struct {
+    aif_db_needs needs;
     aif_sql_text texts[AIF_SQLS];
     aif_dialect where;
     const char *offset; /* how it writes that column */
@@ -60,7 +76,8 @@ typedef struct {
      * (NULL: there never was one), each list ended by NULL. */
     const char *const *create;
     const char *const *convert;
-    const char *called; /* "the database", for messages */
+    const char *const *cursors; /* that make their table */
+    const char *called;         /* "the database", for messages */
 } aif_sql_dialect;
 
 extern const aif_sql_dialect aif_sql_sqlite;

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/point.h"
+#include "log/identity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +30,8 @@ _Static_assert((int)AIF_WHERE_TEXTS <= (int)AIF_DB_TEXTS, "room for texts");
 
 aif_err
 aif_sql_open(const aif_db_ops *ops, const aif_sql_dialect *sql,
-             const char *uri, size_t size, void **store, aif_error *e)
+             const char *uri, bool hurry, size_t size, void **store,
+             aif_error *e)
 {
     aif_sql_store *s = aif_zalloc(size);
     aif_err err;
@@ -40,7 +42,8 @@ aif_sql_open(const aif_db_ops *ops, const aif_sql_dialect *sql,
     }
     s->ops = ops;
     s->sql = sql;
-    err = ops->open(uri, &s->db, e);
+    s->hurry = hurry;
+    err = ops->open(uri, &sql->needs, hurry, &s->db, e);
     if (err == AIF_OK) {
         err = aif_sql_ready(s, e);
     }
@@ -64,22 +67,25 @@ aif_sql_close(void *store)
     aif_free(s);
 }
 
-aif_err
-aif_sql_ready(aif_sql_store *s, aif_error *e)
+static aif_err
+sql_connect(aif_sql_store *s, aif_error *e)
 {
     const int64_t since = aif_now_ms();
-    bool fresh = false;
     aif_err err = aif_away_check(&s->away, since, e);
 
     if (err != AIF_OK) {
         return err;
     }
-    err = s->ops->ready(s->db, &fresh, e);
-    if (err == AIF_OK && fresh) {
+    err = s->ops->connect(s->db, e);
+    if (err == AIF_OK) {
         err = aif_sql_schema(s, e);
         if (err != AIF_OK) {
             s->ops->drop(s->db);
         }
+    }
+    if (err == AIF_EINVAL &&
+        s->opened) { /* the server's settings did change */
+        err = e->code = AIF_ESTORE;
     }
     if (err != AIF_OK) {
         aif_away_failed(&s->away, since, aif_now_ms(), e);
@@ -88,33 +94,36 @@ aif_sql_ready(aif_sql_store *s, aif_error *e)
 }
 
 aif_err
-aif_sql_hurry(void *store, aif_error *e)
+aif_sql_ready(aif_sql_store *s, aif_error *e)
 {
-    aif_sql_store *s = store;
+    bool lost;
+    aif_err err = s->ops->ready(s->db, &lost, e);
 
-    return s->ops->hurry(s->db, e);
+    return err == AIF_OK && lost ? sql_connect(s, e) : err;
 }
 
 /* --- statements --------------------------------------------------------- */
 
-/* Make st's text: that of the table, with q's patterns in it (q may be NULL),
- * whose texts follow the one that st may have.  Then ask it. */
+/* Ask st: its text is that of the table, with q's patterns in it (q may be
+ * NULL), whose texts are then those of st. */
 static aif_err
 rows_begin(aif_sql_store *s, aif_sql which, aif_statement *st,
            const aif_query *q, const char *what, aif_error *e)
 {
     const aif_sql_text *text = &s->sql->texts[which];
-    aif_err err = aif_where_make(&s->where, &s->sql->where, st->n_numbers,
-                                 st->texts, text->from, q, text->to, e);
+    const bool patterns = q != NULL && q->n > 0;
+    aif_err err = AIF_OK;
 
-    if (err != AIF_OK) {
-        return err;
+    st->sql = text->from;
+    st->place = patterns ? AIF_DB_ONCE : (int)which;
+    if (patterns || text->to[0] != '\0') {
+        err = aif_where_make(&s->where, &s->sql->where, st->n_numbers,
+                             text->from, q, text->to, e);
+        st->sql = aif_where_sql(&s->where);
+        st->texts = s->where.params;
+        st->n_texts = (int)s->where.n;
     }
-    st->texts = s->where.params;
-    st->n_texts = (int)s->where.n;
-    st->sql = aif_where_sql(&s->where);
-    st->place = q == NULL || q->n == 0 ? (int)which : AIF_DB_ONCE;
-    return s->ops->ask(s->db, st, what, e);
+    return err != AIF_OK ? err : s->ops->ask(s->db, st, what, e);
 }
 
 aif_err
@@ -155,11 +164,11 @@ aif_sql_head(aif_sql_store *s, aif_sql which, const char *what, aif_head *out,
              aif_error *e)
 {
     aif_statement none = {.n_numbers = 0};
-    uint64_t row[3];
+    uint64_t row[4];
     bool there;
-    aif_err err = aif_sql_row(s, which, &none, what, row, 3, &there, e);
+    aif_err err = aif_sql_row(s, which, &none, what, row, 4, &there, e);
 
-    *out = (aif_head){row[0], row[1], (int64_t)row[2]};
+    *out = (aif_head){row[0], row[1], (int64_t)row[2], row[3]};
     return err != AIF_OK || there
                ? err
                : aif_fail(e, AIF_ECORRUPT,
@@ -293,7 +302,7 @@ aif_sql_read(void *store, const aif_query *q, size_t max, aif_batch *out,
 
 /* The numbers of a statement that is about a query begin with its offsets. */
 static aif_statement
-of_query(const aif_query *q, uint64_t third)
+query_statement(const aif_query *q, uint64_t third)
 {
     return (aif_statement){.numbers = {q->after, q->upto, third},
                            .n_numbers = 3};
@@ -320,31 +329,36 @@ aif_sql_ask(void *store, const aif_ask *ask, aif_buf *out, aif_error *e)
         which = AIF_SQL_COUNT;
         what = "counting";
         q = ask->q;
-        st = of_query(q, 0);
+        st = query_statement(q, 0);
         st.n_numbers = 2;
         break;
     case AIF_ASK_NEWEST:
         which = AIF_SQL_NEWEST;
         q = ask->q;
-        st = of_query(q, ask->n);
+        st = query_statement(q, ask->n);
         break;
     case AIF_ASK_SENDERS:
         which = AIF_SQL_SENDERS;
         what = "counting";
         q = ask->q;
-        st = of_query(q, AIF_SENDERS_MAX + 1);
+        st = query_statement(q, AIF_SENDERS_MAX + 1);
         break;
     case AIF_ASK_SEQUENCE:
         which = AIF_SQL_SEQUENCE;
         st.texts = &ask->producer;
+        st.n_texts = 1;
         break;
     case AIF_ASK_FIND:
         which = AIF_SQL_FIND;
         st.numbers[st.n_numbers++] = ask->sequence;
         st.texts = &ask->producer;
+        st.n_texts = 1;
         break;
     case AIF_ASK_PURGED:
         which = AIF_SQL_PURGED;
+        break;
+    case AIF_ASK_CURSORS:
+        which = AIF_SQL_CURSORS;
         break;
     }
     return rows_put(s, which, &st, q, what, out, e);
@@ -361,7 +375,7 @@ oldest_find(aif_sql_store *s, aif_str ns, uint64_t upto, size_t max,
     const aif_str any = AIF_STR("*");
     const aif_pattern of = {ns, any, any, any, any};
     aif_query q = {.patterns = &of, .n = !aif_str_eq(ns, any), .upto = upto};
-    aif_statement known = {.texts = &ns};
+    aif_statement known = {.texts = &ns, .n_texts = 1};
     aif_statement oldest;
     bool there;
     aif_err err = aif_sql_row(s, AIF_SQL_UPTO, &known, "purging", &q.after, 1,
@@ -370,7 +384,7 @@ oldest_find(aif_sql_store *s, aif_str ns, uint64_t upto, size_t max,
     if (err != AIF_OK) {
         return err;
     }
-    oldest = of_query(&q, max);
+    oldest = query_statement(&q, max);
     return rows_put(s, AIF_SQL_OLDEST, &oldest, &q, "purging", out, e);
 }
 
@@ -495,4 +509,21 @@ aif_sql_purge(void *store, aif_str ns, uint64_t upto, size_t max,
     }
     *gone = err == AIF_OK ? *gone : 0;
     return err;
+}
+
+/* --- renew -------------------------------------------------------------- */
+
+aif_err
+aif_sql_renew(void *store, uint64_t was, aif_error *e)
+{
+    aif_sql_store *s = store;
+    aif_statement st = {.numbers = {0, was}, .n_numbers = 2};
+    aif_err err = aif_sql_ready(s, e);
+
+    if (err == AIF_OK) {
+        err = aif_log_id_draw(&st.numbers[0], e);
+    }
+    return err != AIF_OK ? err
+                         : aif_sql_change(s, AIF_SQL_RENEW, &st,
+                                          "renewing the id", NULL, e);
 }

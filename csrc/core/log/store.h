@@ -10,6 +10,7 @@
 #include "event/batch.h"
 #include "base/buf.h"
 #include "base/err.h"
+#include "event/cursor.h"
 #include "event/query.h"
 
 #define AIF_STORE_VERSION 2
@@ -21,12 +22,13 @@ typedef struct {
     uint64_t purged;     /* at or below it events may have been let go; 0:
                             none were */
     int64_t create_time; /* of the newest event; 0: none yet */
+    uint64_t log_id;     /* random: no two logs have the same */
 } aif_head;
 
 /* What a store can be asked, and the rows of the answer.  Of one number no
  * row means 0. */
 typedef enum {
-    AIF_ASK_HEAD,     /* one: offset, purged, create_time, as in aif_head */
+    AIF_ASK_HEAD,     /* one: the four numbers of aif_head, in their order */
     AIF_ASK_COUNT,    /* one: how many events q means */
     AIF_ASK_NEWEST,   /* one: the offset of the newest event that q means,
                          after n of them were passed over; 0: none */
@@ -37,6 +39,8 @@ typedef enum {
                          in the log */
     AIF_ASK_PURGED,   /* the rows of aiflow_log_purged, by the namespaces'
                          bytes: namespace, upto, events */
+    AIF_ASK_CURSORS,  /* all, by the bytes of their namespaces and names:
+                         namespace, name, offset, moved_ms */
 } aif_ask_what;
 
 typedef struct {
@@ -49,12 +53,10 @@ typedef struct {
 
 typedef struct {
     const char *scheme;
-    aif_err (*open)(const char *uri, void **store, aif_error *e);
+    /* hurry: wait no longer for somebody else's lock than AIF_LOCK_SLICE_MS,
+     * or what is nearest: then ESTORE, which is busy. */
+    aif_err (*open)(const char *uri, bool hurry, void **store, aif_error *e);
     void (*close)(void *store);
-    /* From now on, also after it was lost and opened again, wait no longer for
-     * somebody else's lock than AIF_LOCK_SLICE_MS, or what is nearest: then
-     * ESTORE, which is busy.  NULL: there is nobody else. */
-    aif_err (*hurry)(void *store, aif_error *e);
     /* All of them durable, or none.  offsets[i] is that of events[i]: a new
      * one without gaps, or, where (producer, sequence) is known already, the
      * one it has.  No two of events have the same identity, and none is
@@ -78,6 +80,20 @@ typedef struct {
      * means below its row is gone already, and need not be looked at. */
     aif_err (*purge)(void *store, aif_str ns, uint64_t upto, size_t max,
                      uint64_t *gone, aif_error *e);
+    /* In one transaction, which takes turns with appends: find the cursor, or
+     * make it; it is c->holder's from now on.  *offset: where it is now, as
+     * aif_cursor_begin says; *head: the log's. */
+    aif_err (*take)(void *store, const aif_cursor *c, uint64_t *offset,
+                    aif_head *head, aif_error *e);
+    /* Move it on to c->offset, and never back, where c->holder holds it.
+     * *holder: who does; 0: there is no such cursor. */
+    aif_err (*move)(void *store, const aif_cursor *c, uint64_t *holder,
+                    aif_error *e);
+    /* Unless it was taken or moved after c->moved_ms. */
+    aif_err (*forget)(void *store, const aif_cursor *c, bool *was,
+                      aif_error *e);
+    /* From now on the log has another id, unless it has another than was. */
+    aif_err (*renew)(void *store, uint64_t was, aif_error *e);
 } aif_store_ops;
 
 extern const aif_store_ops aif_store_mem;

@@ -117,17 +117,14 @@ where_put_patterns(aif_where *w, const aif_dialect *d, const aif_query *q,
 
 aif_err
 aif_where_make(aif_where *w, const aif_dialect *d, int numbers,
-               const aif_str *own, const char *from, const aif_query *q,
-               const char *to, aif_error *e)
+               const char *from, const aif_query *q, const char *to,
+               aif_error *e)
 {
     aif_err err;
 
     w->sql.n = 0;
     w->n = 0;
     w->numbers = numbers;
-    if (own != NULL) {
-        w->params[w->n++] = *own;
-    }
     err = where_put(w, from, e);
     if (err == AIF_OK && q != NULL) {
         err = where_put_patterns(w, d, q, e);

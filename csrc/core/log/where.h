@@ -21,7 +21,7 @@ typedef struct {
     const char *one_of; /* printf: a parameter (%d) of that list */
 } aif_dialect;
 
-#define AIF_WHERE_TEXTS (5 * AIF_QUERY_PATTERNS_MAX + 1)
+#define AIF_WHERE_TEXTS (5 * AIF_QUERY_PATTERNS_MAX)
 
 /* A zeroed one may be used, again and again. */
 typedef struct {
@@ -32,12 +32,11 @@ typedef struct {
 } aif_where;
 
 /* from, the patterns if there are any (q may be NULL), to.  Parameters are
- * numbered behind so many numbers and, where it has one, a text of from's
- * own, which is the first of w->params. */
+ * numbered behind so many numbers. */
 AIF_MUST_CHECK aif_err aif_where_make(aif_where *w, const aif_dialect *d,
-                                      int numbers, const aif_str *own,
-                                      const char *from, const aif_query *q,
-                                      const char *to, aif_error *e);
+                                      int numbers, const char *from,
+                                      const aif_query *q, const char *to,
+                                      aif_error *e);
 void aif_where_fini(aif_where *w);
 const char *aif_where_sql(const aif_where *w);
 

@@ -76,8 +76,8 @@ path_remove_stale(const char *path, aif_error *e)
     memcpy(sa.sun_path, path, strlen(path));
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
-        return aif_fail(e, AIF_EINVAL, "cannot look at %s: %s", path,
-                        strerror(errno));
+        return aif_fail(e, aif_err_of_path(errno), "cannot look at %s: %s",
+                        path, strerror(errno));
     }
     if (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0 ||
         (errno != ECONNREFUSED && errno != ENOENT)) {
@@ -106,7 +106,7 @@ path_listen(aif_listen *l, const char *path, int *fd, aif_error *e)
         lstat(path, &l->file) != 0 ||
         getsockname(*fd, (struct sockaddr *)&l->at, &n) != 0 ||
         listen(*fd, AIF_BACKLOG) != 0) {
-        return aif_fail(e, AIF_EINVAL, "cannot serve %s: %s", path,
+        return aif_fail(e, aif_err_of_path(errno), "cannot serve %s: %s", path,
                         strerror(errno));
     }
     if ((l->file.st_mode & 077) != 0) {
@@ -132,13 +132,19 @@ path_hidden(const char *path, char out[static AIF_IPC_PATH_MAX + 6])
     (void)snprintf(out, AIF_IPC_PATH_MAX + 6, "%s.full", path);
 }
 
-static void
-path_remove(const aif_listen *l, const char *path)
+static bool
+path_is_ours(const aif_listen *l, const char *path)
 {
     struct stat st;
 
-    if (lstat(path, &st) == 0 && st.st_dev == l->file.st_dev &&
-        st.st_ino == l->file.st_ino) {
+    return lstat(path, &st) == 0 && st.st_dev == l->file.st_dev &&
+           st.st_ino == l->file.st_ino;
+}
+
+static void
+path_remove(const aif_listen *l, const char *path)
+{
+    if (path_is_ours(l, path)) {
         (void)unlink(path);
     }
 }
@@ -313,6 +319,31 @@ aif_listen_bind(aif_listen *l, void *socket, const char *uri, bool anywhere,
                     "cannot serve %.150s: ipc://PATH or tcp://127.0.0.1:PORT "
                     "belongs there",
                     uri);
+}
+
+aif_err
+aif_listen_keep(aif_listen *l, void *socket, bool *again, aif_error *e)
+{
+    const char *path = aif_address_path(l->uri);
+    char aside[AIF_IPC_PATH_MAX + 6];
+    aif_err err;
+
+    *again = false;
+    if (l->lock == NULL) {
+        return AIF_OK;
+    }
+    path_hidden(path, aside);
+    err = aif_lockfile_keep(path, &l->lock, e);
+    if (err != AIF_OK || path_is_ours(l, path) || path_is_ours(l, aside)) {
+        return err;
+    }
+    /* The old listener stays, an idle descriptor: to unbind it would end every
+     * connection that came by it. */
+    aif_forks_stop();
+    err = ipc_bind_at(l, socket, l->uri, path, e);
+    aif_forks_go();
+    *again = err == AIF_OK;
+    return err;
 }
 
 bool

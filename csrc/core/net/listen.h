@@ -31,6 +31,12 @@ typedef struct {
 AIF_MUST_CHECK aif_err aif_listen_bind(aif_listen *l, void *socket,
                                        const char *uri, bool anywhere,
                                        aif_error *e);
+/* ipc: where the socket file or the lock file was deleted, make it again.
+ * *again: nobody found the socket file, and it is there again.  EINVAL or
+ * ECONFLICT: that cannot be, another process or another file has its place, or
+ * its folder is gone; any other error may pass. */
+AIF_MUST_CHECK aif_err aif_listen_keep(aif_listen *l, void *socket,
+                                       bool *again, aif_error *e);
 /* ipc: while it is hidden nobody finds the socket file, and those who are
  * connected notice nothing.  False when that failed. */
 bool aif_listen_hide(const aif_listen *l, bool hidden);

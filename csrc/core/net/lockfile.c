@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct aif_lockfile {
@@ -57,20 +58,30 @@ lock_write_pid(int fd)
     }
 }
 
+#define NAME_MAX_BYTES 4096
+
+/* False: the path is too long. */
+static bool
+lock_name(const char *path, char name[static NAME_MAX_BYTES])
+{
+    int n = snprintf(name, NAME_MAX_BYTES, "%s.lock", path);
+
+    return n >= 0 && n < NAME_MAX_BYTES;
+}
+
 static aif_err
 lock_open(const char *path, int *fd, aif_error *e)
 {
-    char name[4096];
-    int n = snprintf(name, sizeof name, "%s.lock", path);
+    char name[NAME_MAX_BYTES];
 
     *fd = -1;
-    if (n < 0 || (size_t)n >= sizeof name) {
+    if (!lock_name(path, name)) {
         return aif_fail(e, AIF_EINVAL, "the path is too long: %.100s...",
                         path);
     }
     *fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (*fd < 0) {
-        return aif_fail(e, AIF_EINVAL, "cannot open %s: %s", name,
+        return aif_fail(e, aif_err_of_path(errno), "cannot open %s: %s", name,
                         strerror(errno));
     }
     if (flock(*fd, LOCK_EX | LOCK_NB) == 0) {
@@ -86,7 +97,7 @@ lock_open(const char *path, int *fd, aif_error *e)
     if (errno == EWOULDBLOCK) {
         return lock_fail_held(*fd, path, e);
     }
-    return aif_fail(e, AIF_EINVAL, "cannot lock %s: %s", name,
+    return aif_fail(e, aif_err_of_path(errno), "cannot lock %s: %s", name,
                     strerror(errno));
 }
 
@@ -111,6 +122,27 @@ aif_lockfile_take(const char *path, aif_lockfile **out, aif_error *e)
     aif_forks_go();
     if (err != AIF_OK) {
         aif_free(l);
+    }
+    return err;
+}
+
+aif_err
+aif_lockfile_keep(const char *path, aif_lockfile **l, aif_error *e)
+{
+    const struct stat *ours = &(*l)->owned.what;
+    char name[NAME_MAX_BYTES];
+    aif_lockfile *again;
+    struct stat st;
+    aif_err err;
+
+    if (lock_name(path, name) && lstat(name, &st) == 0 &&
+        st.st_dev == ours->st_dev && st.st_ino == ours->st_ino) {
+        return AIF_OK;
+    }
+    err = aif_lockfile_take(path, &again, e);
+    if (err == AIF_OK) {
+        aif_lockfile_free(*l);
+        *l = again;
     }
     return err;
 }

@@ -10,8 +10,13 @@
 
 typedef struct aif_lockfile aif_lockfile;
 
-/* ECONFLICT names the process that holds it; EINVAL: it cannot be made. */
+/* ECONFLICT names the process that holds it; EINVAL: it cannot be made;
+ * others of aif_err_of_path. */
 AIF_MUST_CHECK aif_err aif_lockfile_take(const char *path, aif_lockfile **out,
+                                         aif_error *e);
+/* Where the file was deleted, or is another one now, take the lock anew:
+ * ECONFLICT when another process was faster. */
+AIF_MUST_CHECK aif_err aif_lockfile_keep(const char *path, aif_lockfile **l,
                                          aif_error *e);
 /* The file stays: removing it would let two processes lock two files. */
 void aif_lockfile_free(aif_lockfile *l);

@@ -88,9 +88,6 @@ typedef struct {
  * many are; negative: a signal came.  ECLOSED: libzmq fails. */
 AIF_MUST_CHECK aif_err aif_port_poll(aif_port_item *items, size_t n, long ms,
                                      int *ready, aif_error *e);
-/* Wait until one of two sockets is readable, at most ms; NULL is none.  False
- * when a signal came. */
-bool aif_port_wait(void *socket, void *monitor, int64_t ms);
 /* Is there something to receive?  Each look clears the socket's fd. */
 bool aif_port_readable(void *socket);
 int aif_port_fd(void *socket);
@@ -137,8 +134,9 @@ void aif_port_endpoint(void *socket, char *uri, size_t n);
 AIF_MUST_CHECK aif_err aif_port_router_monitor(void *ctx, void *router,
                                                void **monitor, aif_error *e);
 
-/* The socket on which libzmq asks zap.c whom the context's sockets let in, and
- * the domain that it names when it asks for this ROUTER socket. */
+/* The socket on which libzmq asks zap.c whom the context's sockets let in: made
+ * before they are bound, closed after them.  And the domain that it names when
+ * it asks for this ROUTER socket. */
 AIF_MUST_CHECK aif_err aif_port_zap(void *ctx, void **socket, aif_error *e);
 AIF_MUST_CHECK aif_err aif_port_zap_domain(void *router, aif_str domain,
                                            aif_error *e);

@@ -179,15 +179,6 @@ aif_port_connect(void *socket, const char *uri, aif_error *e)
     return AIF_OK;
 }
 
-bool
-aif_port_wait(void *socket, void *monitor, int64_t ms)
-{
-    zmq_pollitem_t items[2] = {{.socket = socket, .events = ZMQ_POLLIN},
-                               {.socket = monitor, .events = ZMQ_POLLIN}};
-
-    return zmq_poll(items, socket == NULL ? 0 : 2, ms > 0 ? (long)ms : 0) >= 0;
-}
-
 aif_err
 aif_port_poll(aif_port_item *items, size_t n, long ms, int *ready,
               aif_error *e)
@@ -283,6 +274,17 @@ event_of(uint16_t event, uint32_t value)
     }
 }
 
+static int
+monitor_part(void *monitor, void *part, size_t size)
+{
+    int n;
+
+    do {
+        n = zmq_recv(monitor, part, size, ZMQ_DONTWAIT);
+    } while (n < 0 && zmq_errno() == EINTR);
+    return n;
+}
+
 /* zmq_socket_monitor(3): a frame with the event's number and its value, which
  * is a descriptor or an error; one with the address. */
 bool
@@ -292,10 +294,10 @@ aif_port_event_next(void *monitor, aif_port_event *event, int *fd)
     uint16_t number;
     uint32_t value;
 
-    if (zmq_recv(monitor, news, sizeof news, ZMQ_DONTWAIT) != sizeof news) {
+    if (monitor_part(monitor, news, sizeof news) != sizeof news) {
         return false;
     }
-    (void)zmq_recv(monitor, NULL, 0, ZMQ_DONTWAIT);
+    (void)monitor_part(monitor, NULL, 0);
     memcpy(&number, news, sizeof number);
     memcpy(&value, news + sizeof number, sizeof value);
     *event = event_of(number, value);

@@ -6,7 +6,9 @@
  */
 #include "net/wire.h"
 
-#define TAILS (AIF_F_EVENTS | AIF_F_OFFSETS | AIF_F_PATTERNS | AIF_F_COUNTS)
+#define TAILS                                                                 \
+    (AIF_F_EVENTS | AIF_F_OFFSETS | AIF_F_PATTERNS | AIF_F_COUNTS |           \
+     AIF_F_CURSORS)
 #define SQLSTATE_MAX 5
 #define ERROR_TEXT_MAX 239 /* aif_error's, without the NUL */
 #define EVENT_OVERHEAD 64  /* three u64, seven lengths: 52 */
@@ -26,7 +28,8 @@ _Static_assert(AIF_ENOMEM == 1 && AIF_EINVAL == 2 && AIF_ESTORE == 3 &&
                    AIF_ECONFLICT == 4 && AIF_ECORRUPT == 5 &&
                    AIF_EPROTO == 6 && AIF_ETIMEOUT == 7 && AIF_ECLOSED == 8 &&
                    AIF_EFORKED == 9 && AIF_ERETENTION == 10 &&
-                   AIF_EDENIED == 11 && AIF_EMFILE == 12,
+                   AIF_EDENIED == 11 && AIF_EMFILE == 12 &&
+                   AIF_EREPLACED == 13,
                "docs/protocol.md lists these");
 
 /* The row of a kind; -1: there is none. */
@@ -90,6 +93,9 @@ wire_put_fields(const aif_frame *f, unsigned fields, aif_buf *out,
     }
     if (err == AIF_OK && (fields & AIF_F_TEXT)) {
         err = aif_buf_str(out, f->text, e);
+    }
+    if (err == AIF_OK && (fields & AIF_F_HOLDER)) {
+        err = aif_buf_u64(out, f->holder, e);
     }
     return err;
 }
@@ -180,6 +186,10 @@ wire_text_max(aif_kind kind)
         return AIF_STATUS_MAX;
     case AIF_K_SEQUENCE:
         return AIF_PRODUCER_MAX;
+    case AIF_K_TAKE:
+    case AIF_K_MOVE:
+    case AIF_K_FORGET:
+        return AIF_NAME_MAX;
     default:
         return AIF_HINT_MAX;
     }
@@ -223,6 +233,9 @@ wire_get_fields(aif_reader *in, unsigned fields, aif_frame *f, aif_error *e)
     if (err == AIF_OK && (fields & AIF_F_TEXT)) {
         err = wire_get_text(in, f, e);
     }
+    if (err == AIF_OK && (fields & AIF_F_HOLDER)) {
+        err = aif_read_u64(in, &f->holder, e);
+    }
     return err;
 }
 
@@ -238,6 +251,11 @@ wire_check(const aif_frame *f, unsigned fields, aif_error *e)
         (f->max == 0 || f->max > AIF_WINDOW_MAX)) {
         return aif_fail(e, AIF_EPROTO, "a window of %u bytes: 1 to %u belong",
                         f->max, AIF_WINDOW_MAX);
+    }
+    if ((fields & AIF_F_HOLDER) &&
+        (f->holder == 0 || f->holder > (uint64_t)INT64_MAX)) {
+        return aif_fail(e, AIF_EPROTO, "a holder of %llu: 1 to %lld belong",
+                        (unsigned long long)f->holder, (long long)INT64_MAX);
     }
     if (f->kind == AIF_K_EVENTS && f->to < f->from) {
         return aif_fail(e, AIF_EPROTO, "events from %llu back to %llu",

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #define AIF_WIRE_MAGIC 0xAF
-#define AIF_WIRE_VERSION 3
+#define AIF_WIRE_VERSION 4
 #define AIF_FRAME_HEAD 12          /* bytes before the fields */
 #define AIF_FRAME_MAX (16u << 20)  /* bytes; libzmq drops who sends more */
 #define AIF_WINDOW_MAX (16u << 20) /* bytes that may be under way to it */
@@ -32,6 +32,8 @@
 #define AIF_F_OFFSETS 0x80u   /* tail: u64 each */
 #define AIF_F_PATTERNS 0x100u /* tail: five strings each */
 #define AIF_F_COUNTS 0x200u   /* tail: u64 and string, each */
+#define AIF_F_HOLDER 0x400u   /* u64, before the tail */
+#define AIF_F_CURSORS 0x800u  /* tail: two strings and two u64, each */
 
 #define AIF_KINDS(X)                                                          \
     X(PUBLISH, 0x01, AIF_F_EVENTS)                                            \
@@ -39,7 +41,8 @@
       AIF_F_FROM | AIF_F_TO | AIF_F_MAX | AIF_F_FLAG | AIF_F_PATTERNS)        \
     X(COUNT, 0x03, AIF_F_FROM | AIF_F_TO | AIF_F_PATTERNS)                    \
     X(HEAD, 0x04, 0)                                                          \
-    X(SUBSCRIBE, 0x05, AIF_F_FROM | AIF_F_MAX | AIF_F_FLAG | AIF_F_PATTERNS)  \
+    X(SUBSCRIBE, 0x05,                                                        \
+      AIF_F_FROM | AIF_F_TO | AIF_F_MAX | AIF_F_FLAG | AIF_F_PATTERNS)        \
     X(UNSUBSCRIBE, 0x06, 0)                                                   \
     X(CREDIT, 0x07, AIF_F_FROM | AIF_F_MAX)                                   \
     X(HINT, 0x08, AIF_F_TEXT)                                                 \
@@ -49,16 +52,23 @@
     X(LAST, 0x0C, AIF_F_FROM | AIF_F_TO | AIF_F_PATTERNS)                     \
     X(SEQUENCE, 0x0D, AIF_F_TEXT)                                             \
     X(STATUS, 0x0E, 0)                                                        \
+    X(TAKE, 0x0F, AIF_F_FROM | AIF_F_TEXT | AIF_F_HOLDER | AIF_F_PATTERNS)    \
+    X(MOVE, 0x10,                                                             \
+      AIF_F_FROM | AIF_F_TO | AIF_F_TEXT | AIF_F_HOLDER | AIF_F_PATTERNS)     \
+    X(FORGET, 0x11, AIF_F_TEXT | AIF_F_PATTERNS)                              \
+    X(CURSORS, 0x12, AIF_F_PATTERNS)                                          \
     X(PUBLISHED, 0x81, AIF_F_OFFSETS)                                         \
     X(LISTED, 0x82, AIF_F_TO | AIF_F_FLAG | AIF_F_EVENTS)                     \
     X(COUNTED, 0x83, AIF_F_FROM | AIF_F_TO | AIF_F_FLAG)                      \
     X(HEADED, 0x84, AIF_F_FROM | AIF_F_TO | AIF_F_FLAG)                       \
-    X(SUBSCRIBED, 0x85, AIF_F_TO)                                             \
+    X(SUBSCRIBED, 0x85, AIF_F_FROM | AIF_F_TO)                                \
     X(EVENTS, 0x86, AIF_F_FROM | AIF_F_TO | AIF_F_EVENTS)                     \
     X(HINTED, 0x88, AIF_F_TEXT)                                               \
     X(PONG, 0x89, 0)                                                          \
     X(COUNTS, 0x8A, AIF_F_FROM | AIF_F_FLAG | AIF_F_COUNTS)                   \
     X(STATUSED, 0x8E, AIF_F_TEXT)                                             \
+    X(TAKEN, 0x8F, AIF_F_FROM | AIF_F_TO)                                     \
+    X(CURSORED, 0x92, AIF_F_CURSORS)                                          \
     X(ERROR, 0xFF, AIF_F_CODE | AIF_F_TEXT)
 
 typedef enum {
@@ -74,11 +84,16 @@ typedef struct {
                       COUNTED, COUNTS: the rest lies beyond this one;
                       HEADED of LAST: the rest ends here, of HEAD: purged;
                       EVENTS: the cursor before;
+                      SUBSCRIBED, TAKEN: the log's id;
+                      TAKE: where a new cursor begins, 2^64-1: at the head;
+                      MOVE: where it is to be;
                       CREDIT: bytes of EVENTS taken since SUBSCRIBE */
     uint64_t to;   /* LIST, COUNT, SENDERS, LAST: none beyond this offset, 0:
                       to the end; AT: ms since the epoch;
+                      SUBSCRIBE: id of the log that `from` is an offset of, 0:
+                      not known; MOVE: the same, known;
                       LISTED: everything up to here was looked at;
-                      SUBSCRIBED, HEADED: offset; COUNTED: the number;
+                      SUBSCRIBED, HEADED, TAKEN: offset; COUNTED: the number;
                       EVENTS: the cursor after */
     uint32_t max;  /* LIST: events; SUBSCRIBE, CREDIT: bytes of EVENTS that
                       may be under way */
@@ -88,7 +103,8 @@ typedef struct {
     aif_err code;  /* ERROR */
     aif_str sqlstate;
     aif_str text;    /* ERROR, HINT, HINTED; SEQUENCE: the producer;
-                        STATUSED: JSON */
+                        STATUSED: JSON; TAKE, MOVE, FORGET: a cursor's name */
+    uint64_t holder; /* of a cursor: random, and its secret */
     aif_reader tail; /* decoded frames only: read items until it is empty */
 } aif_frame;
 

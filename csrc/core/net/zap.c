@@ -18,12 +18,6 @@ enum {
 
 #define KEY_BYTES 32
 
-aif_err
-aif_zap_open(void *ctx, void **out, aif_error *e)
-{
-    return aif_port_zap(ctx, out, e);
-}
-
 /* All parts of the message: PARTS are kept, the rest is read and dropped. */
 static size_t
 zap_receive(void *zap, aif_port_msg parts[static PARTS])

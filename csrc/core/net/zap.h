@@ -18,11 +18,8 @@ typedef struct {
     char key[AIF_CURVE_KEY + 1];
 } aif_zap_peer;
 
-/* Before the sockets that it is for are bound.  *out is a zmq socket: poll
- * it for input; close it after them. */
-AIF_MUST_CHECK aif_err aif_zap_open(void *ctx, void **out, aif_error *e);
-/* Answer one question; false when there was none.  While access is NULL the
- * peer may come again. */
+/* Answer one question that came on the socket of aif_port_zap; false when there
+ * was none.  While access is NULL the peer may come again. */
 bool aif_zap_answer(void *zap, const aif_access *access, aif_zap_peer *peer);
 
 #endif

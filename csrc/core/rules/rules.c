@@ -135,26 +135,11 @@ leaf_take(const aif_cond *c, aif_leaf *l, uint64_t fired, const aif_event *ev)
 
 /* -- room: before anything changes -------------------------------------- */
 
-static void *
-array_grown(void *p, size_t *cap, size_t need, size_t size)
-{
-    size_t more = *cap == 0 ? 1 : *cap * 2;
-
-    if (need <= *cap) {
-        return p;
-    }
-    p = aif_realloc(p, more * size);
-    if (p != NULL) {
-        *cap = more;
-    }
-    return p;
-}
-
 static aif_err
 leaf_room(const aif_cond *c, aif_leaf *l, aif_error *e)
 {
     size_t need = l->nseen < c->count ? l->nseen + 1 : l->nseen;
-    aif_matched *seen = array_grown(l->seen, &l->seen_cap, need, sizeof *seen);
+    aif_matched *seen = aif_grown(l->seen, &l->seen_cap, need, sizeof *seen);
     aif_holder *holders;
 
     if (seen == NULL) {
@@ -162,8 +147,8 @@ leaf_room(const aif_cond *c, aif_leaf *l, aif_error *e)
     }
     l->seen = seen;
     if (c->equals) {
-        holders = array_grown(l->holders, &l->holders_cap, l->nholders + 1,
-                              sizeof *holders);
+        holders = aif_grown(l->holders, &l->holders_cap, l->nholders + 1,
+                            sizeof *holders);
         if (holders == NULL) {
             return aif_fail(e, AIF_ENOMEM, "feeding an event");
         }
@@ -192,8 +177,8 @@ firings_pend(const aif_rules *r, const aif_rules_state *s, size_t i,
              aif_firings *out, size_t *pending, aif_error *e)
 {
     size_t bound = rule_offsets_bound(&r->rules[i], s);
-    aif_fired *fired = array_grown(out->fired, &out->cap,
-                                   out->n + *pending + 1, sizeof *fired);
+    aif_fired *fired =
+        aif_grown(out->fired, &out->cap, out->n + *pending + 1, sizeof *fired);
 
     if (fired == NULL) {
         return aif_fail(e, AIF_ENOMEM, "feeding an event");

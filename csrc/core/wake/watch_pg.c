@@ -90,8 +90,7 @@ pg_watch_connect_on(pg_watch *w)
     PostgresPollingStatusType is =
         aif_pg_dial_on(w->conn, &w->owned, &w->want);
 
-    while (is == PGRES_POLLING_OK && w->forks != aif_forks_count() &&
-           ++w->tries < AIF_FORKS_TRIES) {
+    while (is == PGRES_POLLING_OK && aif_forks_again(&w->forks, &w->tries)) {
         pg_watch_drop(w); /* a child has it, too */
         pg_watch_start(w);
         is = aif_pg_dial_on(w->conn, &w->owned, &w->want);

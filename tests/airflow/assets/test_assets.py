@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflows import ROOT, Deploy
-from deployment import Deployment
+from airflows import ROOT, WATCHERS, Deploy, Deployment
 
 from aiflow_ext import Event, EventClient, EventLog
 
@@ -32,9 +31,7 @@ def airflow(deploy: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Deploym
     dags = tmp_path_factory.mktemp("dags")
     for path in [*DAGS.glob("*.py"), ROOT / "examples" / "asset_dag.py"]:
         (dags / path.name).symlink_to(path)
-    airflow: Deployment = deploy(
-        "postgresql", dags, event_mode=True, config={"dag_processor.min_file_process_interval": "5"}
-    )
+    airflow: Deployment = deploy("postgresql", dags, event_mode=True, config=WATCHERS)
     for dag_id in ("counts", "updates", "listens", "of_elsewhere", "on_new_model"):
         airflow.wait_for_dag(dag_id)
     return airflow
@@ -101,9 +98,9 @@ def test_the_example(airflow: Deployment, client: EventClient) -> None:
 def test_an_asset_event_is_an_event(airflow: Deployment, client: EventClient) -> None:
     """A task's outlet starts a task in another, running, Dag run."""
     run_id = airflow.rest.trigger("listens")
-    airflow.wait_until(lambda: airflow.rest.states("listens", run_id).get("heard") == "deferred")
+    airflow.wait_until(lambda: airflow.states("listens", run_id).get("heard") == "deferred")
     airflow.run_dag("updates")
-    airflow.wait_until(lambda: airflow.rest.states("listens", run_id).get("heard") == "success")
+    airflow.wait_until(lambda: airflow.states("listens", run_id).get("heard") == "success")
     ((number, _),) = rows(airflow, "made")
     (event,) = told(client, "made")
     value = json.loads(event.value)
@@ -145,9 +142,9 @@ def test_what_was_let_go_holds_nothing_up(airflow: Deployment, client: EventClie
         kept = log.append([Event("n", "kept", namespace="default")], "away", 5)
         assert log.purge("default", gone[-1]) > 0
     airflow.launch("scheduler")
-    advice = r"(UPDATE aiflow_consumer SET \\?\"offset\\?\" = \d+ WHERE name = \\?'scheduler\\?')"
+    advice = r"aiflow (events reset-consumer --to \d+)"
     found = airflow.wait_until(lambda: re.search(advice, airflow.log("scheduler")))
-    airflow.sql(found[1].replace("\\", ""))
+    subprocess.run([sys.executable, "-m", "aiflow_ext.cli", *found[1].split()], env=airflow.env, check=True)
     airflow.wait_until(lambda: stored(airflow, "n_all")[-1:] == kept)
     assert not set(stored(airflow, "n_all")) & set(gone)
     assert "asset=n_all" in airflow.log("scheduler")  # what was let go concerned it
@@ -160,3 +157,38 @@ def test_two_that_bring_the_same(airflow: Deployment) -> None:
     takers = [subprocess.Popen([sys.executable, "-c", TAKE, trigger_id], env=airflow.env) for _ in range(2)]
     assert [taker.wait(600) for taker in takers] == [0, 0]
     assert stored(airflow, "elsewhere") == list(range(1, 51))
+
+
+def test_the_place_of_a_watcher_that_is_gone(airflow: Deployment, client: EventClient) -> None:
+    """Airflow takes the watcher of a paused Dag away: its place is kept for a while, in case that it comes back."""
+    watching = "SELECT asset_id FROM asset_watcher WHERE name = 'generated'"
+
+    def purge(*args: str) -> int:
+        command = [sys.executable, "-m", "aiflow_ext.cli", "history", "purge", "--older-than", "1d", "-o", "json"]
+        told = subprocess.run([*command, *args], env=airflow.env, cwd=airflow.home, check=True, capture_output=True)
+        return {row["table"]: row["rows"] for row in json.loads(told.stdout)}["aiflow_consumer"]
+
+    def pause() -> None:
+        airflow.rest.pause("on_new_model")
+        airflow.wait_until(lambda: not airflow.sql(watching), what="it is gone")
+        assert purge() == 0
+
+    def watch() -> int:
+        airflow.rest.unpause("on_new_model")
+        return airflow.wait_until(lambda: airflow.sql(watching), what="it is there")[0][0]
+
+    asset = f"asset:{watch()}:"
+    of_asset = f"substr(name, 1, {len(asset)}) = '{asset}'"
+    gone_ms = f"SELECT gone_ms FROM aiflow_consumer WHERE {of_asset}"
+    airflow.wait_until(lambda: airflow.sql(gone_ms) == [(None,)])
+    pause()
+    assert airflow.sql(gone_ms) != [(None,)]
+    offset = client.publish(Event("digits", "4", "MODEL_GENERATED"))
+    watch()
+    airflow.wait_until(lambda: airflow.sql(gone_ms) == [(None,)], what="it goes on from where it was")
+    airflow.wait_until(lambda: f"model 4 of digits, event {offset}" in airflow.task_log("on_new_model"))
+    pause()
+    airflow.sql(f"UPDATE aiflow_consumer SET gone_ms = gone_ms - 86400000 WHERE {of_asset}")
+    assert purge("--dry-run") == 1
+    assert purge() == 1
+    assert airflow.sql(gone_ms) == []

@@ -16,7 +16,8 @@ ALONE = """if True:
     uri = sys.argv[1]
 
     def say(found):
-        print(json.dumps({k: v for k, v in found.payload.items() if k in ("key", "offset", "begin", "seen")}))
+        told = {k: v for k, v in found.payload.items() if k in ("key", "offset", "begin", "seen")}
+        print(json.dumps(told | {"of_log": found.payload.get("log_id") == client.status()["log_id"]}))
 
     async def first(trigger):
         run = trigger.run()
@@ -30,16 +31,20 @@ ALONE = """if True:
         await first(trigger)
         await first(watcher.EventLogTrigger(broker=uri, start=watcher.LATEST))
         watcher.PROGRESS_SEC = 0.1
-        await first(watcher.EventLogTrigger("none", broker=uri, start=1))  # nothing for it, and it says how far it is
-        await first(watcher.EventLogTrigger("z*", broker=uri, start=1))
+        await first(watcher.EventLogTrigger("z*", broker=uri, start=1))  # of a row without the log's id: it says that
+        of = {"broker": uri, "log_id": client.status()["log_id"]}
+        await first(watcher.EventLogTrigger("none", start=1, **of))  # nothing for it, and it says how far it is
+        await first(watcher.EventLogTrigger("z*", start=1, **of))
         watcher.LIFE = 2
         client.publish_many([Event("w")] * 5)
-        lives = watcher.EventLogTrigger("w", broker=uri, start=2)
+        lives = watcher.EventLogTrigger("w", start=2, **of)
         assert 2 <= len([1 async for _ in lives.run()]) <= 5  # then the supervisor begins another
 
         watcher.RETRY_SEC = 0
         for wrong in ("tcp://no-port", "http://no-broker"):  # said, and neither hurried nor given up
             assert [m async for m in watcher.EventLogTrigger("w", broker=wrong, start=2).run()] == []
+        of["log_id"] += 1
+        assert [m async for m in watcher.EventLogTrigger("w", start=2, **of).run()] == []
         os.environ["AIRFLOW__AIFLOW__KEY_FILE"] = "/nowhere/a.key"
         assert [m async for m in watcher.EventLogTrigger("w", broker="tcp://127.0.0.1:1", start=2).run()] == []
 
@@ -59,9 +64,10 @@ def test_the_trigger_alone(tmp_path: Path) -> None:
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert told == [
         {"key": ["x", "z*"], "after": 0, "broker": None},
-        {"key": "zz", "offset": 2},
-        {"begin": 2},
-        {"seen": 2},
-        {"key": "zz", "offset": 2},
+        {"key": "zz", "offset": 2, "of_log": False},  # it is a task that waits
+        {"begin": 2, "of_log": True},
+        {"seen": 1, "of_log": True},
+        {"seen": 2, "of_log": True},
+        {"key": "zz", "offset": 2, "of_log": True},
     ]
     assert "Error" not in done.stderr

@@ -13,14 +13,20 @@ from aiflow_ext import Event, EventClient, event, start_on, stop_on, stop_reques
 
 
 class Defers(BaseOperator):
-    """Waits in the triggerer."""
+    """Waits in the triggerer, twice."""
 
     def execute(self, context: Any) -> None:
-        trigger = MessageQueueTrigger(scheme="aiflow", key="from a shell", after=0)
-        self.defer(trigger=trigger, method_name="came")
+        self._wait("once")
 
-    def came(self, context: Any, event: dict[str, Any]) -> str:
-        return event["key"]
+    def _wait(self, until: str) -> None:
+        trigger = MessageQueueTrigger(scheme="aiflow", key="from a shell", after=0)
+        self.defer(trigger=trigger, method_name=until)
+
+    def once(self, context: Any, event: dict[str, Any]) -> None:
+        self._wait("twice")
+
+    def twice(self, context: Any, event: dict[str, Any]) -> list[str]:
+        return [event["key"], *(e.value for e in triggering_events())]
 
 
 with DAG("over_tcp", schedule=None):
@@ -47,8 +53,10 @@ with DAG("over_tcp", schedule=None):
     learns, checks, serves = learn(), check(), serve()
     tells = BashOperator(task_id="tell", bash_command="aiflow events send 'from a shell'")
     Defers(task_id="defer")
+    started = Defers(task_id="started")
     start_on(checks, event("model", type="GENERATED"))
     start_on(serves, event("model", "3", type="VALIDATED"))
     start_on(tells, event("model", "3", type="VALIDATED"))
+    start_on(started, event("model", "3", type="VALIDATED"))
     stop_on(learns, event("end"))
     stop_on(serves, event("end"))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflows import DATABASES, Deploy
-from deployment import Deployment
+from airflows import Deployment
 
 from aiflow_ext import Event, EventClient
 
@@ -23,10 +22,10 @@ DAG_IDS = (
 class Runs:
     """An Airflow in event mode, its event client, and runs that do not hear each other."""
 
-    def __init__(self, airflow: Deployment) -> None:
+    def __init__(self, airflow: Deployment, dag_ids: Sequence[str] = DAG_IDS) -> None:
         self.airflow = airflow
         self.client = EventClient(f"ipc://{airflow.home}/aiflow/broker.sock", sender="test")
-        for dag_id in DAG_IDS:
+        for dag_id in dag_ids:
             airflow.wait_for_dag(dag_id)
             airflow.rest.unpause(dag_id)
 
@@ -53,7 +52,7 @@ class Run:
 
     def states(self) -> dict[str, str | None]:
         """Task id -> state."""
-        return self.runs.airflow.rest.states(self.dag_id, self.run_id)
+        return self.runs.airflow.states(self.dag_id, self.run_id)
 
     def reach(self, **wanted: str | None) -> None:
         """Wait until tasks are in these states."""
@@ -68,6 +67,11 @@ class Run:
     def offsets(self, task: str) -> list[list[int]]:
         """For each start of a task, the offsets of the events it knows of."""
         return [[e[2] for e in line["events"]] for line in self.lines(task)]
+
+    def log(self, task: str, number: int = 1) -> str:
+        """The log of a try of a task."""
+        folder = self.runs.airflow.home / "logs" / "tasks" / f"dag_id={self.dag_id}" / f"run_id={self.run_id}"
+        return (folder / f"task_id={task}" / f"attempt={number}.log").read_text()
 
     def open(self, name: str) -> None:
         """Let tasks pass that wait for the file."""
@@ -91,10 +95,9 @@ class Run:
         return [(task, rule, action, json.loads(offsets)) for task, rule, action, offsets in rows]
 
 
-@pytest.fixture(scope="module", params=DATABASES)
-def runs(request: pytest.FixtureRequest, deploy: Deploy) -> Iterator[Runs]:
-    airflow = deploy(request.param, event_mode=True, config={"aiflow.stop_grace_sec": "1"})
-    made = Runs(airflow)
+@pytest.fixture(scope="module")
+def runs(shared: Deployment) -> Iterator[Runs]:
+    made = Runs(shared)
     yield made
     made.client.close()
 
@@ -106,6 +109,8 @@ def test_a_task_with_a_start_rule_waits_deferred(runs: Runs) -> None:
     offset = run.send("go", "v")
     run.until(lambda: run.lines("free"), "started")
     assert [line["events"] for line in run.lines("free")] == [[["go", "v", offset]]]
+    said = f"started by rule start_1: go=v (offset {offset})"
+    run.until(lambda: said in run.log("free"), "its log says why")  # it is written a moment later
     run.reach(free="success", last="success")  # what follows it runs as ever
     assert run.states()["a"] is None  # its upstream must hold, too
     run.open("up")
@@ -174,11 +179,16 @@ def test_stop_asks_first_and_ends_in_success(runs: Runs) -> None:
     run = runs.begin("stops")
     run.until(lambda: run.lines("heard") and run.lines("stream") and run.lines("failed"), "all run")
     run.reach(parked="deferred")
-    run.send("stop")
+    offset = run.send("stop")
     run.ends()
     assert run.states() == {"heard": "success", "parked": "skipped", "failed": "skipped", "stream": "success"}
+    assert f"stopped by rule stop_1 (offset {offset})" in run.log("heard")
+    assert f"the subscription ends: stopped by rule stop_1 (offset {offset})" in run.log("stream")
     assert run.lines("heard", "end")  # they ended by themselves
     assert run.lines("stream", "end")
+    lines = [line for line in runs.airflow.log("scheduler").splitlines() if run.run_id in line]
+    assert any("aiflow: a rule fired" in line and "key=" in line for line in lines)
+    assert sum("aiflow: a task has stopped" in line for line in lines) == 3  # heard, failed and stream
 
 
 def test_stop_and_restart_of_a_task_that_does_not_listen(runs: Runs) -> None:
@@ -288,8 +298,12 @@ def test_an_event_makes_and_ends_runs_of_a_dag(runs: Runs) -> None:
     offset = runs.client.publish(Event("make", "v", context=context))
     run = Run(runs, "made", f"aiflow__make__{offset}", context)
     run.until(lambda: run.lines("a"), "runs")
-    conf = runs.airflow.rest.run("made", run.run_id)["conf"]["aiflow"]
-    assert (conf["event"]["key"], conf["event"]["value"], conf["event"]["offset"]) == ("make", "v", offset)
+    made = runs.airflow.rest.run("made", run.run_id)
+    event = made["conf"]["aiflow"]["event"]
+    assert (event["key"], event["value"], event["offset"]) == ("make", "v", offset)
+    assert made["run_type"] == "operator_triggered"  # not manual
+    assert runs.airflow.rest.get("dags/made")["timetable_summary"] == "make: event('make')"
+    assert [line["events"] for line in run.lines("a")] == [[["make", "v", offset]]]  # of its run
     run.send("unmake")
     run.ends()
     run.until(lambda: run.lines("a", "end"), "its task was asked to stop")

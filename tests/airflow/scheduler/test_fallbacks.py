@@ -1,24 +1,51 @@
-"""What happens without the scheduler's ears, without event mode, and with two schedulers."""
+"""What happens without the scheduler's ears, without event mode, and where another session is in the way."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from airflows import Deploy
-from deployment import Deployment
+import pytest
+from airflows import DATABASES, Deployment, On
 
 from aiflow_ext import Event, EventClient
 
-CRASH_DAGS = Path(__file__).parents[2] / "crash" / "dags"
+BORN = "SELECT count(*) FROM dag_run WHERE dag_id = 'born'"
+
+
+@contextmanager
+def restarted(airflow: Deployment, **aiflow: str) -> Iterator[None]:
+    """Another configuration of the scheduler, for a while."""
+    before = dict(airflow.env)
+    airflow.end("scheduler")
+    airflow.env |= {f"AIRFLOW__AIFLOW__{name.upper()}": value for name, value in aiflow.items()}
+    try:
+        yield
+    finally:
+        airflow.env = before
+        airflow.restart("scheduler")
 
 
 def client(airflow: Deployment) -> EventClient:
     """A client of the broker that this Airflow's scheduler serves."""
     return EventClient(f"ipc://{airflow.home}/aiflow/broker.sock")
+
+
+@contextmanager
+def alone(airflow: Deployment, log: str) -> Iterator[None]:
+    """An `aiflow broker` where the scheduler's own one serves otherwise."""
+    command = ["-m", "aiflow_ext.cli", "broker", "--bind", f"ipc://{airflow.home}/aiflow/broker.sock", "--log", log]
+    broker = subprocess.Popen([sys.executable, *command])
+    try:
+        yield
+    finally:
+        broker.terminate()
+        broker.wait(60)
 
 
 def begin(airflow: Deployment, dag_id: str) -> str:
@@ -28,70 +55,111 @@ def begin(airflow: Deployment, dag_id: str) -> str:
     return airflow.rest.trigger(dag_id)
 
 
-def test_all_hints_lost(deploy: Deploy) -> None:
+def test_all_hints_lost(on: On) -> None:
     """Every wake-up source is off: slower, and still right."""
-    airflow = deploy("postgresql", event_mode=True, config={"aiflow.wake_sources": "", "aiflow.safety_pass_sec": "1"})
-    run_id = begin(airflow, "while_each")
-    airflow.wait_until(lambda: airflow.rest.states("while_each", run_id).get("a") == "deferred")
-    with client(airflow) as events:
-        (airflow.home / f"{run_id}.a").touch()
-        (airflow.home / f"{run_id}.keep").touch()
-        for n in range(3):
-            events.publish(Event("go", str(n)))
-        airflow.wait_for_run("while_each", run_id)
+    airflow = on("postgresql")
+    with restarted(airflow, wake_sources="", safety_pass_sec="1"):
+        airflow.launch("scheduler")
+        run_id = begin(airflow, "while_each")
+        airflow.wait_until(lambda: airflow.states("while_each", run_id).get("a") == "deferred")
+        with client(airflow) as events:
+            (airflow.home / f"{run_id}.a").touch()
+            (airflow.home / f"{run_id}.keep").touch()
+            for n in range(3):
+                events.publish(Event("go", str(n)))
+            airflow.wait_for_run("while_each", run_id)
     done = airflow.sql("SELECT count(*) FROM aiflow_action WHERE run_id = ? AND action = 'start'", run_id)
     assert done == [(3,)]
 
 
-def test_under_a_stock_scheduler_the_triggerer_waits(deploy: Deploy) -> None:
-    """Event mode off, an `aiflow broker` alone: a parked task starts all the same."""
-    airflow = deploy("sqlite", event_mode=False, triggerer=True)
-    assert "aiflow: SchedulerJobRunner (stock) runs: [aiflow] event_mode is off" in airflow.log("scheduler")
-    folder = airflow.home / "aiflow"
-    folder.mkdir(mode=0o700)
-    command = ["-m", "aiflow_ext.cli", "broker", "--bind", f"ipc://{folder}/broker.sock"]
-    broker = subprocess.Popen([sys.executable, *command, "--log", f"sqlite:{folder}/events.db"])
-    try:
-        run_id = begin(airflow, "templates")
-        airflow.wait_until(lambda: airflow.rest.states("templates", run_id).get("shell") == "deferred")
-        parked = "SELECT 1 FROM task_instance WHERE run_id = ? AND trigger_id IS NOT NULL"
-        assert airflow.sql(parked, run_id)  # the triggerer has it, not we
-        with client(airflow) as events:
-
-            def listening() -> bool:
-                events.publish(Event("go", "4711"))  # heard once the trigger has subscribed
-                return airflow.rest.run_state("templates", run_id) == "success"
-
-            airflow.wait_until(listening, poll=1)
+def test_under_a_stock_scheduler_the_triggerer_waits(on: On) -> None:
+    """Event mode is switched off, an `aiflow broker` runs alone: what waited then, and what waits since, starts, by an
+    event that comes while the triggerer is away."""
+    airflow = on("sqlite")
+    before = begin(airflow, "templates")
+    airflow.wait_until(lambda: airflow.states("templates", before).get("shell") == "deferred")
+    has_trigger = "SELECT trigger_id IS NOT NULL FROM task_instance WHERE run_id = ?"
+    airflow.wait_until(lambda: airflow.sql(has_trigger, before) == [(0,)], what="the event scheduler has it")
+    log = f"sqlite:{airflow.home}/aiflow/events.db"
+    with restarted(airflow, event_mode="False"), alone(airflow, log), client(airflow) as events:
+        airflow.env["AIF_CRASH_AT"] = "release.given"
+        airflow.begin("scheduler")
+        airflow.wait_until(lambda: not airflow.alive("scheduler"), what="killed while it gives it to the triggerer")
+        assert airflow.sql(has_trigger, before) == [(0,)]
+        del airflow.env["AIF_CRASH_AT"]
+        airflow.launch("scheduler")
+        assert "aiflow: SchedulerJobRunner (stock) runs: [aiflow] event_mode is off" in airflow.log("scheduler")
+        since = begin(airflow, "templates")
+        airflow.wait_until(lambda: airflow.states("templates", since).get("shell") == "deferred")
+        for run_id in (before, since):
+            assert airflow.sql(has_trigger, run_id) == [(1,)]  # the triggerer has it, not we
+        airflow.end("triggerer")
+        events.publish(Event("go", "4711"))
+        airflow.launch("triggerer")
+        for run_id in (before, since):
+            airflow.wait_for_run("templates", run_id)
+    for run_id in (before, since):
         assert (airflow.home / f"{run_id}.value").read_text() == "4711\n"
-    finally:
-        broker.terminate()
-        broker.wait(60)
 
 
-def test_two_event_schedulers_do_nothing_twice(deploy: Deploy) -> None:
-    """Both react; one acts.  Then the one that serves the broker is killed, and the other goes on."""
-    airflow = deploy("postgresql", CRASH_DAGS, event_mode=True)
-    airflow.launch("scheduler-2")
-    run_id = begin(airflow, "counted")
-    begin(airflow, "born")
-    airflow.wait_until(lambda: airflow.rest.states("counted", run_id).get("count") == "deferred")
-    offsets: list[int] = []
+@pytest.mark.parametrize("database", DATABASES)
+def test_a_run_hears_from_where_the_log_was_when_it_was_made(on: On, database: str) -> None:
+    """No scheduler runs then, and the clock of who makes the run is ahead: neither adds an event, or hides one."""
+    airflow = on(database)
+    airflow.wait_for_dag("templates")
+    airflow.rest.unpause("templates")
+    airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler'"))
+    airflow.end("scheduler")
+    where = airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+    log = where if database == "postgresql" else f"sqlite:{airflow.home}/aiflow/events.db"
+    with alone(airflow, log), client(airflow) as events:
+        events.publish(Event("go", "before"), timeout=240)
+        run_id = airflow.rest.trigger("templates")
+        airflow.sql("UPDATE dag_run SET queued_at = '2999-01-01 00:00:00' WHERE run_id = ?", run_id)
+        events.publish(Event("go", "after"))
+    airflow.launch("scheduler")
+    airflow.wait_for_run("templates", run_id)
+    assert (airflow.home / f"{run_id}.value").read_text() == "after\n"
+    assert airflow.sql("SELECT name FROM aiflow_consumer WHERE substr(name, 1, 4) = 'run:'") == []
 
-    def publish() -> None:
-        with client(airflow) as events:
-            for _ in range(20):
-                offsets.append(events.publish(Event("birth"), timeout=240))
-                time.sleep(0.01)  # pace: the kill shall fall between two
 
-    threads = [threading.Thread(target=publish) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    airflow.wait_until(lambda: len(offsets) > 10)
-    airflow.kill("scheduler")
-    for thread in threads:
-        thread.join()
-    born = "SELECT run_id FROM dag_run WHERE dag_id = 'born' AND substr(run_id, 1, 8) = 'aiflow__'"
-    airflow.wait_until(lambda: len(airflow.sql(born)) >= 40)
-    runs = airflow.sql(born)
-    assert sorted(r for (r,) in runs) == sorted(f"aiflow__born__{offset}" for offset in offsets)
+def test_who_holds_the_consumer_is_named(on: On) -> None:
+    """Another session has locked the row and does nothing: the log says which one; then the event has its effect."""
+    airflow = on("postgresql")
+    airflow.wait_for_dag("born")
+    airflow.rest.unpause("born")
+    airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler'"))
+    airflow.sql("BEGIN")
+    airflow.sql("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler' FOR UPDATE")
+    pid = airflow.sql("SELECT pg_backend_pid()")[0][0]
+    with client(airflow) as events:
+        offset = events.publish(Event("birth"), timeout=240)
+    named = re.compile(rf"events wait for who holds the consumer's row.*pid={pid}.*state='idle in transaction'")
+    airflow.wait_until(lambda: named.search(airflow.log("scheduler")), what="it is named")
+    airflow.sql("ROLLBACK")
+    airflow.wait_for_run("born", f"aiflow__born__{offset}")
+
+
+def test_a_scheduler_that_hangs_lets_go(on: On) -> None:
+    """It is stopped in the middle of its reaction: PostgreSQL undoes that, and another scheduler acts on the event."""
+    airflow = on("postgresql")
+    airflow.wait_for_dag("born")
+    airflow.rest.unpause("born")
+    airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler'"))
+    before, logged = airflow.sql(BORN)[0][0], len(airflow.log("scheduler"))
+    airflow.sql("BEGIN")
+    airflow.sql("LOCK TABLE aiflow_action")
+    with client(airflow) as events:
+        offset = events.publish(Event("birth"), timeout=240)
+        waits = "SELECT 1 FROM pg_locks WHERE relation = 'aiflow_action'::regclass AND NOT granted"
+        airflow.wait_until(lambda: airflow.sql(waits), what="it acts")
+        os.kill(airflow.pid("scheduler"), signal.SIGSTOP)
+        airflow.sql("ROLLBACK")
+        airflow.launch("scheduler-2")
+        airflow.wait_for_run("born", f"aiflow__born__{offset}")
+        airflow.end("scheduler-2")
+        os.kill(airflow.pid("scheduler"), signal.SIGCONT)
+        offset = events.publish(Event("birth"), timeout=240)
+    airflow.wait_for_run("born", f"aiflow__born__{offset}")  # it goes on, as after any lost connection
+    assert "aiflow: events wait for the next pass" in airflow.log("scheduler")[logged:]
+    assert airflow.sql(BORN) == [(before + 2,)]

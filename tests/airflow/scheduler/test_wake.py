@@ -64,7 +64,7 @@ def test_the_api_server_wakes_a_scheduler_whose_broker_is_on_tcp(waker: Wait, mo
         deadline = time.monotonic() + 60
         while (hint := subscription.next(200)[2]) is None and time.monotonic() < deadline:
             api.wake("/api/v2/dags")  # one that is sent while it connects may be lost
-    api._handles.pop("client").close()
+    api._handles.pop("hints").close()
     assert hint == "/api/v2/dags"
 
 

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import socket
 import sys
@@ -7,9 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from zmtp import Peer
 
 from aiflow_ext import Event, EventClient, _core
-from aiflow_ext.errors import ClosedError, ConflictError
+from aiflow_ext.errors import ClosedError, ConflictError, CorruptError
+
+PING, PONG = 0x09, 0x89
 
 
 def broker_at(uri, log="mem:"):
@@ -84,6 +88,94 @@ def test_what_somebody_put_in_the_place_of_its_socket_file_stays(tmp_path):
         path.unlink()
         stranger.bind(str(path))
     assert path.is_socket()
+
+
+@pytest.mark.parametrize("gone", [["b"], ["b", "b.lock"]], ids=" ".join)
+def test_a_deleted_socket_file_is_made_again(broker_process, tmp_path, gone):
+    """And connections are kept."""
+    with Peer(broker_process.uri) as kept, EventClient(broker_process.uri) as old:
+        old.publish(Event("a"))
+        for _ in range(2):
+            broker_process.halt()
+            for name in gone:
+                (tmp_path / name).unlink()
+            broker_process.go_on()
+            broker_process.wait_for("the socket's file was deleted, it is made again: ipc://")
+            assert (tmp_path / "b").stat().st_mode & 0o777 == 0o600
+            kept.frame(PING, 7)
+            assert kept.answer() == (PONG, 7, b"")
+            with EventClient(broker_process.uri) as new:
+                new.publish(Event("a"))
+        assert old.publish(Event("a")) == 4
+    with pytest.raises(ConflictError, match=f"pid {broker_process.process.pid}"):
+        broker_at(broker_process.uri)
+
+
+def test_a_deleted_lock_file_is_made_again(broker_process, tmp_path, until):
+    (tmp_path / "b.lock").unlink()
+    until((tmp_path / "b.lock").exists)
+    with EventClient(broker_process.uri) as client:
+        client.publish(Event("a"))
+
+
+def test_a_failure_that_may_pass_ends_no_broker(broker_process, tmp_path):
+    """It has no descriptor left for a while."""
+    pid = broker_process.process.pid
+    used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with EventClient(broker_process.uri) as client:
+        client.publish(Event("a"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), hard))
+        (tmp_path / "b").unlink()
+        broker_process.wait_for("the socket's file cannot be made again yet: .* Too many open files")
+        assert client.publish(Event("a")) == 2
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        broker_process.wait_for("the socket's file was deleted, it is made again")
+    with EventClient(broker_process.uri) as client:
+        assert client.publish(Event("a")) == 3
+    assert sum("made again yet" in line for line in broker_process.said) == 1
+
+
+def test_a_broker_ends_where_something_else_has_the_place_of_its_socket_file(broker_process, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "mine").rename(tmp_path / "b")
+    broker_process.wait_for("b is there already and is no socket")
+    assert broker_process.process.wait(60) == 1
+    assert (tmp_path / "b").read_text() == "mine"
+
+
+def test_a_broker_ends_where_the_folder_of_its_socket_file_is_gone(broker_process, tmp_path):
+    tmp_path.rename(tmp_path.with_name("moved"))
+    broker_process.wait_for("cannot open .*b.lock: No such file")
+    assert broker_process.process.wait(60) == 1
+
+
+def test_a_broker_ends_where_another_one_took_its_place(broker_process, tmp_path):
+    broker_process.halt()
+    (tmp_path / "b").unlink()
+    (tmp_path / "b.lock").unlink()
+    with broker_at(broker_process.uri) as other:
+        other.start()
+        broker_process.go_on()
+        broker_process.wait_for(rf"another process \(pid {os.getpid()}\) serves")
+        assert broker_process.process.wait(60) == 1
+        with EventClient(other.uri) as client:
+            assert client.publish(Event("a")) == 1
+
+
+def test_a_broker_whose_wal_was_deleted_acknowledges_nothing_more_and_loses_nothing(broker_process, tmp_path):
+    with EventClient(broker_process.uri) as client:
+        assert client.publish(Event("a")) == 1
+        (tmp_path / "events.db-wal").unlink()
+        (tmp_path / "events.db-shm").unlink()
+        for _ in range(2):
+            with pytest.raises(CorruptError, match="end all programs that have it open"):
+                client.publish(Event("b"))
+    broker_process.kill()
+    broker_process.start()
+    with EventClient(broker_process.uri) as client:
+        assert client.publish(Event("c")) == 2
+        assert [e.key for e in client.list()] == ["a", "c"]
 
 
 def test_the_socket_is_the_users_own(broker, tmp_path):

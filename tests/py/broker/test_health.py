@@ -39,7 +39,7 @@ def test_status_says_what_it_is_and_counts(broker, client):
             pass
     status = json.loads(broker.status())
     assert status["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert (status["protocol"], status["uri"], status["log"]) == (3, broker.uri, "sqlite")
+    assert (status["protocol"], status["uri"], status["log"]) == (4, broker.uri, "sqlite")
     assert status["store"] == {"ok": True}
     assert (status["head"], status["counters"]["appended"]) == (10, 10)
     assert status["counters"]["bytes_in"] > 0 < status["counters"]["bytes_out"]

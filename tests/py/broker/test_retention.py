@@ -3,14 +3,16 @@
 import contextlib
 import logging
 import os
+import sqlite3
 import threading
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
 import psycopg2
 import pytest
 
-from aiflow_ext import Event, EventLog
+from aiflow_ext import Event, EventClient, EventLog, _core
 from aiflow_ext.broker import retention
 from aiflow_ext.broker.retention import Cut, Keeper, Policy, apply, parse, parse_all, plan, time_of
 from aiflow_ext.errors import RetentionError
@@ -221,7 +223,8 @@ def test_it_keeps_what_a_consumer_needs(tmp_path):
     uri = f"sqlite:{tmp_path}/events.db"
     asked = threading.Event()
 
-    def offset():
+    def offset(event_log):
+        assert event_log.head() == 5
         asked.set()
         return 3
 
@@ -248,3 +251,56 @@ def test_it_goes_on_when_the_log_fails(tmp_path, caplog, monkeypatch):
     keeper.stop()
     assert len(caplog.records) == 1  # said once
     assert caplog.messages[0].startswith(f"retention of {uri} failed, trying again: StoreError: ")
+
+
+def take(log_uri, tmp_path, name, after, namespace="a"):
+    """A cursor at that offset, taken now."""
+    with _core.Broker(f"ipc://{tmp_path}/b", log_uri) as broker:
+        broker.start()
+        with EventClient(broker.uri) as client:
+            client.subscribe(resume=name, after=after, namespace=namespace).close()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "policy", "left_over"),
+    [
+        ("a", "a", [3, 4]),
+        ("a", "*", [3, 4]),
+        ("*", "a", [3, 4]),
+        ("a*", "ab*", [3, 4]),
+        ("b", "a", [4]),
+        ("ab", "a", [4]),
+    ],
+)
+def test_a_cursor_keeps_what_lies_beyond_it(tmp_path, theirs, policy, left_over):
+    uri = f"sqlite:{tmp_path}/events.db"
+    with EventLog(uri) as log:
+        names = [policy.replace("*", "") or "a"] * 4
+        fill(log, *names)
+        take(uri, tmp_path, "c", 2, theirs)
+        (cut,) = plan(log, [Policy(policy, count=1)], now_ms())
+        list(apply(log, [cut]))
+        assert left(log) == left_over
+        assert len(cut.notes) == (left_over == [3, 4])
+        assert all("cursor 'c' of namespace" in note and "keeps events" in note for note in cut.notes)
+
+
+def test_an_abandoned_cursor_keeps_nothing_and_is_told(tmp_path, caplog, until):
+    uri = f"sqlite:{tmp_path}/events.db"
+    with EventLog(uri) as log:
+        fill(log, *"aaaa")
+        take(uri, tmp_path, "old", 1)
+        take(uri, tmp_path, "new", 2)
+        week = int(retention.ABANDONED.total_seconds() * 1000)
+        with sqlite3.connect(tmp_path / "events.db") as db:
+            db.execute("UPDATE aiflow_cursor SET moved_ms = moved_ms - ? WHERE name = 'old'", (week + HOUR,))
+        keeper = Keeper(uri, parse_all(["a=1"]))
+        keeper.start()
+        until(lambda: left(log) == [3, 4])
+        keeper.stop()
+    assert "cursor 'old' of namespace 'a' was not moved for 7 days, and keeps no events of 'a' any more" in caplog.text
+    assert "cursor 'new' of namespace 'a' keeps events of 'a' that would go" in caplog.text
+
+
+def now_ms():
+    return time.time_ns() // 1_000_000

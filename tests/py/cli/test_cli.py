@@ -3,6 +3,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -69,9 +70,11 @@ def test_list_as_json_and_yaml_is_the_events(aiflow, client):
 
 
 def test_lists_of_nothing(aiflow):
-    assert aiflow("events", "list", "-o", "json") == (0, "[]\n", "")
-    assert aiflow("events", "list", "-o", "yaml") == (0, "[]\n", "")
+    said = "aiflow: no event matches in namespace 'default'; --namespace '*' asks for all\n"
+    assert aiflow("events", "list", "-o", "json") == (0, "[]\n", said)
+    assert aiflow("events", "list", "-o", "yaml") == (0, "[]\n", said)
     assert aiflow("events", "list")[1].split() == list(cli.COLUMNS)
+    assert aiflow("events", "list", "--namespace", "*")[2] == "aiflow: no event matches\n"
 
 
 def test_list_as_a_table_is_one_line_an_event(aiflow, client):
@@ -80,6 +83,9 @@ def test_list_as_a_table_is_one_line_an_event(aiflow, client):
     assert [line.split()[0] for line in lines] == ["offset", "1", "2"]
     assert "\\n\\x07\\x7f\\x85\\u2028" in lines[1]
     assert lines[2].split()[4] == "k" * 59 + "…"
+    created = " ".join(lines[1].split()[1:3])
+    assert created.endswith("Z")  # UTC, and in a form that --since takes
+    assert aiflow("events", "count", "--since", created) == (0, "2\n", "")
 
 
 def test_filters(aiflow, client):
@@ -159,6 +165,33 @@ def test_purge_says_and_does(aiflow, client, tmp_path):
     assert aiflow("events", "list", "--after", "1", "--namespace", "a")[2].startswith("aiflow: ")
 
 
+def test_cursors_are_listed_and_deleted(aiflow, client):
+    assert json.loads(aiflow("cursors", "list", "-o", "json")[1]) == []
+    client.publish_many([Event("a"), Event("a"), Event("b")])
+    client.subscribe("a", resume="c", after=1).close()
+    client.subscribe("a", resume="d", namespace="x*").close()
+    first, second = json.loads(aiflow("cursors", "list", "-o", "json")[1])
+    moved = first.pop("moved")
+    assert first == {"namespace": "default", "name": "c", "offset": 1, "behind": 2}
+    assert moved[:4] == second["moved"][:4] > "2025"
+    assert (second["name"], second["behind"]) == ("d", 0)
+    assert len(json.loads(aiflow("cursors", "list", "--namespace", "x*", "-o", "json")[1])) == 1
+    assert aiflow("cursors", "delete", "c")[0] == 0
+    code, _, err = aiflow("cursors", "delete", "c")
+    assert (code, err) == (2, "aiflow: there is no cursor 'c' of namespace 'default': aiflow cursors list\n")
+    assert aiflow("cursors", "delete", "d", "--namespace", "x*")[0] == 0
+
+
+def test_purge_keeps_what_a_cursor_has_not_seen(aiflow, client, tmp_path):
+    client.publish_many([Event("a", str(i)) for i in range(4)])
+    client.subscribe("a", resume="c", after=1).close()
+    code, out, err = aiflow(
+        "events", "purge", "--namespace", "*", "--keep", "1", "--log", f"sqlite:{tmp_path}/events.db", "-o", "json"
+    )
+    assert (code, json.loads(out)[0]["upto"]) == (0, 1)
+    assert err == "aiflow: cursor 'c' of namespace 'default' keeps events of '*' that would go\n"
+
+
 @pytest.mark.parametrize("option", ["--dry-run", "-ojson"])
 def test_a_purge_makes_no_log_of_another_file(aiflow, tmp_path, option):
     empty, other = tmp_path / "empty.db", tmp_path / "other.db"
@@ -186,10 +219,11 @@ def test_the_status_of_brokers(aiflow, broker, tmp_path):
     (said,) = json.loads(out)
     assert (code, err, said["uri"], said["problem"], said["store"]["ok"]) == (0, "", broker.uri, None, True)
     nobody = f"ipc://{tmp_path}/nobody"
-    code, out, err = aiflow("broker", "status", "--uri", f"{broker.uri},{nobody}", "--timeout", "5", "-o", "yaml")
+    code, out, err = aiflow("broker", "status", "--uri", f"{broker.uri},{nobody}", "-o", "yaml")
     one, other = yaml.safe_load(out)
     assert (code, one["uri"], one["problem"], other["uri"]) == (1, broker.uri, None, nobody)
     assert (other["problem"][:14], err) == ("no answer from", "aiflow: 1 of 2 brokers are not well\n")
+    assert aiflow("broker", "status", "--uri", nobody)[1].splitlines()[1] == f"problem  {other['problem']}"  # all of it
     lines = aiflow("broker", "status")[1].splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["uri", "problem"]
     assert re.fullmatch(r"store.ok +True", next(line for line in lines if line.startswith("store.ok")))
@@ -207,6 +241,9 @@ def test_a_key_file(aiflow, tmp_path):
         code, _, err = aiflow("events", "send", "k", *there)
         assert (code, err.count("\n")) == (1, 1)
         assert aiflow("broker", "status", *there)[0] == 0
+        other, _ = keys.new_key("bob", ["a"], ["*"], tmp_path / "others")
+        said = aiflow("events", "count", "--uri", broker.uri, "--key-file", str(other), "--timeout", "0.1")[2]
+        assert said.endswith(f"; if {other} is the key file of another broker, its log says `connection refused`\n")
         code, out, err = aiflow("broker", "status", "--uri", broker.uri, "--timeout", "1", "-o", "json")
         assert (code, err) == (1, "aiflow: 1 of 1 brokers are not well\n")
         assert json.loads(out)[0]["problem"]
@@ -227,16 +264,18 @@ def test_a_broker_retains(tmp_path):
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
-def test_listen_streams_and_ctrl_c_is_a_clean_end(broker, client, output):
+def test_listen_streams_and_ctrl_c_ends_it_quietly(broker, client, output):
     client.publish(Event("old"))
     with command("events", "listen", "--uri", broker.uri, "--after", "0", "-o", output) as process:
         assert process.stderr.readline() == f"listening to {broker.uri}\n"
         client.publish(ODD)
+        if output == "table":
+            assert process.stdout.readline().split() == list(cli.COLUMNS)
         n = 1 if output != "yaml" else 8
         text = ["".join(process.stdout.readline() for _ in range(n)) for _ in range(2)]
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "", "")
+    assert (process.returncode, out, err) == (130, "", "")
     if output == "json":
         assert [json.loads(t)["value"] for t in text] == ["", ODD.value]
     elif output == "yaml":
@@ -250,6 +289,40 @@ def test_listen_takes_the_same_filters(broker, client):
     filters = ("--key", "a", "--key", "c", "--context", "run*", "--since", "-1h")
     with command("events", "listen", "--uri", broker.uri, *filters, "-o", "json") as process:
         assert [json.loads(process.stdout.readline())["offset"] for _ in range(2)] == [1, 5]
+
+
+def test_listen_goes_on_under_a_name(broker, client, until):
+    client.publish_many([Event("a"), Event("b")])
+    for n, key in enumerate("bc", 1):
+        argv = ("events", "listen", "--uri", broker.uri, "--after", "1", "--resume", "me", "-o", "json")
+        with command(*argv) as process:
+            assert json.loads(process.stdout.readline())["key"] == key
+            until(lambda n=n: [c.offset for c in client.cursors()] == [n + 1])
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+        assert process.returncode == 130
+        client.publish(Event("c"))
+
+
+def test_a_closed_pipe_ends_a_listener_quietly(broker, client):
+    client.publish(Event("k"))
+    with command("events", "listen", "--uri", broker.uri, "--after", "0", "-o", "json") as process:
+        process.stdout.readline()
+        process.stdout.close()
+        client.publish(Event("k"))
+        assert process.stderr.read() == f"listening to {broker.uri}\n"
+    assert process.returncode == 0
+
+
+def test_who_waits_for_a_broker_says_so(tmp_path):
+    uri = f"ipc://{tmp_path}/late"
+    with command("events", "send", "k", "--uri", uri, "--timeout", "600") as process:
+        said = process.stderr.readline()
+        assert re.match(rf"aiflow: no answer from {uri} yet, waiting 5\d\d s more at most \(there is no socket ", said)
+        assert "start `airflow scheduler --event-mode` or `aiflow broker`, or set AIFLOW_BROKER" in said
+        with _core.Broker(uri, "mem:") as late:
+            late.start()
+            assert process.communicate(timeout=60) == ("1\n", "")
 
 
 def test_a_closed_pipe_ends_it_quietly(broker, client):
@@ -270,6 +343,19 @@ def test_a_closed_pipe_ends_it_quietly(broker, client):
         (("events", "count", "--uri", "ipc:///nobody", "--timeout", "0.01"), 1, "aiflow: no answer from ipc:///nobody"),
         (("broker", "--bind", "tcp://0.0.0.0:1", "--log", "mem:"), 1, "aiflow: .*0.0.0.0"),
         (("broker", "--bind", "tcp://127.0.0.1:0"), 2, "aiflow: which log. --log sqlite:PATH"),
+        (
+            ("broker", "--bind", "tcp://127.0.0.1:0", "--log", "/tmp/x.db"),
+            1,
+            "aiflow: '/tmp/x.db' is a path: write sqlite:/tmp/x.db",
+        ),
+        (
+            ("broker", "--bind", "tcp://127.0.0.1:0", "--log", "mem:", "--keys", "/none"),
+            2,
+            "aiflow: --keys names /none",
+        ),
+        (("events", "count", "--uri", "tcp://no.invalid:1", "--timeout", "0.01"), 1, ".*'no.invalid' is not known: "),
+        (("events", "count", "--uri", "tcp://a:1", "--key-file", "/none"), 1, "aiflow: the key file /none cannot be "),
+        (("keys", "new", "ann"), 2, "aiflow: what may ann do. Write `aiflow keys new ann --publish"),
         (("broker", "--log", "mem:", "--retain", "a=1"), 2, "aiflow: --retain: a mem: log is the broker's alone"),
         (("broker", "--log", "mem:", "--retain", "a"), 2, "aiflow: --retain: 'a' is no retention: write NAMESPACE="),
         (("events", "purge", "--namespace", "a", "--log", "mem:"), 2, "aiflow: which events. --older-than 30d"),
@@ -303,6 +389,21 @@ def test_wrong_usage_is_exit_code_2(aiflow, argv):
     code, out, err = aiflow(*argv)
     assert (code, out) == (2, "")
     assert err.startswith("usage: aiflow")
+
+
+def test_a_command_in_the_wrong_place_is_told_the_right_one(aiflow):
+    assert "did you mean `aiflow keys new` or `aiflow keys list` or" in aiflow("broker", "keys", "new")[2]
+    assert "did you mean `aiflow events send`?" in aiflow("send", "k")[2]
+
+
+def test_health_on_a_port_in_use_says_which(aiflow):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, _, err = aiflow("broker", "--bind", "tcp://127.0.0.1:0", "--log", "mem:", "--health", at)
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        f"aiflow: cannot serve health at {at}: Address already in use; name another port, or 0 for any",
+    )
 
 
 @pytest.mark.parametrize("c", cli.COMMANDS, ids=lambda c: c.name)

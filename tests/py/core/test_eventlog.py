@@ -1,6 +1,8 @@
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 
@@ -311,6 +313,14 @@ def test_what_a_signals_handler_raises_ends_the_wait_and_nothing_is_appended(hel
     assert log.append([Event("b")], "raised", head + 1) == [head + 1]
 
 
+def test_a_signal_is_handled_while_a_log_is_made(tmp_path, alarm):
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        alarm(other.rollback)
+        with EventLog(f"sqlite:{tmp_path}/log.db") as log:
+            assert log.head() == 0
+
+
 def test_a_lock_that_is_never_given_back_ends_the_wait(held):
     log, release = held
     head = log.head()
@@ -318,6 +328,25 @@ def test_a_lock_that_is_never_given_back_ends_the_wait(held):
         log.append([Event("a")], "never", head + 1)
     release()
     assert log.append([Event("a")], "never", head + 1) == [head + 1]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "pg"])
+def test_a_log_of_an_earlier_version_that_is_put_in_the_place_of_an_open_one_gets_what_it_lacks(tmp_path, kind):
+    if kind == "sqlite":
+        uri = f"sqlite:{tmp_path}/log"
+        other = sqlite3.connect(tmp_path / "log")
+    else:
+        psycopg2 = pytest.importorskip("psycopg2")
+        uri = os.environ.get("AIF_TEST_PG") or pytest.skip("no PostgreSQL: tests/with_postgres gives one")
+        other = psycopg2.connect(uri)
+    with contextlib.closing(other), EventLog(uri) as log:
+        head = log.head()
+        other.cursor().execute("ALTER TABLE aiflow_log_head DROP COLUMN log_id")
+        other.commit()
+        with pytest.raises(CorruptError, match="log_id"):
+            log.head()
+        assert log.head() == head
+        assert log.append([Event("a")], "earlier", head + 1) == [head + 1]
 
 
 def test_no_password_in_what_a_database_says():
@@ -391,3 +420,124 @@ def test_the_types_are_final_and_cannot_be_made_without_opening():
             type("Sub", (kind,), {})
         with pytest.raises(TypeError, match=r"object.__new__|is not safe"):
             object.__new__(kind)
+
+
+ELSEWHERE = """
+import os, sys
+from aiflow_ext import Event, EventLog
+log = EventLog(sys.argv[1])
+print(*log.append([Event("theirs")], "q", 1), flush=True)
+log.close() if sys.argv[2] == "close" else os.kill(os.getpid(), 9)
+"""
+
+
+def append_elsewhere(uri, end):
+    """Another process appends an event, and ends; return the offset that it got, or its error."""
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE, uri, end], capture_output=True, text=True, timeout=120)
+    return int(done.stdout) if done.stdout else done.stderr
+
+
+def unlink_ends(path, ends):
+    for end in ends:
+        os.unlink(f"{path}{end}")
+
+
+def checked(path):
+    """Return the keys of a log's events, by offset, when the file is sound."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    with EventLog(f"sqlite:{path}") as log:
+        return {e.offset: e.key for e in log.read(0)}
+
+
+GONE = pytest.mark.parametrize("gone", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids=" ".join)
+
+
+@GONE
+def test_without_its_wal_or_shm_a_log_takes_nothing_more_and_keeps_what_it_had(tmp_path, gone):
+    path = tmp_path / "log"
+    with EventLog(f"sqlite:{path}") as log:
+        append(log, Event("a"), Event("a"))
+        unlink_ends(path, gone)
+        for _ in range(2):
+            with pytest.raises(CorruptError, match=r"the -wal or the -shm file of .* end all programs"):
+                append(log, Event("a"), sequence=3)
+        with pytest.raises(CorruptError):
+            log.head()
+    assert checked(path) == {1: "a", 2: "a"}
+    with EventLog(f"sqlite:{path}") as log:
+        assert append(log, Event("a"), sequence=3) == [3]
+
+
+@GONE
+def test_a_log_that_was_only_opened_knows_its_wal_and_shm(tmp_path, gone):
+    """SQLite makes them at the first read, which must not be after the check."""
+    path = tmp_path / "log"
+    with EventLog(f"sqlite:{path}") as log:
+        unlink_ends(path, gone)
+        with pytest.raises(CorruptError):
+            append(log, Event("a"))
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+@GONE
+def test_two_processes_do_not_both_acknowledge_what_only_one_log_keeps(tmp_path, gone, end):
+    """Whoever finds no -wal or -shm makes one: what it has acknowledged is there when we have ended."""
+    path = tmp_path / "log"
+    with EventLog(f"sqlite:{path}") as log:
+        append(log, Event("a"))
+    with EventLog(f"sqlite:{path}") as log:
+        append(log, Event("a"), sequence=2)
+        unlink_ends(path, gone)
+        theirs = append_elsewhere(f"sqlite:{path}", end)
+        with pytest.raises(CorruptError):
+            append(log, Event("a"), sequence=3)
+    kept = checked(path)
+    assert kept[1] == "a"
+    if gone == ["-wal"]:  # they cannot read the log without it, so they add nothing, and ours is saved
+        assert "disk I/O error" in theirs
+        assert kept == {1: "a", 2: "a"}
+    elif gone == ["-shm"]:  # made from -wal, which has all
+        assert kept == {1: "a", 2: "a", theirs: "theirs"}
+    else:
+        assert kept == {1: "a", theirs: "theirs"}
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_a_log_that_is_closed_unused_does_not_overwrite_what_others_wrote(tmp_path, end):
+    path = tmp_path / "log"
+    with EventLog(f"sqlite:{path}") as log:
+        append(log, Event("a"))
+    with EventLog(f"sqlite:{path}") as log:
+        append(log, Event("a"), sequence=2)
+        unlink_ends(path, ["-wal", "-shm"])
+        theirs = append_elsewhere(f"sqlite:{path}", end)
+    assert checked(path) == {1: "a", theirs: "theirs"}
+
+
+def test_a_second_log_of_a_process_does_not_begin_with_a_deleted_shm(tmp_path):
+    """All of one process share it."""
+    uri = f"sqlite:{tmp_path}/log"
+    with EventLog(uri) as log:
+        append(log, Event("a"))
+    with EventLog(uri):
+        unlink_ends(tmp_path / "log", ["-wal", "-shm"])
+        with pytest.raises(CorruptError), EventLog(uri) as second:
+            append(second, Event("a"), sequence=2)
+    assert checked(tmp_path / "log") == {1: "a"}
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_a_second_log_of_a_process_does_not_begin_with_the_shm_that_another_process_replaced(tmp_path, end):
+    """It would get the deleted one with the new -wal, and overwrite there what the other one wrote."""
+    path = tmp_path / "log"
+    uri = f"sqlite:{path}"
+    with EventLog(uri) as log:
+        append(log, Event("a"))
+    with EventLog(uri):
+        unlink_ends(path, ["-wal", "-shm"])
+        theirs = append_elsewhere(uri, end)
+        for _ in range(2):
+            with pytest.raises(CorruptError, match="end all programs"), EventLog(uri) as second:
+                append(second, Event("a"), sequence=2)
+    assert checked(path) == {1: "a", theirs: "theirs"}

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from aiflow_ext import Event, EventClient, EventLog, _core
-from aiflow_ext.errors import StoreError
+from aiflow_ext.errors import CorruptError, ReplacedError, StoreError
 
 PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/libexec"
 TOOLS = {tool: shutil.which(tool, path=PATH) for tool in ("mariadb-install-db", "mariadbd", "mariadb", "openssl")}
@@ -141,6 +141,17 @@ def test_a_signal_is_handled_while_a_call_waits_for_a_lock(server, alarm, raised
         assert append(log, 1, 2) == [1, 2]
 
 
+def test_a_signal_is_handled_while_another_process_makes_the_log(server, alarm):
+    command = [TOOLS["mariadb"], "--no-defaults", "--user=root", f"--socket={server.folder}/socket", "-N", "-n", "log"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdin.write("SELECT GET_LOCK(CONCAT('aiflow_', SHA1(DATABASE())), 60);\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "1\n"
+        alarm(other.stdin.close)
+        with EventLog(server.uri) as log:
+            assert append(log, 1, 1) == [1]
+
+
 def test_what_was_answered_is_there_after_kill_9(server):
     with EventLog(server.uri) as log:
         for i in range(50):
@@ -156,8 +167,8 @@ def test_what_was_answered_is_there_after_kill_9(server):
 @pytest.mark.parametrize(
     ("setting", "value", "why"),
     [
-        ("innodb_flush_log_at_trx_commit", 2, "innodb_flush_log_at_trx_commit is 2: a crash may take events"),
-        ("sync_binlog", 0, "has a binary log, and its sync_binlog is 0: a crash may take events"),
+        ("innodb_flush_log_at_trx_commit", 2, "innodb_flush_log_at_trx_commit is 2: a crash may take what was"),
+        ("sync_binlog", 0, "has a binary log, and its sync_binlog is 0: a crash may take what was"),
     ],
 )
 def test_a_server_that_may_forget_is_refused_unless_that_is_meant(server, setting, value, why):
@@ -170,6 +181,39 @@ def test_a_server_that_may_forget_is_refused_unless_that_is_meant(server, settin
     finally:
         server.sql(f"SET GLOBAL {setting} = 1")
     EventLog(server.uri).close()
+
+
+def test_a_server_that_comes_back_with_other_settings_is_waited_for(server):
+    """It is no mistake of who appends then."""
+    with EventLog(server.uri) as log:
+        assert append(log, 1, 1) == [1]
+        server.end()
+        server.start()
+        server.sql("SET GLOBAL sync_binlog = 0")
+        try:
+            with pytest.raises(StoreError):
+                append(log, 2, 1)
+            with pytest.raises(StoreError, match="its sync_binlog is 0: a crash may take"):
+                append(log, 2, 1)
+        finally:
+            server.sql("SET GLOBAL sync_binlog = 1")
+        assert append(log, 2, 1) == [2]
+
+
+def test_a_binary_log_of_statements_is_refused_when_the_log_is_opened(server):
+    """The server would refuse each append, in words that name no setting of ours."""
+    server.sql("SET GLOBAL binlog_format = STATEMENT")
+    try:
+        for durable in ("", "?durable=no"):
+            with pytest.raises(ValueError, match=r"its binlog_format is STATEMENT, .*: set it to ROW"):
+                EventLog(server.uri + durable)
+        server.sql("SET GLOBAL binlog_format = ROW")
+        with EventLog(server.uri) as log:
+            assert append(log, 1, 1) == [1]
+    finally:
+        server.sql("SET GLOBAL binlog_format = MIXED")
+    with EventLog(server.uri) as log:
+        assert append(log, 1, 2) == [1, 2]
 
 
 def test_a_value_passes_by_a_small_packet_or_is_refused_at_once(server):
@@ -258,3 +302,37 @@ def test_brokers_share_a_log_on_a_server_that_is_killed_and_comes_back(server, b
     assert seen[0] == seen[1]
     for key in "ab":  # each once, and in order
         assert [int(e.value) for e in seen[0] if e.key == key] == list(range(100))
+
+
+def test_dropped_tables_are_not_made_again_under_a_broker(server, brokers):
+    uri = brokers[0].uri
+    with EventClient(uri) as client, client.subscribe(after=0) as subscription:
+        for i in range(5):
+            client.publish(Event("k", str(i)))
+        assert [next(subscription).offset for _ in range(5)] == [1, 2, 3, 4, 5]
+        server.sql("USE log; DROP TABLE aiflow_event, aiflow_log_purged, aiflow_log_head, aiflow_cursor")
+        for _ in range(2):
+            with pytest.raises(CorruptError):
+                client.publish(Event("k"))
+        assert server.sql("SHOW TABLES FROM log").stdout == ""
+        for broker in brokers:
+            broker.stop()
+        with _core.Broker(uri, server.uri) as broker:
+            broker.start()
+            with pytest.raises(ReplacedError, match=r"saw first: offset 5 .* ends at 0"):
+                next(subscription)
+            assert client.publish(Event("k")) == 1
+
+
+def test_a_broker_ends_though_its_server_hangs(server, broker_process):
+    broker_process.kill()
+    broker_process.log = server.uri
+    broker_process.start()
+    with EventClient(broker_process.uri) as client:
+        client.publish(Event("k"))
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
+            broker_process.ends_though_its_log_hangs(client)
+        finally:
+            server.process.send_signal(signal.SIGCONT)

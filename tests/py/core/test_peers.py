@@ -4,11 +4,10 @@ import json
 import re
 import sqlite3
 import struct
-import subprocess
-import sys
 from contextlib import ExitStack, closing
 
 import pytest
+from brokers import BrokerProcess
 from zmtp import MORE, Peer, text
 
 PUBLISH, SUBSCRIBE, PING, STATUS = 1, 5, 9, 14
@@ -16,33 +15,9 @@ PONG, SUBSCRIBED, STATUSED = 0x89, 0x85, 0x8E
 UNSEEDED = 0x6B8B4567  # the first number of a rand() that nobody seeded
 
 
-class Served:
-    """`aiflow broker` as a process, its lines in a file."""
-
+class Served(BrokerProcess):
     def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        command = [sys.executable, "-m", "aiflow_ext.cli", "broker", "--bind", "tcp://127.0.0.1:0"]
-        self.process = subprocess.Popen(
-            [*command, "--log", f"sqlite:{self.folder}/log"], stderr=subprocess.PIPE, text=True
-        )
-        self.said = []
-        self.uri = self.wait_for(r"serving (\S+), log")[1]
-        return self
-
-    def __exit__(self, *exc):
-        self.process.terminate()
-        self.said += self.process.stderr
-        self.process.stderr.close()
-        assert self.process.wait(60) == 0, self.said
-
-    def wait_for(self, pattern):
-        for line in self.process.stderr:
-            self.said.append(line)
-            if found := re.search(pattern, line):
-                return found
-        raise AssertionError(f"it never said {pattern}: {self.said}")
+        super().__init__("tcp://127.0.0.1:0", f"sqlite:{folder}/log")
 
     def resident(self):
         """Return its memory, in MiB."""
@@ -63,7 +38,7 @@ def event(sequence):
 
 
 def subscribe(peer, number):
-    peer.frame(SUBSCRIBE, number, struct.pack("<QIB", 2**64 - 1, 1 << 20, 0) + text(b"*") * 5)
+    peer.frame(SUBSCRIBE, number, struct.pack("<QQIB", 2**64 - 1, 0, 1 << 20, 0) + text(b"*") * 5)
     assert peer.answer()[:2] == (SUBSCRIBED, number)
 
 
@@ -97,6 +72,13 @@ def test_nobody_guesses_the_routing_id_that_is_given_next(served):
         for _ in range(40):
             ping(stack.enter_context(Peer(served.uri)))
         ping(first)
+
+
+def test_who_leaves_without_a_word_is_not_said_to_speak_another_protocol(served):
+    with Peer(served.uri):
+        pass
+    # Who left before it was asked for its address has none.
+    served.wait_for(r'connection refused address=(127\.0\.0\.1|unknown) why="it sent no frame: .*or left at once"')
 
 
 def test_a_peer_s_name_is_not_its_routing_id(served):

@@ -85,7 +85,7 @@ def test_poll_and_close(broker):
                 await subscription.poll(1)
             subscription.close()
             assert await iterating == []
-            assert subscription.cursor == 1
+            assert (subscription.cursor, subscription.log_id) == (1, client.client.status()["log_id"])
 
     asyncio.run(main())
 

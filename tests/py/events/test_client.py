@@ -1,6 +1,8 @@
 import contextlib
 import errno
 import os
+import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 
 from aiflow_ext import Event, EventClient, _core
 from aiflow_ext.errors import ClosedError, StoreError
-from aiflow_ext.events import subscription
+from aiflow_ext.events import connection, subscription
 
 
 def test_publish_tells_the_offset(client):
@@ -245,7 +247,10 @@ def test_a_hint_is_bounded(client):
 def test_no_broker_is_a_timeout_that_says_what_must_run(tmp_path):
     uri = f"ipc://{tmp_path}/nobody"
     with EventClient(uri) as client:
-        text = f"no answer from {uri} in 0.05 s: `airflow scheduler --event-mode` or `aiflow broker` must run"
+        text = (
+            f"no answer from {uri} in 0.05 s (there is no socket {tmp_path}/nobody): start `airflow scheduler "
+            "--event-mode` or `aiflow broker`, or set AIFLOW_BROKER to the address of one"
+        )
         for call in (
             lambda: client.publish(Event("a"), timeout=0.05),
             lambda: client.list(timeout=0.05),
@@ -255,6 +260,25 @@ def test_no_broker_is_a_timeout_that_says_what_must_run(tmp_path):
             with pytest.raises(TimeoutError) as caught:
                 call()
             assert str(caught.value) == text
+
+
+def test_a_wait_is_logged_once_and_again_after_an_answer(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(connection, "TELL", 0.0)
+    uri = f"ipc://{tmp_path}/nobody"
+
+    def waits(times):
+        for _ in range(times):
+            with pytest.raises(TimeoutError):
+                client.head(timeout=1.1 * subscription.SLICE)
+        return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+    with EventClient(uri) as client:
+        (said,) = waits(2)
+        assert said.startswith(f"aiflow: no answer from {uri} yet, waiting 1 s more at most (there is no socket ")
+        with _core.Broker(uri, "mem:") as broker:
+            broker.start()
+            assert client.head() == 0
+        assert len(waits(1)) == 2
 
 
 def test_what_the_store_said_is_told_when_the_last_try_has_no_answer(client):
@@ -385,3 +409,64 @@ def test_a_full_disk_is_ridden_out_or_named(tmp_path):
     said, after = out.stdout.splitlines()
     assert after == "None ridden out"
     assert "full" in said or "disk" in said or os.strerror(errno.EFBIG) in said
+
+
+@contextlib.contextmanager
+def handler(function):
+    """Have the handler of a signal call function; yields what makes the signal come, some time from now."""
+    before = signal.signal(signal.SIGALRM, lambda *_: function())
+    try:
+        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_whose_handler_raises_leaves_the_client_as_it_was(client):
+    """At any moment of a publish: the next one does not wait for it, and who was told an offset has one event there."""
+
+    def interrupt():
+        raise InterruptedError
+
+    moments, told, interrupts = random.Random(1), {}, []
+    client.publish(Event("first"))
+    with handler(interrupt) as in_seconds:
+        for i in range(4_000):
+            try:
+                in_seconds(moments.uniform(1e-6, 4e-4))
+                offset = client.publish(Event("k", str(i)))
+                told[str(i)] = offset
+                in_seconds(0)
+            except InterruptedError as e:
+                interrupts.append(e)  # its traceback keeps everything that it went through
+    assert interrupts
+    with EventClient(client.uri) as other:
+        found = other.list("k")
+    assert len({e.value for e in found}) == len(found)
+    assert told.items() <= {e.value: e.offset for e in found}.items()
+    threads = [threading.Thread(target=client.publish, args=(Event("of a thread"),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert client.count("of a thread") == 2
+
+
+def test_the_handler_of_a_signal_may_publish_with_the_client_that_it_interrupts(broker):
+    """Each event is there once, also the interrupted one, which is sent again."""
+    moments, sent = random.Random(2), []
+
+    def publish():
+        sent.append(client.publish(Event("handler")))
+        client.listen(print, "none").stop()
+
+    with EventClient(broker.uri, client_id="one") as client, handler(publish) as in_seconds:
+        for i in range(1_000):
+            in_seconds(moments.uniform(1e-6, 4e-4))
+            client.publish(Event("k", str(i)))
+        in_seconds(0)
+        assert [e.value for e in client.list("k")] == list(map(str, range(1_000)))
+        assert sent
+        # A handler that comes late is interrupted by the next one, whose offset is then noted first.
+        assert [e.offset for e in client.list("handler")] == sorted(sent)
+        assert client.sequence == 1_001 + len(sent)

@@ -5,6 +5,8 @@ import sys
 import threading
 import time
 
+from brokers import BrokerProcess
+
 from aiflow_ext import Event, EventClient, EventLog
 
 PUBLISHERS, EACH, KILLS = 3, 40, 3
@@ -59,7 +61,7 @@ def test_the_broker_is_killed_while_clients_publish_and_listen(broker_process):
 
 def test_one_of_several_brokers_is_killed_again_and_again(tmp_path, broker_process):
     """Two over one log; clients know both, and each is killed in turn."""
-    other = type(broker_process)(tmp_path, "other")
+    other = BrokerProcess(f"ipc://{tmp_path}/other", broker_process.log)
     other.start()
     kill_while_clients_publish_and_listen([broker_process, other])
 

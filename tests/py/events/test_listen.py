@@ -129,7 +129,7 @@ def test_the_cursor_is_where_to_go_on(client):
     take(got, 2)
     listener.stop()
     assert listener.cursor == 3
-    with client.subscribe("*", after=listener.cursor) as rest:
+    with client.subscribe("*", after=listener.cursor, log_id=listener.log_id) as rest:
         assert next(rest).offset == 4
 
 

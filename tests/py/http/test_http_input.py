@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from aiflow_ext import Event
-from aiflow_ext.provider.http import cloudevents, jsontext, signatures
-from aiflow_ext.provider.http.arrivals import checked, identity_of, one_of_its_own
+from aiflow_ext.provider.http import cloudevents, jsontext, plain, signatures
+from aiflow_ext.provider.http.arrivals import Caller, checked, identity_of, one_of_its_own
 from aiflow_ext.provider.http.problems import Problem, of_error
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
@@ -78,6 +78,8 @@ def test_a_required_attribute_is_missing(name):
         ({"time": "2026-11-21T09:30:00"}, 400, "time is no RFC 3339 timestamp"),
         ({"time": "2026-13-21T09:30:00Z"}, 400, "time is no RFC 3339 timestamp"),
         ({"time": "2026-11-21T09:35:01Z"}, 422, "time is in the future"),
+        ({"time": "2026-11-20T09:30:60Z"}, 400, "time is no RFC 3339 timestamp"),  # a leap second is at midnight UTC
+        ({"namespace": "mlflow"}, 403, "the namespace 'mlflow' is the webhook's own"),
     ],
 )
 def test_what_is_no_cloud_event(changed, status, text):
@@ -85,7 +87,14 @@ def test_what_is_no_cloud_event(changed, status, text):
 
 
 @pytest.mark.parametrize(
-    "time", ["2026-11-21T09:35:00Z", "1985-04-12t23:20:50.52z", "2026-11-21T10:30:00.123456789+01:00"]
+    "time",
+    [
+        "2026-11-21T09:35:00Z",
+        "1985-04-12t23:20:50.52z",
+        "2026-11-21T10:30:00.123456789+01:00",
+        "1990-12-31T23:59:60Z",
+        "1990-12-31T15:59:60.5-08:00",
+    ],
 )
 def test_times_that_are_good(time):
     assert structured(time=time).event.key == "/training"
@@ -117,6 +126,11 @@ def test_binary_mode():
     refused(400, "not JSON", binary, b"text", content_type="application/json")
     refused(422, "not UTF-8 text", binary, b"\xff", content_type="image/png")
     refused(400, "Content-Type, not ce-datacontenttype", binary, ce_datacontenttype="text/plain")
+    assert binary(b"hello", content_type=...).event.value == "hello"  # there is no default of JSON
+    raw = "naïve".encode().decode("latin-1")  # as a server gives the bytes of a header
+    assert binary(ce_subject=raw).event.key == "naïve"
+    assert binary(ce_subject=raw + "%20%E2%82%AC").event.key == "naïve €"
+    refused(422, "ce-subject is not UTF-8", binary, ce_subject="na\xefve")
     refused(422, "ce-subject is not UTF-8", binary, ce_subject="%FF")
     refused(400, "data is no attribute", binary, ce_data="x")
     twice = [("ce-id", "1"), ("CE-ID", "2")]
@@ -167,6 +181,20 @@ def test_identities():
     assert one_of_its_own() != one_of_its_own()
 
 
+def test_who_says_it():
+    clerk, gateway = Caller("clerk", for_others=False), Caller("gateway", for_others=True)
+    event = structured()
+    assert gateway.says(event) == event
+    assert clerk.says(event).event.sender == "clerk"
+    theirs = Caller("other", for_others=False).says(event)
+    assert len({a.identity for a in (event, clerk.says(event), theirs)}) == 3
+    assert clerk.says(event) == clerk.says(structured())  # sent again it is a duplicate
+    alone = plain.parse(b'{"key": "k"}', clerk)[0]
+    assert clerk.says(alone).identity == alone.identity
+    refused(403, "the sender cannot be 'gateway'", plain.parse, b'{"key": "k", "sender": "gateway"}', clerk)
+    assert plain.parse(b'{"key": "k", "sender": "x"}', gateway)[0].event.sender == "x"
+
+
 def github(secret, body):
     return "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
 
@@ -212,13 +240,14 @@ def test_ids_of_deliveries():
 
 
 def test_errors_of_the_log_become_answers(caplog):
-    from aiflow_ext.errors import AccessError, ConflictError, CorruptError, RetentionError, StoreError
+    from aiflow_ext.errors import AccessError, ConflictError, CorruptError, ReplacedError, RetentionError, StoreError
 
     statuses = {
         TimeoutError("ipc:///secret/path"): 503,
         StoreError("secret text of the database"): 503,
         ConflictError("busy"): 503,
         RetentionError("events up to 5 were let go"): 410,
+        ReplacedError("the log was replaced"): 410,
         AccessError("not yours"): 403,
         CorruptError("secret bytes"): 502,
         ValueError("offset 9 is beyond the newest one, 3"): 422,

@@ -220,7 +220,7 @@ def test_describe_is_one_line():
         (lambda: every(60), r"every\(seconds=60\)"),
         (lambda: all_of(), r"all_of\(\) needs at least one"),
         (lambda: any_of("a"), r"write event\('a'\)"),
-        (lambda: event("a") & SimpleNamespace(task_id="t"), r"write status\('t', \"success\"\)"),
+        (lambda: event("a") & SimpleNamespace(task_id="t"), r"write status\('t', 'success'\)"),
         (lambda: event("a") | 5, "5 is not a condition"),
         (lambda: status("", "running"), "the task is empty"),
         (lambda: status(5, "running"), "5 is no task"),
@@ -262,7 +262,9 @@ def test_r64_within_needs_a_count():
     [("FINISHED", "success"), ("RUNNING", "running"), ("killed", "failed"), ("sucess", "success"), ("Done", "success")],
 )
 def test_r65_a_state_that_is_none_names_the_nearest(state, near):
-    with pytest.raises(ValueError, match=f"no such state, did you mean '{near}'\\?; the states are scheduled, queued,"):
+    with pytest.raises(
+        ValueError, match=f"no such state \\(did you mean '{near}'\\?\\); the states are scheduled, queued,"
+    ):
         status("a", state)
     with pytest.raises(ValueError, match="no such state; the states are"):
         status("a", "xyzzy")
@@ -340,7 +342,7 @@ def test_good_rules_have_no_errors():
 def test_r66_a_task_that_is_not_there():
     assert errors({"b": [start(status("trian", "running"))]}, {"train"}) == [
         "task 'b', rule 'start_1': status('trian', 'running'): there is no task 'trian' in this Dag; "
-        "did you mean 'train'?"
+        "did you mean 'train'? Then write status('train', 'running')"
     ]
     assert "did you mean 'group.x'" in errors({"b": [start(status("x", "running"))]}, {"group.x"})[0]
     assert "the tasks are b, train" in errors({"b": [start(event("k") & status("zzz", "failed"))]}, {"train"})[0]
@@ -385,7 +387,7 @@ def test_r69_what_a_dag_cannot_have():
         "downstream= is for a task; a started run runs all its tasks",
     ]
     (error,) = errors({}, {"a"}, [Rule(None, "stop", status("a", "failed"))])
-    assert """event("d.a", 'failed', namespace="airflow", type="TASK_STATUS_CHANGED")""" in error
+    assert """event("d.a", "failed", namespace="airflow", type="TASK_STATUS_CHANGED")""" in error
 
 
 def test_r70_names_versions_and_numbers():
@@ -402,3 +404,13 @@ def test_importing_rules_imports_neither_airflow_nor_the_core():
     code = "import sys, aiflow_ext.rules; print([m for m in sys.modules if m.startswith('airflow') or '_core' in m])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out == "[]\n"
+
+
+def test_r63_ids_that_are_too_long_for_a_key():
+    name = "ü" * 250
+    fits = {"a", name}
+    assert check_dag(name, {"a": rules_json(start(event("a")))}, fits) == []
+    long = "語" * 250
+    (error,) = check_dag(long, {"a": rules_json(start(event("a")))}, {"a", name})
+    assert "1251 bytes" in error
+    assert "a shorter id" in error

@@ -165,11 +165,32 @@ def test_one_that_hangs_is_killed_at_the_end(tended):
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_one_that_says_nothing_any_more_is_killed_and_started_again(tended, caplog, monkeypatch):
+    """Stopped, as a hanging one; then it serves what it had."""
+    with EventClient(tended.uri) as client:
+        pid = tended.serves()
+        client.publish(Event("a"))
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED)
+        with monkeypatch.context() as soon:
+            soon.setattr(embedded, "SILENT_SEC", 0.5)
+            tended.until(lambda: not lives(pid))
+        assert tended.serves(besides=pid)
+        assert client.publish(Event("b"), timeout=120) == 2
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert said == [
+        "aiflow: the broker's process says nothing any more, it is killed",
+        "aiflow: the broker's process ended (killed by signal 9), it is started again at once",
+    ]
+
+
 def test_the_second_one_waits_and_takes_over(tended, tmp_path, caplog):
     first = tended.serves()
     second = Tended(tmp_path)
     second.until(lambda: f"another process (pid {first}) serves {tmp_path}/b; this one takes over" in caplog.text)
     assert second.broker.up
+    heard = second.broker._heard
+    second.until(lambda: second.broker._heard > heard)  # else it would be taken for one that hangs
     tended.broker.close()
     assert second.serves() != first
     second.broker.close()
@@ -203,6 +224,7 @@ def test_ctrl_c_is_for_the_scheduler(tmp_path):
     """To all processes of a terminal at once; the scheduler publishes a last event, and ends the broker."""
     last = """
 try:
+    print("waits", flush=True)
     tend_until(lambda: False)
 except KeyboardInterrupt:
     with EventClient(sys.argv[1]) as client:
@@ -211,6 +233,7 @@ except KeyboardInterrupt:
 """
     with scheduler(tmp_path, last, process_group=0) as (process, pid):
         assert serves(process)
+        assert process.stdout.readline() == "waits\n"
         os.killpg(process.pid, signal.SIGINT)
         assert (process.communicate(timeout=120)[0], process.returncode) == ("1\n", 0)
     assert not lives(pid)

@@ -23,4 +23,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Remove it; the others stay."""
     if op.get_bind().dialect.name == "postgresql":
-        op.execute(sa.text(f"DROP FUNCTION IF EXISTS aiflow_notify_{notify.EVENTS}() CASCADE"))
+        op.execute(sa.text("DROP FUNCTION IF EXISTS aiflow_notify_asset_event() CASCADE"))

@@ -9,8 +9,14 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\3\0" + b"NULL".ljust(20, b"\0") + bytes(3
 
 class Peer:
     def __init__(self, uri, routing_id=b""):
-        host, _, port = uri.removeprefix("tcp://").rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=120)
+        scheme, _, where = uri.partition("://")
+        if scheme == "ipc":
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(120)
+            self.socket.connect(where)
+        else:
+            host, _, port = where.rpartition(":")
+            self.socket = socket.create_connection((host, int(port)), timeout=120)
         self.socket.sendall(GREETING)
         self.read(len(GREETING))
         self.part(b"\5READY" + ready(b"Socket-Type", b"DEALER") + ready(b"Identity", routing_id), COMMAND)
@@ -44,7 +50,7 @@ class Peer:
 
     def frame(self, kind, number, body=b""):
         """Send a frame of docs/protocol.md."""
-        self.part(b"\xaf\3" + bytes([kind, 0]) + struct.pack("<Q", number) + body)
+        self.part(b"\xaf\4" + bytes([kind, 0]) + struct.pack("<Q", number) + body)
 
     def answer(self):
         """Return the next frame's kind, number and body; heartbeats are not answered."""

@@ -1,0 +1,24 @@
+"""NOTIFY triggers that name no column of Airflow's, so that PostgreSQL lets Airflow change its tables."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+from aiflow_ext.provider.db import notify
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make them anew."""
+    if op.get_bind().dialect.name == "postgresql":
+        for statement in notify.drop_statements() + notify.create_statements():
+            op.execute(sa.text(statement.replace(":=", r"\:=")))
+
+
+def downgrade() -> None:
+    """They say the same as before; nothing is to be done."""

@@ -1,0 +1,70 @@
+"""Our triggers on Airflow's tables, in PostgreSQL: what they say, and that they are in nobody's way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from airflows import DAGS
+from deployment import Deployment
+
+FILLED = {"uuid": "gen_random_uuid()", "integer": "0", "character varying": "'x'", "json": "'{}'", "jsonb": "'{}'"}
+CHANGES = (  # each was refused, or made the next UPDATE of the table fail
+    "ALTER TABLE task_instance ALTER COLUMN state TYPE varchar(40)",
+    "ALTER TABLE task_instance DROP COLUMN trigger_id",
+    "ALTER TABLE dag_run ALTER COLUMN state TYPE varchar(100)",
+    "ALTER TABLE dag ALTER COLUMN is_paused DROP DEFAULT",
+    "ALTER TABLE dag ALTER COLUMN is_paused TYPE integer USING is_paused::integer",
+    "ALTER TABLE slot_pool ALTER COLUMN slots TYPE bigint",
+)
+
+
+def insert(cursor: Any, table: str, **values: str) -> None:
+    """Insert a row of which only these columns matter; others have what their type asks for."""
+    cursor.execute(
+        "SELECT column_name, data_type FROM information_schema.columns"
+        " WHERE table_name = %s AND is_nullable = 'NO' AND column_default IS NULL",
+        [table],
+    )
+    filled = {name: FILLED.get(kind, "now()" if "time" in kind else "false") for name, kind in cursor.fetchall()}
+    filled |= {name: f"'{value}'" for name, value in values.items()}
+    cursor.execute(f"INSERT INTO {table} ({', '.join(filled)}) VALUES ({', '.join(filled.values())})")
+
+
+def heard(connection: Any) -> list[str]:
+    """What was notified since the last time."""
+    connection.poll()
+    said = [notice.payload for notice in connection.notifies]
+    connection.notifies.clear()
+    return said
+
+
+def test_a_migration_of_airflow_may_change_what_triggers_look_at(server: str, tmp_path: Path) -> None:
+    airflow = Deployment(tmp_path, DAGS, database=server)
+    airflow.names = []  # its database is enough
+    with airflow:
+        uri = airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+        connection = psycopg2.connect(uri)
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("SET session_replication_role = replica")  # rows that refer to none
+        insert(cursor, "task_instance", dag_id="d", run_id="r", state="running")
+        insert(cursor, "dag", dag_id="d")
+        cursor.execute("SET session_replication_role = origin")
+        cursor.execute("LISTEN aiflow_wake")
+        update = "UPDATE task_instance SET state = %s WHERE dag_id = 'd'"
+        pool = "UPDATE slot_pool SET description = 'x'"
+        try:
+            for state, said in (("success", ["dirty\x1fd\x1fr"]), ("scheduled", []), ("running", ["status\x1fd\x1fr"])):
+                cursor.execute(update, [state])
+                assert heard(connection) == said
+            for change in CHANGES:
+                cursor.execute(change)
+            for statement in ("UPDATE dag_run SET state = 'queued'", "UPDATE dag SET is_paused = 1", pool):
+                cursor.execute(statement)
+            assert heard(connection) == ["full"]
+            cursor.execute(update, [None])
+            assert heard(connection) == ["dirty\x1fd\x1fr"]
+        finally:
+            connection.close()
