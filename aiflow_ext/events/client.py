@@ -414,7 +414,7 @@ class EventClient:
         return self._connection.answer(client.head, timeout)
 
     def offset_at(self, time: Time, timeout: float = TIMEOUT) -> int:
-        """Return the offset of the newest event that was created before time; 0: none was.
+        """Return the offset of the newest event that was created before the millisecond of time; 0: none was.
 
         Events are created, by the log's clock, in the order of their offsets: those beyond it are of then or later.
 

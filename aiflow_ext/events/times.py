@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MS = timedelta(milliseconds=1)
 SLICE = 1.0  # seconds in the core before signals are looked at
 UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PART = r"(\d+(?:\.\d+)?)(ms|[smhdw])"
@@ -41,7 +42,7 @@ def moment(text: str, now: datetime) -> datetime:
 
 
 def since_epoch(moment: datetime | int) -> int:
-    """Return moment in ms since the epoch, rounded up: what was created before it was created before that ms.
+    """Return the ms since the epoch that moment is in: what is created after it was not created before that ms.
 
     :raises ValueError: it has no time zone.
     :raises TypeError: it is neither.
@@ -52,7 +53,7 @@ def since_epoch(moment: datetime | int) -> int:
         raise TypeError(f"a time is a datetime, or ms since the epoch as an int, not {type(moment).__name__}")
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone: as in datetime.now(timezone.utc)")
-    return max(0, -((EPOCH - moment) // timedelta(milliseconds=1)))
+    return max(0, (moment - EPOCH) // MS)
 
 
 def shown(ms: int) -> str:
