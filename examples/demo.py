@@ -25,7 +25,7 @@ from deployment import Deployment, free_port, stop_recorded
 HERE = Path(__file__).parent
 HOME = HERE.parent / "build" / "airflow"
 IMAGES, VERSION_EVERY, HELD_OUT_EVERY = 1797, 200, 9
-PATIENCE = 60  # seconds in which something that is missing must come
+PATIENCE = 300  # seconds in which something that is missing must come
 VERSIONS = IMAGES // VERSION_EVERY
 REACTION = {"MODEL_GENERATED": "evaluate", "MODEL_VALIDATED": "serve"}
 DAG = "online_learning"

@@ -225,10 +225,12 @@ class Deployment:
         ticks = sum(sum(s.cpu) for s in _stats() if s.session == self.pid(name))
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def wait_until(self, predicate: Callable[[], T], timeout: float = 240.0, what: str = "", *, poll: float = 0.1) -> T:
+    def wait_until(
+        self, predicate: Callable[[], T], timeout: float = rest.PATIENCE, what: str = "", *, poll: float = 0.1
+    ) -> T:
         return rest.wait_until(predicate, timeout, what, poll=poll, blame=self.tails)
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 240.0) -> None:
+    def wait_for_dag(self, dag_id: str, timeout: float = rest.PATIENCE) -> None:
         """Until the Dag has been parsed; an import error of a file that names it ends the waiting."""
 
         def parsed() -> bool:
@@ -241,7 +243,7 @@ class Deployment:
 
         self.wait_until(parsed, timeout, f"Dag {dag_id} is parsed", poll=0.3)
 
-    def wait_for_run(self, dag_id: str, run_id: str, state: str = "success", timeout: float = 240.0) -> None:
+    def wait_for_run(self, dag_id: str, run_id: str, state: str = "success", timeout: float = rest.PATIENCE) -> None:
         """Until the run is in `state`; a run that ended otherwise ends the waiting."""
 
         def reached() -> bool:
@@ -255,7 +257,7 @@ class Deployment:
 
         self.wait_until(reached, timeout, f"{dag_id} {run_id} is {state}", poll=0.2)
 
-    def run_dag(self, dag_id: str, conf: dict[str, Any] | None = None, timeout: float = 240.0) -> str:
+    def run_dag(self, dag_id: str, conf: dict[str, Any] | None = None, timeout: float = rest.PATIENCE) -> str:
         """Wait for the Dag, unpause it, run it to success; the run id."""
         self.wait_for_dag(dag_id)
         self.rest.unpause(dag_id)
@@ -357,7 +359,7 @@ class Deployment:
                 raise RuntimeError(f"{name} ended at once\n{self.tails(40)}")
             return check()
 
-        self.wait_until(ready, 240.0, f"{name} works")
+        self.wait_until(ready, what=f"{name} works")
 
     def _job_runs(self, name: str, last: int) -> bool:
         statement = "SELECT 1 FROM job WHERE job_type = ? AND id > ? AND state = 'running'"
@@ -474,16 +476,20 @@ def _started(pid: int) -> int:
     return 0 if stat.state == "Z" else stat.began
 
 
+_held: list[socket.socket] = []  # so that nobody else is given the same port until its server has come up
+
+
 def free_port(wanted: int = 0) -> int:
-    """A port nobody listens on: the wanted one if it is free."""
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", wanted))
-        except OSError:
-            s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """A port nobody listens on, the wanted one if it is free; it is nobody else's while this process lives."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        s.bind(("127.0.0.1", wanted))
+    except OSError:
+        s.bind(("127.0.0.1", 0))
+    _held.append(s)
+    port: int = s.getsockname()[1]
+    return port
 
 
 def _connect_server(uri: str, name: str) -> Any:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 FINISHED = ("success", "failed")
+PATIENCE = 1200.0  # seconds that something may take on a slow machine
 T = TypeVar("T")
 
 # Never through a proxy: the server is on this machine.
@@ -44,7 +45,7 @@ def send(method: str, url: str, body: object = None, headers: dict[str, str] | N
 
 def wait_until(
     predicate: Callable[[], T],
-    timeout: float = 240.0,
+    timeout: float = PATIENCE,
     what: str = "",
     *,
     poll: float = 0.1,

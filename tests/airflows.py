@@ -6,7 +6,6 @@ import base64
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -94,9 +93,7 @@ def deploy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
 
 def free_tcp() -> str:
     """An address of this host that nobody serves."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{deployment.free_port()}"
 
 
 def died(airflow: Deployment, logged: int) -> bool:

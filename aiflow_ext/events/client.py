@@ -116,7 +116,7 @@ class EventClient:
     def sequence(self) -> int:
         """The sequence of the next event; asks the broker where that is not known yet."""
         client = self._connection.client()
-        return self._connection.turn(lambda left: self._next_sequence(client, left), TIMEOUT)
+        return self._connection.turn(lambda left: self._next_sequence(client, TIMEOUT, left), TIMEOUT)
 
     def publish(self, event: Event, timeout: float = TIMEOUT, identity: Identity | None = None) -> int:
         """Return event's offset, once it is durable.
@@ -486,20 +486,20 @@ class EventClient:
         def publish(left: float) -> Offsets:
             first = 0
             if identities is None:  # reserved once: a resend is the same event
-                self._next_sequence(client, left)
+                self._next_sequence(client, timeout, left)
                 assert self._sequence is not None
                 first = self._sequence  # no call from here to the next line: the handler of a signal may publish
                 self._sequence = first + n
             producer = self._producer if identities is None else identities
             return self._connection.ask(
-                lambda ms: client.publish(chunk, producer, first, ms, self.namespace, sender), left
+                lambda ms: client.publish(chunk, producer, first, ms, self.namespace, sender), timeout, left
             )
 
         return self._connection.turn(publish, timeout)
 
-    def _next_sequence(self, client: _core.Client, timeout: float) -> int:
+    def _next_sequence(self, client: _core.Client, timeout: float, rest: float) -> int:
         if self._sequence is None:
-            after = self._connection.ask(lambda ms: client.sequence(self._producer, ms), timeout)
+            after = self._connection.ask(lambda ms: client.sequence(self._producer, ms), timeout, rest)
             if self._sequence is None:  # else a handler of a signal has asked, and published
                 self._sequence = after + 1
         return self._sequence

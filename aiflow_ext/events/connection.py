@@ -81,7 +81,7 @@ class Connection:
 
     def answer(self, call: Callable[[int], T], timeout: float) -> T:
         """Make a request when it is our turn, and return its answer."""
-        return self.turn(lambda left: self.ask(call, left), timeout)
+        return self.turn(lambda left: self.ask(call, timeout, left), timeout)
 
     def turn(self, work: Callable[[float], T], timeout: float) -> T:
         """Return what work returns, which has the connection and is told how many seconds are left.
@@ -100,13 +100,17 @@ class Connection:
             if True in taken:
                 self._turn.release()
 
-    def ask(self, call: Callable[[int], T], timeout: float) -> T:
-        """Make the same call, with ms to wait, until the broker has answered."""
+    def ask(self, call: Callable[[int], T], timeout: float, rest: float | None = None) -> T:
+        """Make the same call, with ms to wait, until the broker has answered.
+
+        :param timeout: the caller's, in seconds.
+        :param rest: how much of it is left; None: all.
+        """
         start = time.monotonic()
         failed: StoreError | None = None
         while True:
             waited = time.monotonic() - start
-            left = timeout - waited
+            left = (timeout if rest is None else rest) - waited
             if waited >= TELL and left > SLICE and not self._told:
                 self._tell(left, failed)
             try:

@@ -86,5 +86,5 @@ def test_it_has_the_key(part: str, tmp_path: Path) -> None:
         env = {name: text for name, text in os.environ.items() if not name.startswith(("AIRFLOW", "AIFLOW"))}
         program = [sys.executable, "-c", BEGIN + PARTS[part], broker.uri, str(key)]
         env |= {"AIRFLOW_HOME": str(tmp_path)}
-        done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr

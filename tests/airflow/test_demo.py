@@ -48,7 +48,7 @@ def test_a_question_without_an_answer_is_missing() -> None:
 
 def run_demo(home: Path, *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "examples" / "demo.py", "--home", home, *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800)
 
 
 def test_demo_then_down(tmp_path: Path) -> None:

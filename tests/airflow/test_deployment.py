@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from airflows import DATABASES, Deploy, Deployment
 from deployment import sessions
-from rest import wait_until
+from rest import RestError, wait_until
 
 KILLED = """
 import os, signal, sys
@@ -67,11 +67,17 @@ def test_what_users_do_waits_for_no_tasks(stock: Deployment) -> None:
     runs = [stock.rest.trigger("gate", {"file": str(stock.home / "open")}, f"many_{n}") for n in range(12)]
     ended = "SELECT count(*) FROM dag_run WHERE run_id LIKE ? AND state = 'success'"
 
+    late: list[RestError] = []  # the database was locked for 5 s
+
     def all_ended() -> bool:
-        stock.rest.unpause("gate")  # raises, where the database was locked for 5 s
+        try:
+            stock.rest.unpause("gate")
+        except RestError as e:
+            late.append(e)
         return bool(stock.sql(ended, "many_%")[0][0] == len(runs))
 
     stock.wait_until(all_ended)
+    assert len(late) <= 3, late
 
 
 def test_failure_shows_the_logs(stock: Deployment) -> None:

@@ -64,7 +64,7 @@ def test_standalone(tmp_path: Path) -> None:
         airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{offset}"])
         airflow.wait_for_run("born", f"aiflow__born__{offset}")
         process.send_signal(signal.SIGINT)
-        assert process.wait(240) == 0
+        assert process.wait(1200) == 0
     finally:
         kill_session(process.pid)
         process.wait()
@@ -82,7 +82,7 @@ def test_daemon(tmp_path: Path) -> None:
     try:
         unpause(airflow)
         with EventClient(f"ipc://{airflow.home}/aiflow/broker.sock") as client:
-            offset = client.publish(Event("birth"), timeout=240)
+            offset = client.publish(Event("birth"), timeout=1200)
             assert client.status()["pid"] in set(sessions(session)) - {pid}
         airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{offset}"])
         os.kill(pid, signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_a_broker_and_a_log_of_their_own(tmp_path: Path, broker: Broker) -> None
         offsets = []
         with EventClient(broker.uri) as client:
             for _ in range(2):
-                offsets.append(client.publish(Event("birth"), timeout=240))
+                offsets.append(client.publish(Event("birth"), timeout=1200))
                 airflow.wait_until(lambda: born(airflow) == [f"aiflow__born__{o}" for o in offsets])
                 broker.end()
                 broker.start()

@@ -295,16 +295,23 @@ class Player:
             worker = there[n % len(there)]
             if worker.state == "sent":
                 self._begin(worker)
+            elif worker.state == "slow":
+                self._gone(worker, failed=False)
             if worker.state == "running":
                 self._end(worker, how)
 
     def do_all(self, how: str) -> None:
         """All that were sent begin, and all end."""
+        self._hear_of_slow_ones()
         for worker in [w for w in self.world.workers if w.state != "gone"]:
             if worker.state == "sent":
                 self._begin(worker)
             if worker.state == "running":
                 self._end(worker, how)
+
+    def _hear_of_slow_ones(self) -> None:
+        for worker in [w for w in self.world.workers if w.state == "slow"]:
+            self._gone(worker, failed=False)
 
     def _end(self, worker: Worker, how: str) -> None:
         spec = self.check._spec((worker.key.dag_id, worker.key.run_id, worker.key.task_id)) or {"kind": "work"}
@@ -344,7 +351,9 @@ class Player:
         except HTTPException:
             self._gone(worker, failed=True)
         else:
-            self._gone(worker, failed=False)
+            worker.state = "slow"
+            if how != "slow":
+                self._gone(worker, failed=False)
         self.world.changed()
 
     def _skip(self, worker: Worker, spec: Any, how: str) -> None:
@@ -387,6 +396,8 @@ class Player:
         self.world.clock.move(seconds)
         self._no_hint |= seconds >= 30
         self.check.clock_back |= seconds < 0
+        if seconds > 1:
+            self._hear_of_slow_ones()
         self._beat()
         with create_session() as session:  # the Dag processor, each few minutes
             session.execute(update(DagModel).values(last_parsed_time=datetime.now(UTC)))
@@ -550,7 +561,7 @@ def _change(spec: Any, change: Step) -> None:
 
 # -- chance -------------------------------------------------------------------------------------------------------
 
-ENDS = ("success",) * 6 + ("failed",) * 4 + ("skipped", "vanish", "lost", "wait", "none")
+ENDS = ("success",) * 6 + ("failed",) * 4 + ("skipped", "vanish", "lost", "wait", "none", "slow", "slow")
 
 
 # How often each kind of step is chosen; a history has favourites, so that they meet each other.
@@ -685,6 +696,11 @@ def _aimed(r: Random, specs: list[dict[str, Any]]) -> tuple[tuple[Step, ...], ..
                 out.append((("run", n, None), ("all", "success"), ("begin", 0), fires, ("all", "success")))
             else:  # and one run is younger than its event
                 out.append((("run", n, None), ("and", *fires), ("and", "run", n, None), ("all", "success")))
+        if any(
+            task["kind"] == "deferrable" for task in spec["tasks"]
+        ):  # it goes on, and then its executor hears of its end
+            slow, hears = ("end", 0, "slow"), ("work", 0, "success")
+            out.append((("run", n, None), ("begin", 0), ("begin", 0), slow, slow, ("trigger", 0), hears, hears))
         for i, task in enumerate(spec["tasks"]):
             starts = [rule for rule in task.get("rules", ()) if rule["on"] == "start"]
             if starts:  # one more is pending when its rules are edited

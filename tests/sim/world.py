@@ -8,8 +8,9 @@ A scheduler stops at `Waker.wait()`, which hands control back to us, and at each
 
 from __future__ import annotations
 
-import select
+import select as descriptors
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,10 @@ from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
 from airflow.executors.base_executor import BaseExecutor
 from airflow.jobs.job import Job
 from airflow.models.pool import Pool
+from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from greenlet import getcurrent, greenlet
+from sqlalchemy import select
 
 import aiflow_ext.provider.scheduler.runner as runner_module
 from aiflow_ext import _core
@@ -93,7 +96,9 @@ class Worker:
     key: Any
     executor: Executor
     pid: int
-    state: str = "sent"  # running, gone
+    state: str = (
+        "sent"  # running; slow: it has told how its task ended, and its executor has not heard of its end; gone
+    )
     told: list[int] | None = None
     term: bool = False
     context: Any = None
@@ -169,6 +174,18 @@ class Runner(runner_module.EventSchedulerJobRunner):
             return 0
         return super()._critical_section_enqueue_task_instances(session)
 
+    def _process_executor_events(self, executor: Any, session: Any) -> int:
+        said = {key for key, (state, _) in executor.event_buffer.items() if state == "success"}
+        there = [w.ti_id for w in executor.world.workers if w.state in ("sent", "running") and w.key in said]
+        before = _states(session, there)
+        number = super()._process_executor_events(executor, session)
+        for ti_id, state in _states(session, there).items():
+            if before[ti_id] in ("queued", "running") and state in ("failed", "up_for_retry"):
+                raise Finding(
+                    "late-word", f"{ti_id} is {state}: its executor said that the process before it had ended"
+                )
+        return number
+
     def _until_full(self, session: Any) -> float:
         left = super()._until_full(session)
         world = self.executor.world
@@ -191,6 +208,13 @@ class Runner(runner_module.EventSchedulerJobRunner):
         if not self.executor.world.failed:
             raise Finding("reaction-failed", f"events wait for the next pass: {sys.exc_info()[1]!r}")
         super()._react_later()
+
+
+def _states(session: Any, ids: Sequence[Any]) -> dict[Any, str]:
+    if not ids:
+        return {}
+    rows = session.execute(select(TaskInstance.id, TaskInstance.state).where(TaskInstance.id.in_(ids)))
+    return {row.id: str(getattr(row.state, "value", row.state)) for row in rows}
 
 
 def _any(session: Any, rows: str) -> bool:
@@ -387,7 +411,7 @@ class World:
             connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (notify.CHANNEL, last))
             connection.commit()
         while last not in out:
-            if not select.select([self._watch.fileno()], [], [], 60)[0]:
+            if not descriptors.select([self._watch.fileno()], [], [], 60)[0]:
                 raise TimeoutError("PostgreSQL tells nothing")
             out += self._watch.poll()[1]
         return [payload for payload in out if not payload.startswith("sim")]

@@ -124,8 +124,10 @@ def keep(session: Session, watcher: Watcher, payloads: Iterable[dict[str, Any]],
     :param log_id: of the log that has these events.
 
     Airflow queues a Dag at the first asset event, and the run it makes takes none that is newer than that moment, nor
-    makes another run for those.  So the Dags' places in the queue are held, and renewed behind the last one.
+    makes another run for those.  So the Dags' places in the queue are held, and renewed behind the last one.  The
+    watcher's row comes first, for all who bring events to this asset: two of them would wait for each other.
     """
+    session.execute(select(models.consumer.c.name).where(models.consumer.c.name == watcher.name).with_for_update())
     queue = AssetDagRunQueue.asset_id == watcher.asset.id
     session.execute(select(AssetDagRunQueue.asset_id).where(queue).with_for_update())
     kept = sum([_keep(session, watcher, payload, log_id) for payload in payloads])

@@ -59,7 +59,7 @@ def test_the_trigger_alone(tmp_path: Path) -> None:
     """Its filters, its marks, and that it ends clean."""
     program = [sys.executable, "-X", "dev", "-W", "ignore", "-c", ALONE, f"ipc://{tmp_path}/b.sock"]
     env = os.environ | {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(program, env=env, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert told == [

@@ -26,7 +26,7 @@ def shared(
     for dags in (DAGS, HERE / "dags", HERE / "listeners" / "dags"):
         shutil.copytree(dags, folder / "dags", dirs_exist_ok=True)
     shutil.copy(HERE / "repairs" / "dags" / "noting.py", folder / "dags")
-    config = {"aiflow.stop_grace_sec": "1", "core.plugins_folder": str(HERE / "listeners" / "plugins")}
+    config = {"aiflow.stop_grace_sec": "3", "core.plugins_folder": str(HERE / "listeners" / "plugins")}
     database = server if request.param == "postgresql" else request.param
     with Deployment(folder / "af", folder / "dags", database=database, event_mode=True, config=config) as airflow:
         yield airflow

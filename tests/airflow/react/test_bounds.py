@@ -48,7 +48,7 @@ def runs(request: pytest.FixtureRequest, deploy: Deploy, tmp_path_factory: pytes
 def purge(airflow: Deployment, *args: str) -> dict[str, int]:
     """The command, with the settings of this Airflow: how many rows of each table went."""
     command = [sys.executable, "-m", "aiflow_ext.cli", "history", "purge", "-o", "json", *args]
-    done = subprocess.run(command, env=airflow.env, cwd=airflow.home, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=airflow.env, cwd=airflow.home, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     return {row["table"]: row["rows"] for row in json.loads(done.stdout)}
 

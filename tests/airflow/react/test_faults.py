@@ -21,6 +21,7 @@ import psutil
 import psycopg2
 import pytest
 from airflows import Deploy
+from rest import RestError
 
 from aiflow_ext import Event, EventClient
 from react.test_rules import Run, Runs
@@ -149,9 +150,20 @@ def parked(runs: Runs, dag_id: str = "heard") -> Run:
 
 def delete(run: Run) -> None:
     """As people do: Airflow deletes no run that goes on."""
-    rest, path = run.runs.airflow.rest, f"dags/{run.dag_id}/dagRuns/{run.run_id}"
-    rest.call("PATCH", path, {"state": "failed"})
-    rest.call("DELETE", path)
+    path = f"dags/{run.dag_id}/dagRuns/{run.run_id}"
+    call(run.runs, "PATCH", path, {"state": "failed"})
+    call(run.runs, "DELETE", path)
+
+
+def call(runs: Runs, method: str, path: str, body: object = None) -> None:
+    """As people do: again, where Airflow's server was the victim of a deadlock (it locks tasks before their run)."""
+    while True:
+        try:
+            runs.airflow.rest.call(method, path, body)
+            return
+        except RestError as e:
+            if e.status < 500:
+                raise
 
 
 def test_a_burst_on_twenty_runs_is_acted_on_once(runs: Runs) -> None:
@@ -161,12 +173,12 @@ def test_a_burst_on_twenty_runs_is_acted_on_once(runs: Runs) -> None:
     offsets: dict[str, list[int]] = {"go": [], "halt": []}
 
     def send(key: str, times: int) -> None:
-        offsets[key] += [runs.client.publish(Event(key, str(n)), timeout=240) for n in range(times)]
+        offsets[key] += [runs.client.publish(Event(key, str(n)), timeout=1200) for n in range(times)]
 
     def people() -> None:
         for one, other in zip(cleared, deleted, strict=True):
             delete(other)
-            runs.airflow.rest.call("POST", f"dags/burst/dagRuns/{one.run_id}/clear", {"dry_run": False})
+            call(runs, "POST", f"dags/burst/dagRuns/{one.run_id}/clear", {"dry_run": False})
 
     threads = [threading.Thread(target=send, args=arg) for arg in (("go", 2), ("halt", 3))]
     threads.append(threading.Thread(target=people))
@@ -325,7 +337,7 @@ def test_files_that_disappear_and_come_back_while_events_come(runs: Runs) -> Non
         while not enough.wait(0.1):
             if len(offsets) >= len(airflow.sql(made)) + 50:  # R85 keeps 100 of them
                 continue
-            offsets.append(runs.client.publish(Event("open", context=uuid.uuid4().hex[:8]), timeout=240))
+            offsets.append(runs.client.publish(Event("open", context=uuid.uuid4().hex[:8]), timeout=1200))
 
     def move(stale: bool) -> None:
         for name in ("closed", "away"):
@@ -413,7 +425,7 @@ def test_one_of_two_is_killed_in_a_burst(runs: Runs) -> None:
     def publish() -> None:
         with EventClient(runs.client.uri) as client:
             for _ in range(20):
-                offsets.append(client.publish(Event("open"), timeout=240))
+                offsets.append(client.publish(Event("open"), timeout=1200))
                 time.sleep(0.01)  # pace: the kill shall fall between two
 
     threads = [threading.Thread(target=publish) for _ in range(2)]
@@ -451,7 +463,7 @@ def test_a_stock_scheduler_beside_one_in_event_mode(runs: Runs) -> None:
     waiting += [runs.begin("heard") for _ in range(6)]
     airflow.wait_until(lambda: airflow.sql(triggers.format("")) == [(len(waiting),)], what="side by side")
     assert not [run for run in waiting if run.lines("a")]
-    offsets = [runs.client.publish(Event("go", context=run.context), timeout=240) for run in waiting]
+    offsets = [runs.client.publish(Event("go", context=run.context), timeout=1200) for run in waiting]
     for run, offset in zip(waiting, offsets, strict=True):
         run.ends()
         assert run.offsets("a") == [[offset]]
@@ -469,12 +481,12 @@ def limit_files(pid: int, size: int) -> None:
 def test_the_logs_disk_is_full(alone: Runs) -> None:
     """A publisher waits; what it publishes is acted on when there is room."""
     run = parked(alone)
-    broker = int(alone.client.status(timeout=240)["pid"])
+    broker = int(alone.client.status(timeout=1200)["pid"])
     limit_files(broker, 4096)
     offsets: list[int] = []
     event = Event("go", "x" * 10_000, context=run.context)
     other = EventClient(alone.client.uri)  # the first one waits for its answer
-    sender = threading.Thread(target=lambda: offsets.append(alone.client.publish(event, timeout=600)))
+    sender = threading.Thread(target=lambda: offsets.append(alone.client.publish(event, timeout=1800)))
     sender.start()
     try:
         run.until(lambda: other.status()["store"].get("error"), "its status says so")

@@ -32,7 +32,7 @@ def client(airflow: Deployment) -> Iterator[EventClient]:
 
 def broker_pid(client: EventClient) -> int:
     """Whoever serves now; it may have to start first."""
-    return int(client.status(timeout=240)["pid"])
+    return int(client.status(timeout=1200)["pid"])
 
 
 def born(airflow: Deployment) -> list[str]:
@@ -49,14 +49,14 @@ def test_it_is_killed_and_the_scheduler_lives(airflow: Deployment, client: Event
         pid = broker_pid(client)
         assert pid != scheduler
         assert pid in sessions(scheduler)
-        made.append(f"aiflow__born__{client.publish(Event('birth'), timeout=240)}")
+        made.append(f"aiflow__born__{client.publish(Event('birth'), timeout=1200)}")
         os.kill(pid, signal.SIGKILL)
-        made.append(f"aiflow__born__{client.publish(Event('birth'), timeout=240)}")
+        made.append(f"aiflow__born__{client.publish(Event('birth'), timeout=1200)}")
     airflow.wait_until(lambda: born(airflow) == before + made, what="all are born")
     assert airflow.alive("scheduler")
-    log = airflow.log("scheduler")[logged:]
-    assert log.count("the broker's process ended (killed by signal 9), it is started again") == 3
-    assert log.count(f"aiflow broker: serving {client.uri}, log ") == 3
+    ended = "the broker's process ended (killed by signal 9), it is started again"
+    for line in (ended, f"aiflow broker: serving {client.uri}, log "):
+        airflow.wait_until(lambda line=line: airflow.log("scheduler")[logged:].count(line) == 3, what=line)
 
 
 def test_the_scheduler_ends_and_leaves_nothing(airflow: Deployment, client: EventClient) -> None:
@@ -85,14 +85,14 @@ def test_a_task_publishes_while_its_scheduler_ends(airflow: Deployment, client: 
     airflow.wait_until(lambda: not airflow.alive("scheduler"), what="the scheduler has ended")
     assert airflow.sql("SELECT state FROM task_instance WHERE dag_id = 'parting'") == [("success",)]
     airflow.launch("scheduler")
-    assert client.list("tick", timeout=240)[-1].value == "last"
+    assert client.list("tick", timeout=1200)[-1].value == "last"
 
 
 def test_the_scheduler_is_killed_and_its_workers_live(airflow: Deployment, client: EventClient) -> None:
     """In the middle of its transaction.  They keep nothing that it had open: its broker ends, its locks are let go of,
     and another scheduler acts on the event while they live."""
     os.kill(airflow.pid("scheduler"), signal.SIGSTOP)  # so that the next one finds the event
-    run = f"aiflow__born__{client.publish(Event('birth'), timeout=240)}"
+    run = f"aiflow__born__{client.publish(Event('birth'), timeout=1200)}"
     airflow.kill("scheduler")
     airflow.env["AIF_CRASH_AT"] = "apply.acted"
     airflow.begin("scheduler")

@@ -69,7 +69,7 @@ def test_the_signal_comes_in_a_callback(tmp_path: Path) -> None:
         airflow.sql("UPDATE dag SET is_paused = FALSE")
         airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler'"))
         with EventClient(f"ipc://{airflow.home}/aiflow/broker.sock") as client:
-            client.publish(Event("birth"), timeout=240)
+            client.publish(Event("birth"), timeout=1200)
         airflow.wait_until(lambda: "Exception ignored in" in airflow.log("scheduler"), what="it is told, and forgets")
         airflow.wait_until(lambda: not airflow.alive("scheduler"), what="it has ended")
         assert not (airflow.home / "aiflow" / "broker.sock").exists()

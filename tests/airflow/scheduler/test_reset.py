@@ -28,7 +28,7 @@ def reset(airflow: Deployment, *args: str) -> list[dict[str, object]]:
 def run_reset(airflow: Deployment, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "aiflow_ext.cli", "events", "reset-consumer", "-o", "json", *args]
     return subprocess.run(
-        command, env=airflow.env | env, cwd=airflow.home, capture_output=True, text=True, timeout=300, check=False
+        command, env=airflow.env | env, cwd=airflow.home, capture_output=True, text=True, timeout=1800, check=False
     )
 
 
@@ -52,7 +52,7 @@ def test_another_log_is_gone_on_with_by_the_command(airflow: Deployment, there: 
     run_id = airflow.rest.trigger("counted")
     airflow.wait_until(lambda: airflow.states("counted", run_id).get("count") == "deferred")
     with EventClient(broker) as client:
-        client.publish(Event("n"), timeout=240)
+        client.publish(Event("n"), timeout=1200)
         for _ in range(10):
             client.publish(Event("filler"))
         birth = client.publish(Event("birth"))
@@ -73,7 +73,7 @@ def test_another_log_is_gone_on_with_by_the_command(airflow: Deployment, there: 
     airflow.env["AIRFLOW__AIFLOW__LOG"] = other
     airflow.launch("scheduler")
     with EventClient(broker) as client:
-        skipped = client.publish(Event("birth"), timeout=240)  # while nobody acts
+        skipped = client.publish(Event("birth"), timeout=1200)  # while nobody acts
         airflow.wait_until(lambda: "aiflow events reset-consumer" in airflow.log("scheduler")[logged:])
         airflow.run_dag("native")  # stock scheduling goes on
         assert len(airflow.sql(BORN)) == before + 1

@@ -205,7 +205,7 @@ def test_insecure_is_said_at_each_start(tmp_path):
 @contextmanager
 def busy(served):
     """Another client, who goes on working: each of its events is answered, in order."""
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()  # begun: its handshake is over, and it is no stranger any more
     wrong = []
 
     def work():
@@ -217,14 +217,17 @@ def busy(served):
                     (offset,) = publish(ann, "a", n, "busy")
                     assert offset > last
                     last = offset
+                    begun.set()
                 assert ann.head(SOON_MS) >= n
                 served.worked = n
         except BaseException as e:
             wrong.append(e)
+            begun.set()
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
+        begun.wait()
         yield
     finally:
         done.set()

@@ -59,7 +59,7 @@ def test_a_refusal_is_counted_and_said_once(broker):
     ((level, line),) = [(level, text) for level, text in broker.trace() if not text.startswith("slow turn")]
     assert level == 30
     assert re.match(r'frame refused peer=[0-9a-f]{8} address=\S+ why="offset 5 is beyond', line)
-    assert broker.trace() == []
+    assert [text for _, text in broker.trace() if not text.startswith("slow turn")] == []
 
 
 def test_health_is_200_while_it_is_well(health):
@@ -151,5 +151,5 @@ def test_the_command_serves_health_and_logs_what_the_broker_says(tmp_path):
         line = next(line for line in broker.stderr if "slow turn" not in line)
         assert re.match(r"\S+ \S+ WARNING aiflow broker: frame refused peer=", line), line
         broker.terminate()
-        assert broker.stderr.readline().startswith("aiflow broker: stopped")
+        assert next(line for line in broker.stderr if "slow turn" not in line).startswith("aiflow broker: stopped")
     assert broker.returncode == 0

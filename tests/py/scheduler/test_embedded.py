@@ -99,7 +99,7 @@ def tended(tmp_path, caplog):
 def test_its_lines_and_its_status_arrive(tended, tmp_path, caplog):
     pid = tended.serves()
     assert pid != os.getpid()
-    assert caplog.record_tuples == [
+    assert [said for said in caplog.record_tuples if "slow turn" not in said[2]] == [
         ("aiflow_ext.broker", logging.INFO, f"aiflow broker: serving {tended.uri}, log sqlite:{tmp_path}/log.db")
     ]
     with EventClient(tended.uri) as client:

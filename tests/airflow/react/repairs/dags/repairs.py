@@ -33,7 +33,7 @@ with DAG("heard", schedule=None, max_active_runs=50):
 
 with DAG("retried", schedule=None, max_active_runs=50):
     for how in ("once", "each"):
-        r = fails_once.override(task_id=how, retries=3, retry_delay=timedelta(seconds=5))()
+        r = fails_once.override(task_id=how, retries=3, retry_delay=timedelta(seconds=15))()
         start_on(r, event("go"), while_running=how)
 
 with DAG("added", schedule=None, max_active_runs=50):
