@@ -77,6 +77,7 @@ class Check:
         self.passed: Counter[str] = Counter()
         self.specs: dict[str, dict[str, Any]] = {}  # as stored last
         self.rules: dict[str, tuple[dict[str, list[Any]], list[Any] | None]] = {}
+        self.downstream: dict[Key, set[bool]] = defaultdict(set)  # what rules of (Dag, task) have said, ever
         self.heads: dict[Key, int] = {}  # of the log, when a run began to be active
         self.anew: set[Key] = set()  # those that have begun since the last reaction
         self.contexts: dict[Key, str | None] = {}
@@ -186,7 +187,8 @@ class Check:
                 task = (*key, task_id)
                 if task in cleared:
                     self.ledgers[task].told, self.ledgers[task].again = None, False
-                fired = self._firings(task, run, batch, before, now)
+                over = key in made and after.runs.get(key) != "running"  # no period is due in it any more
+                fired = self._firings(task, run, batch, before, 0 if over else now)
                 found = actual.pop(task, [])
                 fired = self._match(task, fired, found)
                 if key in made:  # what fired until its run was stopped was stopped with it
@@ -477,23 +479,21 @@ class Check:
         return out
 
     def _cleared_below(self, before: Shot, after: Shot) -> set[Task]:
-        """The tasks that follow one which began again, where a rule of it says downstream=True (R56, R76)."""
+        """The tasks that follow one which began again, where all its rules say downstream=True (R56, R76).
+
+        Where only some do, or did before an edit, it is open what becomes of those that follow.
+        """
         out: set[Task] = set()
         for task, now in after.tis.items():
-            was, spec = before.tis.get(task), self._spec(task)
-            rules = (
-                spec.get("rules", ()) if spec is not None else ()
-            )  # what a start was to do outlives an edit of these
-            lost = self.ledgers[task].edited or not self._waits(task)
-            down = lost or any(rule.get("downstream") for rule in rules)
-            if (
-                down
-                and was is not None
-                and was.state != "parked"
-                and now.state == "scheduled"
-                and now.number != was.number
-            ):
-                out |= {(*task[:2], other) for other in self.below(task[0], task[2])}
+            was, say = before.tis.get(task), self.downstream[task[0], task[2]]
+            again = now.state == "scheduled" and was is not None and was.state != "parked" and now.number != was.number
+            if not again or True not in say:
+                continue
+            below = {(*task[:2], other) for other in self.below(task[0], task[2])}
+            if False not in say:
+                out |= below
+            for other in below if False in say else ():
+                self.ledgers[other].free = True
         return out
 
     # -- at other moments

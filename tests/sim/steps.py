@@ -247,6 +247,9 @@ class Player:
         found = {t.task_id: rules["rules"] for t in dag.tasks if (rules := task_rules(t)) is not None}
         of_dag = dag_rules(dag)
         self.check.specs[dag_id] = spec
+        for task in spec["tasks"]:
+            starts = [rule for rule in task.get("rules", ()) if rule["on"] != "stop"]
+            self.check.downstream[dag_id, task["id"]] |= {bool(rule.get("downstream")) for rule in starts}
         self.check.rules[dag_id] = (found, of_dag["rules"] if of_dag else None)
 
     # -- workers
@@ -343,9 +346,9 @@ class Player:
             )
         else:
             payload = payloads.TISuccessStatePayload(state="success", end_date=now)
-            if kind in BRANCHES:
-                self._skip(worker, spec, how)
         try:
+            if payload.state == "success" and kind in BRANCHES:
+                self._skip(worker, spec, how)
             with create_session() as session:
                 api.ti_update_state(worker.ti_id, payload, session, self._bag)
         except HTTPException:

@@ -188,3 +188,34 @@ def test_another_run_of_that_name_does_not_begin_with_what_started_the_first() -
     steps = [("run", 0, None), ("event", "e0", "x", None, 1), ("all", "success"), ("mark_run", 0, "failed")]
     again: list[Any] = [("delete_run", 0, "c1"), ("clear_run", 0), ("event", "e0", "x", None, 1)]
     holds(dags, steps + again)
+
+
+def test_a_start_that_waited_for_its_run_is_made_when_the_run_begins() -> None:
+    tasks = [
+        {"id": "t0", "kind": "work"},
+        {"id": "t1", "kind": "work", "rules": [{"on": "start", "when": "event('e1')"}]},
+        {"id": "t2", "kind": "teardown", "up": ["t0", "t1"], "setups": ["t0"]},
+    ]
+    stop = {"on": "stop", "when": "event('e*', 'y', count=2)", "state": "success"}
+    steps = [
+        ("begin", 0),
+        ("event", "e1", "y", None, 1),
+        ("end", 0, "failed"),
+        ("event", "e2", "y", None, 1),
+        ("and", "mark", 2, 9, "success"),  # t2 is cleared, and the run is queued
+        ("event", "e1", "x", None, 1),
+    ]
+    holds([{"id": "d0", "tasks": tasks, "schedule": 300, "rules": [stop]}], steps)
+
+
+def test_an_executor_that_hears_late_of_a_process_that_deferred_its_task_fails_nothing() -> None:
+    tasks = [{"id": "t0", "kind": "deferrable"}]
+    steps = [
+        ("run", 0, None),
+        ("begin", 0),
+        ("end", 0, "slow"),
+        ("trigger", 0),  # the task goes on, in another process
+        ("work", 0, "success"),  # and only now its executor hears that the first one has ended
+        ("work", 0, "success"),
+    ]
+    holds([{"id": "d0", "tasks": tasks}], steps)

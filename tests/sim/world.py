@@ -176,7 +176,9 @@ class Runner(runner_module.EventSchedulerJobRunner):
 
     def _process_executor_events(self, executor: Any, session: Any) -> int:
         said = {key for key, (state, _) in executor.event_buffer.items() if state == "success"}
-        there = [w.ti_id for w in executor.world.workers if w.state in ("sent", "running") and w.key in said]
+        workers = executor.world.workers
+        late = {w.ti_id for w in workers if w.state == "gone" and w.key in said}
+        there = [w.ti_id for w in workers if w.state in ("sent", "running") and w.ti_id in late]
         before = _states(session, there)
         number = super()._process_executor_events(executor, session)
         for ti_id, state in _states(session, there).items():

@@ -27,6 +27,7 @@ class Changes:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._found: set[str] = set()
+        self._begun = False
         event.listen(engine, HEARD, self._hear)
 
     def close(self) -> None:
@@ -38,12 +39,18 @@ class Changes:
         found, self._found = self._found, set()
         return found
 
+    def take_begun(self) -> bool:
+        """Return whether a run has begun since this was asked last."""
+        begun, self._begun = self._begun, False
+        return begun
+
     def _hear(self, connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
         for table in (TASKS, RUNS):
             if statement.startswith(table) and cursor.rowcount and context is not None:
-                states = [values["state"] for values in context.compiled_parameters if "state" in values]
-                if any(_name(state) not in ON_ITS_WAY for state in states):
+                states = {_name(values["state"]) for values in context.compiled_parameters if "state" in values}
+                if states - ON_ITS_WAY:
                     self._found.add(table)
+                self._begun |= table == RUNS and "running" in states
 
 
 def _name(state: Any) -> str:

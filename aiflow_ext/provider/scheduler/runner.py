@@ -227,6 +227,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             queued = super()._do_scheduling(session)
             self._full_at = time.monotonic() + self._until_full(session)
             self._wake.full = bool(self._changes.take())
+            if self._changes.take_begun() and self._reactor.registry.dag_ids():  # starts may have waited for that
+                self._reaction.busy = self._retry = True
             return queued
         dirty = wake.dirty | self._reaction.dirty
         queued = self._schedule_dirty(dirty, session)
