@@ -251,7 +251,7 @@ COMMANDS = (
         "broker status",
         "print what brokers say of themselves, to a key that may read *; exit code 1 when one is not well",
         status,
-        (OUTPUT, *connection(3)),
+        (OUTPUT, *connection(8)),
         "example: aiflow broker status --uri tcp://127.0.0.1:7788,tcp://127.0.0.1:7789 -o json",
     ),
 )

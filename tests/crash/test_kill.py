@@ -25,6 +25,7 @@ POINTS = (
     "apply.acted",
     "apply.saved",
     "apply.committed",
+    "pass.read",
     "pass.examined",
     "pass.queued",
     "pass.committed",  # no executor has it: the next scheduler resets it

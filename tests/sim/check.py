@@ -79,6 +79,7 @@ class Check:
         self.rules: dict[str, tuple[dict[str, list[Any]], list[Any] | None]] = {}
         self.downstream: dict[Key, set[bool]] = defaultdict(set)  # what rules of (Dag, task) have said, ever
         self.heads: dict[Key, int] = {}  # of the log, when a run began to be active
+        self.ended: set[Key] = set()  # runs that a user has ended, and nobody has queued since
         self.anew: set[Key] = set()  # those that have begun since the last reaction
         self.contexts: dict[Key, str | None] = {}
         self.runs: dict[Key, RunModel] = {}
@@ -101,6 +102,7 @@ class Check:
         """A run is queued: what comes into the log from now on is for it (R53)."""
         self.heads[key] = self.world.log.head()
         self.anew.add(key)
+        self.ended.discard(key)
 
     def dag_made_again(self, dag_id: str) -> None:
         """What there was of a Dag that was deleted is gone."""
@@ -531,6 +533,8 @@ class Check:
             shot = self.shot(session)
         self._limits(shot)
         self._restarts(shot)
+        if revived := [key for key in self.ended if shot.runs.get(key) in ("running", "queued")]:
+            self.fault("run-revived", f"a user has ended {revived[0]}, and it is {shot.runs[revived[0]]}")
 
     def heard(self) -> None:
         """Nothing moves: every event has been acted on."""

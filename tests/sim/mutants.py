@@ -496,6 +496,13 @@ def late_word() -> Any:
     return replaced(runner, "drop_late_words", lambda *_: None)
 
 
+def revives() -> Any:
+    """on SQLite a run that a user has ended since it was read is examined all the same"""
+    from aiflow_ext.provider.scheduler import runner
+
+    return replaced(runner, "goes_on", lambda *_: True)
+
+
 # Of starts.py alone, so they can be hunted without Airflow, too.
 PURE = (
     act_twice,
@@ -537,6 +544,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
         no_safety_pass,
         no_lock,
         late_word,
+        revives,
         *PURE,
     )
 }

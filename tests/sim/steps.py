@@ -44,6 +44,7 @@ Step = tuple[Any, ...]
 HOST, USER = "host", "user"
 POINTS = ("apply.locked", "apply.acted", "apply.saved", "apply.committed")
 IN_PASSES = ("kept.made", "pass.examined", "pass.queued", "pass.committed")
+PEOPLE = ("clear", "clear_run", "mark", "mark_run", "mark_run", "pause", "delete_run", "edit")
 BRANCHES = ("branch", "short")
 LAPS = 10  # jumps of time at the end
 ROUNDS = 120  # of work there
@@ -172,6 +173,9 @@ class Player:
                 return
             end = set_dag_run_state_to_failed if state == "failed" else set_dag_run_state_to_success
             end(dag=dag, run_id=row.run_id, commit=True, session=session)
+            session.flush()
+            if session.scalar(select(DagRun.state).where(DagRun.id == row.id)) not in ("running", "queued"):
+                self.check.ended.add((row.dag_id, row.run_id))  # else teardowns go on
         self.world.changed()
 
     def do_pause(self, dag: int, paused: bool) -> None:
@@ -424,6 +428,16 @@ class Player:
         """The database fails there: the transaction is undone, and the scheduler goes on."""
         self.world.kill_at = (point, n, OperationalError("a lost connection", None, Exception()))
 
+    def do_meanwhile(self, *step: Any) -> None:
+        """Somebody does this after the scheduler has read which runs run, and before it examines the first one.
+
+        PostgreSQL has locked them then, so whoever changes one comes before or after.
+        """
+        if self.world.home.store == "postgresql":
+            self.play(step)
+        else:
+            self.world.meanwhile = "pass.read", lambda: self.play(step)
+
     def do_die(self) -> None:
         """The scheduler is killed where it waits, and another takes its place."""
         scheduler = self.world.schedulers[0]
@@ -452,7 +466,7 @@ class Player:
 
     def finish(self) -> None:
         """Let everything that can end, end: workers, triggers, time; no events, people or schedules."""
-        self.world.broker_up, self.world.lose, self.world.kill_at = True, False, None
+        self.world.broker_up, self.world.lose, self.world.kill_at, self.world.meanwhile = True, False, None, None
         with create_session() as session:
             session.execute(update(DagModel).values(is_paused=False, is_stale=False, next_dagrun_create_after=None))
         self.world.changed()
@@ -571,7 +585,7 @@ ENDS = ("success",) * 6 + ("failed",) * 4 + ("skipped", "vanish", "lost", "wait"
 WEIGHTS = {
     "event": 28, "begin": 12, "end": 12, "work": 10, "all": 3, "time": 6, "run": 5, "clear": 4, "clear_run": 1,
     "mark": 3, "mark_run": 1, "pause": 2, "stale": 1, "delete_run": 1, "delete_dag": 0.5, "edit": 4, "kill": 3,
-    "fail": 2, "die": 1, "second": 1, "trigger": 2, "broker": 1, "lose": 1.5,
+    "fail": 2, "die": 1, "second": 1, "trigger": 2, "broker": 1, "lose": 1.5, "meanwhile": 2,
 }  # fmt: skip
 
 
@@ -615,6 +629,7 @@ def _some_step(r: Random, specs: list[dict[str, Any]], kind: str) -> Step:
         "fail": lambda: (r.choice(POINTS), r.choice((1, 1, 2))),
         "trigger": lambda: (big,),
         "broker": lambda: (r.random() < 0.5,),
+        "meanwhile": lambda: _some_step(r, specs, r.choice(PEOPLE)),
     }
     return (kind, *rest.get(kind, tuple)())
 
@@ -706,6 +721,20 @@ def _aimed(r: Random, specs: list[dict[str, Any]]) -> tuple[tuple[Step, ...], ..
             out.append((("run", n, None), ("begin", 0), ("begin", 0), slow, slow, ("trigger", 0), hears, hears))
         for i, task in enumerate(spec["tasks"]):
             starts = [rule for rule in task.get("rules", ()) if rule["on"] == "start"]
+            if starts:  # more are pending when a user ends the run, which the scheduler has just read
+                fires = _event_of(r, starts)
+                ends = ("meanwhile", "mark_run", n, r.choice(("failed", "success")))
+                out.append(
+                    (
+                        fires,
+                        ("begin", 0),
+                        fires,
+                        ("and", "end", 0, "success"),
+                        ("and", *fires),
+                        ends,
+                        _heard_event(r, specs),
+                    )
+                )
             if starts:  # one more is pending when its rules are edited
                 change = r.choice((("rename_rule", i, 0), ("drop_rule", i, 1), ("add_rule", i, starts[0])))
                 fires = _event_of(r, starts)

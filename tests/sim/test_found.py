@@ -219,3 +219,19 @@ def test_an_executor_that_hears_late_of_a_process_that_deferred_its_task_fails_n
         ("work", 0, "success"),
     ]
     holds([{"id": "d0", "tasks": tasks}], steps)
+
+
+def test_a_run_that_a_user_ends_while_it_is_examined_stays_ended() -> None:
+    each = {"on": "start", "when": "event('e1')", "while_running": "each"}
+    waits = {"on": "start", "when": "event('e5')"}
+    tasks = [{"id": "t0", "kind": "work", "rules": [each]}, {"id": "t1", "kind": "work", "rules": [waits]}]
+    steps = [
+        ("run", 0, None),
+        ("event", "e1", "x", None, 1),
+        ("begin", 0),
+        ("event", "e1", "x", None, 3),
+        ("and", "end", 0, "success"),
+        ("meanwhile", "mark_run", 0, "failed"),
+        ("nothing",),
+    ]
+    holds([{"id": "d0", "tasks": tasks}], steps)

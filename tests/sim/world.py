@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import select as descriptors
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any
 
 import airflow.jobs.scheduler_job_runner as stock
@@ -280,6 +281,7 @@ class World:
     broker_up: bool = True
     running: Scheduler | None = None
     kill_at: tuple[str, int, BaseException] | None = None  # a point, for the n-th time, and what is raised there
+    meanwhile: tuple[str, Callable[[], None]] | None = None  # what somebody else does at a point, before it goes on
     lose: bool = False
     failed: bool = False  # a reaction met an error since this was looked at
     kills: int = 0
@@ -437,6 +439,11 @@ class World:
             return
         if self.observer is not None:
             self.observer.point(name)
+        if self.meanwhile is not None and self.meanwhile[0] == name:
+            somebody = Thread(target=self.meanwhile[1])  # with a session of its own
+            self.meanwhile = None
+            somebody.start()
+            somebody.join()
         if self.kill_at is not None and self.kill_at[0] == name:
             label, left, error = self.kill_at
             self.kill_at = (label, left - 1, error) if left > 1 else None

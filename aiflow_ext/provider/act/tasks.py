@@ -50,8 +50,11 @@ def with_events(events: Sequence[Event], rule: str) -> Begin:
     return {"next_method": RESUME_METHOD, "next_kwargs": start_kwargs(events, rule)}
 
 
-def resume(session: Session, ti: Try, begin: Begin) -> bool:
-    """Start a parked task: one guarded update; False where it was not parked any more."""
+def resume(session: Session, run: Run, ti: Try, begin: Begin) -> bool:
+    """Start a parked task: one guarded update; False where it was not parked any more.
+
+    What an earlier try returned goes: Airflow keeps it for a task that goes on after a deferral, as this one seems to.
+    """
     now = datetime.now(UTC)
     done = session.execute(
         update(TI)
@@ -70,6 +73,9 @@ def resume(session: Session, ti: Try, begin: Begin) -> bool:
     )
     if not _changed(done):
         return False
+    of = XComModel
+    returned = of.dag_id == run.dag_id, of.run_id == run.run_id, of.task_id == ti.task_id, of.map_index == ti.map_index
+    session.execute(delete(of).where(*returned))
     ti.state, ti.parked = "scheduled", False
     return True
 

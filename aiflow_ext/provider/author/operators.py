@@ -134,6 +134,18 @@ def start(context: Mapping[str, Any], events: str = "", event: Any = None, rule:
         raise
 
 
+def resume_execution(next_method: str, next_kwargs: dict[str, Any] | None, context: Mapping[str, Any]) -> Any:
+    """Begin as :func:`start` says, or go on as the task's class says.
+
+    A sensor's class takes each exception of a task that goes on for its trigger's.  With ``soft_fail`` it skips the
+    task then, and also where the task only asks to be rescheduled.
+    """
+    if next_method == RESUME_METHOD:
+        return start(context, **(next_kwargs or {}))
+    task = context["ti"].task
+    return type(task).resume_execution(task, next_method, next_kwargs, context)
+
+
 def in_words(rule: str, events: Sequence[Event]) -> str:
     """Return what fired, as the log of its task shows it: ``rule start_1: window=open (offset 48)``."""
     text = f"rule {rule}" if rule else "a rule"
@@ -228,6 +240,8 @@ def _park(operator: BaseOperator, rules: Rules) -> None:
     )
     # An attribute of the operator, so that the copy which Airflow runs has it too.
     operator.__dict__[RESUME_METHOD] = start
+    if type(operator).resume_execution is not BaseOperator.resume_execution:
+        operator.__dict__["resume_execution"] = resume_execution
 
 
 def _decode(config: Any) -> Rules | None:

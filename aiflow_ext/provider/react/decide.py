@@ -241,7 +241,7 @@ class Decisions:
             return False
         if not start:
             log.info("aiflow: a task has no rules any more, and goes on without an event", **task.who)
-        return tasks.resume(self.session, ti, self._begin(task, start))
+        return tasks.resume(self.session, run, ti, self._begin(task, start))
 
     def _start_again(self, run: Run, task: TaskState, start: dict[str, Any]) -> bool:
         dag, down = self._dag(run), bool(start["downstream"])

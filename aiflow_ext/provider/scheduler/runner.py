@@ -34,7 +34,7 @@ from aiflow_ext.provider.metrics import count
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.decide import Reaction
 from aiflow_ext.provider.react.transaction import Reactor
-from aiflow_ext.provider.react.unended import unended
+from aiflow_ext.provider.react.unended import goes_on, unended
 from aiflow_ext.provider.scheduler.changes import RUNS, Changes
 from aiflow_ext.provider.scheduler.children import keep_connections_from_children, let_workers_end
 from aiflow_ext.provider.scheduler.due import next_due
@@ -336,6 +336,9 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         """Stock; but a task whose next start is pending has not ended, and parked tasks are ours."""
         if not self._follows_rules(dag_run, session):
             return super()._schedule_dag_run(dag_run, session)
+        point("pass.read")
+        if not goes_on(session, dag_run):
+            return None
         with unended(session, dag_run):
             callback = super()._schedule_dag_run(dag_run, session)
         session.flush()

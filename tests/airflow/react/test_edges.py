@@ -12,7 +12,19 @@ from airflows import Deployment
 from aiflow_ext import Event
 from react.test_rules import Run, Runs
 
-DAG_IDS = ("branched", "rejoined", "queued", "empty", "limited", "closed", "torn", "kept", "tries")
+DAG_IDS = (
+    "branched",
+    "rejoined",
+    "queued",
+    "empty",
+    "limited",
+    "closed",
+    "torn",
+    "kept",
+    "tries",
+    "sensed",
+    "returned",
+)
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +211,29 @@ def test_a_further_try_has_times_of_its_own(runs: Runs) -> None:
     run.open("again")
     run.open("keep")
     run.ends()
+
+
+def test_a_sensor_that_a_rule_starts_is_what_it_is_without(runs: Runs) -> None:
+    """With soft_fail Airflow skips a sensor that goes on after a deferral for whatever it raises."""
+    run = runs.begin("sensed")
+    run.reach(there="deferred", wrong="deferred")
+    offset = run.send("go")
+    run.until(lambda: len(run.lines("there")) > 1, "it looks again")
+    run.open("there")
+    run.ends("failed")
+    states = run.states()
+    assert (states["there"], states["there_"]) == ("success", "success")
+    assert states["wrong"] == states["wrong_"]
+    assert {tuple(offsets) for offsets in run.offsets("there")} == {(offset,)}
+
+
+def test_a_retry_and_a_clear_do_not_see_what_the_task_returned_before(runs: Runs) -> None:
+    run = runs.begin("returned")
+    run.reach(pushes="deferred")
+    run.send("go")
+    run.ends()
+    body = {"dry_run": False, "only_failed": False, "dag_run_id": run.run_id, "task_ids": ["pushes"]}
+    runs.airflow.rest.call("POST", "dags/returned/clearTaskInstances", body)
+    run.until(lambda: len(run.lines("pushes")) == 3, "it runs again")
+    run.ends()
+    assert [line["before"] for line in run.lines("pushes")] == [None, None, None]

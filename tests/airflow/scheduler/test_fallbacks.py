@@ -104,7 +104,8 @@ def test_under_a_stock_scheduler_the_triggerer_waits(on: On) -> None:
 
 def begun(airflow: Deployment, dag_id: str) -> str:
     """A run of which Airflow's server knows where the log was: it does not wait for a broker longer than a second."""
-    noted = "SELECT 1 FROM aiflow_consumer c JOIN dag_run r ON c.name = 'run:' || r.id WHERE r.run_id = ? AND c.\"offset\" > 0"
+    noted = "SELECT 1 FROM aiflow_consumer c JOIN dag_run r ON c.name = 'run:' || r.id"
+    noted += ' WHERE r.run_id = ? AND c."offset" > 0'
     while True:
         run_id = airflow.rest.trigger(dag_id)
         if airflow.sql(noted, run_id):

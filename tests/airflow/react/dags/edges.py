@@ -89,3 +89,30 @@ with DAG("tries", schedule=None, max_active_runs=50):
     again = hold.override(task_id="again")("again")
     start_on(again, event("go"))
     hold.override(task_id="keep")("keep")
+
+with DAG("sensed", schedule=None, max_active_runs=50):
+
+    @task.sensor(mode="reschedule", poke_interval=1, timeout=3600, soft_fail=True)
+    def there() -> bool:
+        note()
+        return (HOME / f"{get_current_context()['ti'].run_id}.there").exists()
+
+    @task.sensor(mode="poke", poke_interval=1, timeout=3600, soft_fail=True)
+    def wrong() -> bool:
+        raise ValueError("not a matter of time")
+
+    start_on(there(), event("go"))
+    start_on(wrong(), event("go"))
+    there_without, wrong_without = there.override(task_id="there_")(), wrong.override(task_id="wrong_")()
+
+with DAG("returned", schedule=None, max_active_runs=50):
+
+    @task(retries=1, retry_delay=0)
+    def pushes() -> None:
+        ti = get_current_context()["ti"]
+        note(before=ti.xcom_pull(task_ids="pushes", key="k"))
+        ti.xcom_push("k", ti.try_number)
+        if ti.try_number == 1:
+            raise RuntimeError("the first try fails")
+
+    start_on(pushes(), event("go"))
