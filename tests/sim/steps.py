@@ -469,6 +469,7 @@ class Player:
         self.world.broker_up, self.world.lose, self.world.kill_at, self.world.meanwhile = True, False, None, None
         with create_session() as session:
             session.execute(update(DagModel).values(is_paused=False, is_stale=False, next_dagrun_create_after=None))
+        self._no_hint = True  # as do_stale()
         self.world.changed()
         jumps, laps = [130, 430, 130], LAPS
         for _ in range(ROUNDS):
