@@ -186,7 +186,6 @@ class Player:
     def do_stale(self, dag: int, stale: bool) -> None:
         with create_session() as session:
             session.get(DagModel, self._dag(dag)["id"]).is_stale = stale
-        self._no_hint |= self.world.home.store == "postgresql"  # no trigger is on the table of Dags
         self.world.changed()
 
     def do_delete_run(self, run: int, again: str | None = None) -> None:
@@ -203,7 +202,6 @@ class Player:
                 self._make_run(session, dag, row.run_id, again or None)
         for task in [t for t in self.check.ledgers if t[:2] == key]:
             del self.check.ledgers[task]
-        self._no_hint |= self.world.home.store == "postgresql"  # what depends on the run before may begin
         self.world.changed()
 
     def do_delete_dag(self, dag: int) -> None:
@@ -216,7 +214,6 @@ class Player:
             session.commit()
             self._store(session, dag_id)
         self.check.dag_made_again(dag_id)
-        self._no_hint |= self.world.home.store == "postgresql"
         self.world.changed()
 
     def do_edit(self, dag: int, change: Step) -> None:
@@ -230,7 +227,6 @@ class Player:
         with create_session() as session:
             self._store(session, spec["id"])
         self._edited(old, new)
-        self._no_hint |= self.world.home.store == "postgresql"  # no trigger is on the tables of Dag files
         self.world.changed()
 
     def _edited(self, old: Any, new: Any) -> None:
@@ -469,7 +465,6 @@ class Player:
         self.world.broker_up, self.world.lose, self.world.kill_at, self.world.meanwhile = True, False, None, None
         with create_session() as session:
             session.execute(update(DagModel).values(is_paused=False, is_stale=False, next_dagrun_create_after=None))
-        self._no_hint = True  # as do_stale()
         self.world.changed()
         jumps, laps = [130, 430, 130], LAPS
         for _ in range(ROUNDS):

@@ -44,10 +44,20 @@ def _full_if(condition: str) -> str:
 _TRIGGERS = {  # table: (when, what its function does)
     "task_instance": ("AFTER UPDATE ON task_instance FOR EACH ROW", _TI),
     "dag_run": (
-        "AFTER INSERT OR UPDATE ON dag_run FOR EACH ROW",
-        _full_if("NEW.state = 'queued' AND (TG_OP = 'INSERT' OR OLD.state <> 'queued')"),
+        "AFTER INSERT OR UPDATE OR DELETE ON dag_run FOR EACH ROW",
+        _full_if("TG_OP = 'DELETE' OR NEW.state = 'queued' AND (TG_OP = 'INSERT' OR OLD.state <> 'queued')"),
     ),
-    "dag": ("AFTER UPDATE ON dag FOR EACH ROW", _full_if("OLD.is_paused AND NOT NEW.is_paused")),
+    "dag": (
+        "AFTER UPDATE ON dag FOR EACH ROW",
+        _full_if("OLD.is_paused AND NOT NEW.is_paused OR OLD.is_stale AND NOT NEW.is_stale"),
+    ),
+    "serialized_dag": (  # its file was edited, and a run goes on
+        "AFTER INSERT OR UPDATE ON serialized_dag FOR EACH ROW",
+        _full_if(
+            "(TG_OP = 'INSERT' OR NEW.dag_hash <> OLD.dag_hash) AND EXISTS"
+            " (SELECT 1 FROM dag_run WHERE dag_id = NEW.dag_id AND state IN ('queued', 'running'))"
+        ),
+    ),
     "slot_pool": ("AFTER UPDATE ON slot_pool FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{FULL}');"),
     "asset_event": ("AFTER INSERT ON asset_event FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{EVENTS}');"),
     "asset_dag_run_queue": (

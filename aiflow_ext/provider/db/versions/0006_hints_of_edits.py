@@ -1,0 +1,24 @@
+"""NOTIFY triggers for what had no hint: a Dag file that is edited, a Dag that is back, a run that is deleted."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+from aiflow_ext.provider.db import notify
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make them anew."""
+    if op.get_bind().dialect.name == "postgresql":
+        for statement in notify.drop_statements() + notify.create_statements():
+            op.execute(sa.text(statement.replace(":=", r"\:=")))
+
+
+def downgrade() -> None:
+    """They say more than before, which does no harm; nothing is to be done."""
