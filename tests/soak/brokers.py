@@ -22,11 +22,20 @@ def publish(addresses: str, name: str, total: int) -> None:
     """The i-th event of a producer has sequence i: after a kill it goes on behind what is durable."""
     chance = random.Random(name)
     with EventClient(addresses, NAMESPACE, name, client_id=name) as client:
-        while (done := client.sequence - 1) < total:
+        while (done := last(client)) < total:
             n = min(chance.randint(1, MOST), total - done)
             events = [Event(f"k{i % 7}", f"{name}:{i}") for i in range(done + 1, done + n + 1)]
             client.publish_many(events, PATIENCE_SEC)
             time.sleep(chance.uniform(0, PAUSE_SEC))  # pace
+
+
+def last(client: EventClient) -> int:
+    """Which of its events are in the log; no broker may serve for a while."""
+    while True:
+        try:
+            return client.sequence - 1
+        except TimeoutError:
+            continue
 
 
 def subscribe(addresses: str, file: str, total: int) -> None:
