@@ -2,6 +2,7 @@
 #include "broker_fixture.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,7 +144,7 @@ serve_and_fork(served *s, int told, int say)
 {
     pid_t worker;
 
-    alarm(250);
+    alarm(1000);
     serve(s);
     if (read(told, &worker, 1) == 1) {
         worker = fork() == 0 ? getpid() : 0;
@@ -214,6 +215,43 @@ a_child_may_not_use_it(void **state)
     assert_it_lives(s);
 }
 
+static void *
+allocate(void *stop)
+{
+    while (!atomic_load((atomic_bool *)stop)) {
+        void *volatile p = malloc(32 << 10); /* as opendir(3) does */
+
+        free(p);
+    }
+    return NULL;
+}
+
+/* Whatever lock another thread holds: a sanitizer's allocator does not give
+ * its own to a child. */
+static void
+a_fork_of_a_busy_process_ends(void **state)
+{
+    atomic_bool stop = false;
+    pthread_t thread;
+    int status;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, allocate, &stop), 0);
+    alarm(1000);
+    for (int i = 0; i < 20; i++) {
+        pid_t pid = fork();
+
+        if (pid == 0) {
+            _exit(0);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+    }
+    alarm(0);
+    atomic_store(&stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
 static void
 it_stops_before_it_runs_too(void **state)
 {
@@ -268,6 +306,7 @@ main(void)
         SERVED(one_broker_serves_a_path, mem),
         SERVED(a_child_of_a_killed_broker_is_no_broker, sqlite),
         SERVED(a_child_may_not_use_it, mem),
+        SERVED(a_fork_of_a_busy_process_ends, mem),
         cmocka_unit_test(it_stops_before_it_runs_too),
         SERVED(a_log_that_does_not_open_is_said, mem),
     };

@@ -1,12 +1,15 @@
 /* The lists are global, because fork(2) is. */
+#define _GNU_SOURCE /* dirent64, syscall */
 #include "base/forks.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define TRIES 5
@@ -74,23 +77,30 @@ fd_is_served(int fd)
     return false;
 }
 
-/* A directory of /proc lists what is open when it is read. */
+/* A directory of /proc lists what is open when it is read.  opendir(3) would
+ * call malloc, and another thread may have held an allocator's lock when we
+ * were forked: glibc's own sees to that, others do not. */
 static void
 forks_close_served(void)
 {
-    DIR *all = opendir("/proc/self/fd");
+    _Alignas(struct dirent64) char found[2048];
+    int all = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    long n;
 
-    if (all == NULL) {
-        return;
-    }
-    for (struct dirent *d = readdir(all); d != NULL; d = readdir(all)) {
-        int fd = atoi(d->d_name);
+    while ((n = syscall(SYS_getdents64, all, found, sizeof found)) > 0) {
+        for (long at = 0; at < n;) {
+            const struct dirent64 *d = (const void *)&found[at];
+            int fd = atoi(d->d_name);
 
-        if (d->d_name[0] != '.' && fd_is_served(fd)) {
-            (void)close(fd);
+            at += d->d_reclen;
+            if (d->d_name[0] != '.' && fd_is_served(fd)) {
+                (void)close(fd);
+            }
         }
     }
-    (void)closedir(all);
+    if (all >= 0) {
+        (void)close(all);
+    }
 }
 
 static bool
