@@ -2,8 +2,12 @@
 #define _GNU_SOURCE
 #include "broker_fixture.h"
 
+#include "base/clock.h"
+#include "broker/whole.h"
+
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -477,6 +481,77 @@ subscribing_again_is_one_subscription(void **state)
     raw_close(&r);
 }
 
+/* Take the one frame that comes; its connection's descriptor. */
+static int
+drain_one(aif_broker *b)
+{
+    zmq_pollitem_t item = {.socket = b->out.router, .events = ZMQ_POLLIN};
+    aif_message m;
+    int fd;
+
+    aif_message_init(&m);
+    assert_int_equal(zmq_poll(&item, 1, SOON), 1);
+    assert_true(aif_message_recv(&m, b->out.router));
+    aif_seats_took(&b->seats, &m);
+    fd = aif_message_fd(&m);
+    aif_message_close(&m);
+    return fd;
+}
+
+/* Take news until there are n connections. */
+static void
+tend_until(aif_broker *b, size_t n)
+{
+    int64_t end = aif_now_ms() + SOON;
+
+    do {
+        assert_true(aif_now_ms() < end);
+        aif_seats_begin(&b->seats, true);
+        aif_seats_tend(&b->seats);
+    } while (b->seats.n != n);
+}
+
+/* A busy broker takes a frame before the news of its connection, and that of
+ * the one before, which had the same descriptor. */
+static void
+who_says_one_thing_and_goes_is_no_stranger(void **state)
+{
+    const aif_frame ping = {.kind = AIF_K_PING, .id = 1};
+    aif_broker *b;
+    aif_error e;
+    raw r;
+
+    (void)state;
+    assert_int_equal(
+        aif_broker_open(
+            &(aif_broker_options){.bind = "tcp://127.0.0.1:0", .log = "mem:"},
+            &b, &e),
+        AIF_OK);
+    for (int i = 0; i < 4; i++) {
+        int64_t end = aif_now_ms() + SOON;
+        int fd;
+
+        raw_open(&r, aif_broker_uri(b));
+        raw_frame(&r, &ping, NULL);
+        fd = drain_one(b);
+        if (i == 1) { /* one of them is known when it goes */
+            tend_until(b, 1);
+        }
+        raw_close(&r);
+        while (fcntl(fd, F_GETFD) != -1) {
+            assert_true(aif_now_ms() < end);
+        }
+    }
+    tend_until(b, 0);
+    assert_int_equal(aif_status_get(&b->status, AIF_N_STRANGERS), 0);
+    raw_open(&r, aif_broker_uri(b)); /* where they were, and says nothing */
+    tend_until(b, 1);
+    raw_close(&r);
+    tend_until(b, 0);
+    assert_int_equal(aif_status_get(&b->status, AIF_N_STRANGERS), 1);
+    aif_broker_free(b);
+}
+
 int
 main(void)
 {
@@ -499,6 +574,7 @@ main(void)
         SERVED(more_taken_than_sent_is_refused, mem),
         SERVED(the_window_said_last_counts, mem),
         SERVED(subscribing_again_is_one_subscription, mem),
+        cmocka_unit_test(who_says_one_thing_and_goes_is_no_stranger),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

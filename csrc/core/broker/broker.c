@@ -291,7 +291,7 @@ broker_serve(aif_broker *b, aif_error *e)
         if (items[STOP].ready) {
             return AIF_OK;
         }
-        b->seats.news |= items[NEWS].ready;
+        aif_seats_begin(&b->seats, items[NEWS].ready || ready < 0);
         if (ready == 0 && tick != due) {
             aif_parts_look(&b->seats, true);
         } else {

@@ -50,6 +50,7 @@ aif_seats_init(aif_seats *s, const aif_listen *listen, bool tcp,
                      .status = status,
                      .tcp = tcp,
                      .listener = -1,
+                     .round = 1,
                      .parts = {.statm = -1}};
 }
 
@@ -104,15 +105,42 @@ aif_seats_unknown(aif_seats *s, const char *address, const char *key)
     seats_say_refused(s, address, "its key is not known", key);
 }
 
+/* The seat of a descriptor; NULL: no memory, and the connection is not
+ * counted. */
+static aif_seat *
+seats_at(aif_seats *s, uint32_t fd)
+{
+    size_t cap = s->cap == 0 ? 64 : s->cap;
+    aif_seat *seats;
+
+    while (cap <= fd) { /* the kernel bounds descriptors */
+        cap *= 2;
+    }
+    if (cap != s->cap) {
+        seats = aif_realloc(s->seats, cap * sizeof *seats);
+        if (seats == NULL) {
+            return NULL;
+        }
+        memset(seats + s->cap, 0, (cap - s->cap) * sizeof *seats);
+        s->seats = seats;
+        s->cap = cap;
+    }
+    return &s->seats[fd];
+}
+
 void
 aif_seats_took(aif_seats *s, const aif_message *m)
 {
     int fd = aif_message_fd(m);
+    aif_seat *seat = fd >= 0 ? seats_at(s, (uint32_t)fd) : NULL;
 
     s->parts.drained++;
-    if (fd >= 0 && (size_t)fd < s->cap) {
-        s->seats[fd].spoke |= m->ours;
-        s->seats[fd].took = true;
+    if (seat != NULL) {
+        seat->spoke |= m->ours;
+        seat->took = true;
+        if (m->ours) {
+            seat->heard = s->round;
+        }
     }
 }
 
@@ -151,31 +179,12 @@ seats_bound(aif_seats *s)
     }
 }
 
-/* The seat of a descriptor; NULL: no memory, and the connection is not
- * counted. */
-static aif_seat *
-seats_at(aif_seats *s, uint32_t fd)
-{
-    size_t cap = s->cap == 0 ? 64 : s->cap;
-    aif_seat *seats;
-
-    while (cap <= fd) { /* the kernel bounds descriptors */
-        cap *= 2;
-    }
-    if (cap != s->cap) {
-        seats = aif_realloc(s->seats, cap * sizeof *seats);
-        if (seats == NULL) {
-            return NULL;
-        }
-        memset(seats + s->cap, 0, (cap - s->cap) * sizeof *seats);
-        s->seats = seats;
-        s->cap = cap;
-    }
-    return &s->seats[fd];
-}
-
 /* By now the connection may be closed, and the descriptor another one's.  So
- * the address is good enough for people to read, and for nothing else. */
+ * the address is good enough for people to read, and for nothing else.
+ *
+ * Its first frame may have been taken before this news of it.  So whoever had
+ * this descriptor and was heard in this round may be this one, and is taken
+ * for no stranger. */
 static void
 seats_on_accepted(aif_seats *s, uint32_t fd)
 {
@@ -187,7 +196,8 @@ seats_on_accepted(aif_seats *s, uint32_t fd)
         return;
     }
     s->n += !seat->open;
-    *seat = (aif_seat){.open = true};
+    *seat = (aif_seat){
+        .open = true, .spoke = seat->heard == s->round, .heard = seat->heard};
     if (!s->tcp) {
         seat->spoke = true; /* only this user may open the socket's file */
         return;
@@ -260,6 +270,15 @@ seats_on_event(aif_seats *s, aif_port_event event, int fd)
     }
 }
 
+/* A round ends when all news of it was taken: at a look that found nothing, or
+ * when there is none before anything is drained. */
+void
+aif_seats_begin(aif_seats *s, bool news)
+{
+    s->news |= news;
+    s->round += !s->news;
+}
+
 /* The broker waits for the monitor's descriptor, not for its socket: zmq_poll
  * asks a socket twice in each turn, which with the look here was 5 % of the
  * turn of one event.  The descriptor tells only of what comes after the last
@@ -274,6 +293,8 @@ aif_seats_tend(aif_seats *s)
         s->news = aif_port_event_next(s->monitor, &event, &fd);
         if (s->news) {
             seats_on_event(s, event, fd);
+        } else {
+            s->round++;
         }
     }
     seats_bound(s);

@@ -23,6 +23,7 @@ typedef struct {
     bool open;
     bool spoke;       /* it has sent a frame */
     bool told;        /* a line has said why it was not let in */
+    uint64_t heard;   /* the round in which it sent a frame last */
     char address[47]; /* for people to read */
     /* Of parts.c: */
     bool took;       /* a whole message of it was taken since the last note */
@@ -46,6 +47,7 @@ typedef struct aif_seats {
     bool tcp; /* else ipc */
     void *monitor;
     bool news;       /* of the monitor: there may be some */
+    uint64_t round;  /* of news, of which some may still be to be taken */
     aif_seat *seats; /* by descriptor */
     size_t cap;
     size_t n;    /* of them that are open */
@@ -64,6 +66,8 @@ AIF_MUST_CHECK aif_err aif_seats_open(aif_seats *s, void *ctx, void *router,
                                       aif_error *e);
 /* After the router is closed. */
 void aif_seats_close(aif_seats *s);
+/* Before messages are taken; news: the monitor's descriptor tells of some. */
+void aif_seats_begin(aif_seats *s, bool news);
 /* Take the news of connections, and keep to the bound. */
 void aif_seats_tend(aif_seats *s);
 /* A connection from this address is not let in, because of its key. */
