@@ -176,7 +176,7 @@ fork_orphan(void)
     pid_t pid = fork();
 
     if (pid == 0) {
-        alarm(60);
+        alarm(1000);
         for (;;) {
             (void)pause();
         }

@@ -109,12 +109,12 @@ offset_order_is_commit_order_among_processes(void **state)
     for (int i = 0; i < WRITERS; i++) {
         pids[i] = fork();
         if (pids[i] == 0) {
-            alarm(250);
+            alarm(1000);
             _exit(write_in_a_child(i));
         }
     }
     log = open_again();
-    alarm(250);
+    alarm(1000);
     assert_int_equal(follow(log, want), want);
     alarm(0);
     for (int i = 0; i < WRITERS; i++) {

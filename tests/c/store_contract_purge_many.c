@@ -254,14 +254,14 @@ two_purge_while_others_write_and_read(void **state)
     for (int i = 0; i < 3; i++) {
         pids[i] = fork();
         if (pids[i] == 0) {
-            alarm(250);
+            alarm(1000);
             _exit(i == 0   ? append_in_a_child()
                   : i == 1 ? purge_in_a_child(all, results[1])
                            : purge_in_a_child(AIF_STR("a"), results[1]));
         }
     }
     log = open_again();
-    alarm(250);
+    alarm(1000);
     (void)follow_or_be_told(log);
     alarm(0);
     for (int i = 0; i < 3; i++) {

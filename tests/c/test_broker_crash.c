@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { EVENTS = 12, LIMIT_S = 250, ALLOCATIONS = 48 };
+enum { EVENTS = 12, LIMIT_S = 1000, ALLOCATIONS = 48 };
 
 /* In a child: serve until killed. */
 static void

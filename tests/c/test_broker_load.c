@@ -21,7 +21,7 @@ enum { SANITIZED = 1, MANY = 100 }; /* slow, and their memory is not ours */
 #else
 enum { SANITIZED = 0, MANY = 1000 };
 #endif
-enum { LIMIT_S = 250 };
+enum { LIMIT_S = 1000 };
 
 typedef struct {
     served *s;

@@ -270,7 +270,7 @@ a_slow_turn_is_waited_for(void **state)
         assert_int_equal(aif_client_publish(c, &ev, 1, &offset, 50, &e),
                          AIF_ETIMEOUT);
     }
-    alarm(250);
+    alarm(1000);
     while (strcmp(ask(waiting), "1") != 0) {
         /* each turn asks the server */
     }

@@ -2,6 +2,8 @@
  * the kernel that says no. */
 #include "broker_fixture.h"
 
+#include "base/clock.h"
+
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,8 +40,8 @@ publish(aif_client *c, uint64_t i, aif_error *e)
     return err;
 }
 
-static void
-expect_status(const served *s, const char *what)
+static bool
+status_has(const served *s, const char *what)
 {
     char text[AIF_STATUS_MAX + 1];
     aif_buf out = {0};
@@ -49,7 +51,19 @@ expect_status(const served *s, const char *what)
     memcpy(text, out.p, out.n);
     text[out.n] = '\0';
     aif_buf_fini(&out);
-    assert_non_null(strstr(text, what));
+    return strstr(text, what) != NULL;
+}
+
+/* The next line, but for those of slow turns, which a slow machine has. */
+static bool
+next_line(const served *s, aif_trace_line *line)
+{
+    bool got;
+
+    do {
+        got = aif_broker_trace(s->broker, line);
+    } while (got && strncmp(line->text, "slow turn", 9) == 0);
+    return got;
 }
 
 /* What was acknowledged is there, once; nothing else is. */
@@ -115,22 +129,22 @@ a_full_disk_is_said_and_survived(void **state)
         for (int again = 0; again < 5; again++, failed++) {
             assert_int_equal(publish(c, i + 1, &e), AIF_ESTORE);
         }
-        expect_status(s, "\"store\": {\"ok\": false");
+        assert_true(status_has(s, "\"store\": {\"ok\": false"));
         expect_pushed(sub, &pushed, i); /* and it reads on */
         expect_log(c, i);
         assert_it_lives(s);
         limit_files(0);
         assert_int_equal(publish(c, ++i, &e), AIF_OK);
-        expect_status(s, "\"store\": {\"ok\": true}");
+        assert_true(status_has(s, "\"store\": {\"ok\": true}"));
         expect_pushed(sub, &pushed, i);
     }
     expect_log(c, i);
     assert_int_equal(stats_of(s).retries, failed + 3);
     for (int n = 0; n < 6; n++) { /* once for each outage, and its end */
-        assert_true(aif_broker_trace(s->broker, &line));
+        assert_true(next_line(s, &line));
         assert_int_equal(line.level, n % 2 == 0 ? AIF_ERROR : AIF_INFO);
     }
-    assert_false(aif_broker_trace(s->broker, &line));
+    assert_false(next_line(s, &line));
     aif_batch_fini(&pushed);
     aif_sub_free(sub);
     aif_client_free(c);
@@ -144,6 +158,7 @@ a_log_that_is_away_is_waited_for(void **state)
     const char *path = s->log + strlen("sqlite:");
     char away[600];
     aif_batch pushed = {0};
+    int64_t end;
     aif_client *c;
     aif_sub *sub;
     aif_error e;
@@ -155,11 +170,16 @@ a_log_that_is_away_is_waited_for(void **state)
     assert_int_equal(publish(c, 1, &e), AIF_OK);
     assert_int_equal(rename(path, away), 0);
     assert_int_equal(publish(c, 2, &e), AIF_ESTORE);
-    expect_status(s, "\"store\": {\"ok\": false");
+    assert_true(status_has(s, "\"store\": {\"ok\": false"));
     assert_it_lives(s);
     assert_int_equal(rename(away, path), 0);
     assert_int_equal(publish(c, 2, &e), AIF_OK);
-    expect_status(s, "\"store\": {\"ok\": true}");
+    /* Where the look for new events failed, too, the next one has to work. */
+    end = aif_now_ms() + SOON;
+    while (!status_has(s, "\"store\": {\"ok\": true}")) {
+        assert_true(aif_now_ms() < end);
+        assert_it_lives(s);
+    }
     expect_pushed(sub, &pushed, 2);
     aif_batch_fini(&pushed);
     aif_sub_free(sub);

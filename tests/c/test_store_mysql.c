@@ -112,7 +112,7 @@ kill_connections(void)
                    " DB = '%s' AND ID <> CONNECTION_ID() AND"
                    " COMMAND <> 'Killed' LIMIT 1",
                    name);
-    alarm(250);
+    alarm(1000);
     for (;;) {
         (void)snprintf(id, sizeof id, "%s", ask(text));
         if (id[0] == '\0') {
@@ -141,7 +141,7 @@ wait_until_at(const char *statement)
                    " DB = '%s' AND ID <> CONNECTION_ID()"
                    " AND INFO LIKE '%s%%'",
                    name, statement);
-    alarm(250);
+    alarm(1000);
     while (strcmp(ask(text), "1") != 0) {
         /* each turn asks the server */
     }

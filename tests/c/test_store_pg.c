@@ -113,7 +113,7 @@ wait_until_locked(void)
                    "SELECT count(*) FROM pg_stat_activity WHERE"
                    " application_name = '%s' AND wait_event_type = 'Lock'",
                    name);
-    alarm(250);
+    alarm(1000);
     while (strcmp(ask(text), "1") != 0) {
         /* each turn asks the server */
     }
@@ -272,7 +272,7 @@ who_does_not_answer_is_not_waited_for_again(void **state)
     assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &n), 0);
     assert_int_equal(fcntl(listener, F_SETFL, O_NONBLOCK), 0);
     (void)snprintf(uri, sizeof uri,
-                   "postgresql://127.0.0.1:%d/x?connect_timeout=2",
+                   "postgresql://127.0.0.1:%d/x?connect_timeout=5",
                    ntohs(at.sin_port));
     assert_int_equal(aif_pg.open(uri, &s.sql->needs, false, &s.db, &e),
                      AIF_OK);
