@@ -7,6 +7,7 @@ Out: runs and task instances as the plain dictionaries the server sends.
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.error
 import urllib.parse
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 FINISHED = ("success", "failed")
-PATIENCE = 1200.0  # seconds that something may take on a slow machine
+PATIENCE = float(os.environ.get("AIFLOW_PATIENCE_SEC", "240"))  # that something may take on a slow machine
 T = TypeVar("T")
 
 # Never through a proxy: the server is on this machine.

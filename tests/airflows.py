@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 DAGS = ROOT / "tests" / "airflow" / "dags"
 DATABASES = ["sqlite", "postgresql"]
 sys.path.insert(0, str(ROOT / "examples"))
+os.environ.setdefault("AIFLOW_PATIENCE_SEC", "1200")
 
 import deployment  # noqa: E402
 

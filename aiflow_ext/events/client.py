@@ -73,7 +73,7 @@ class EventClient:
     Filters are the same everywhere: ``key`` (one, or up to 64), ``type``, ``namespace`` (None: the client's),
     ``sender``, ``context``; each is exact, ``*``, or a prefix ``abc*``.  An empty ``sender`` or ``context`` means that
     the event has none.  ``after`` and ``upto`` are offsets: beyond, and not beyond.  ``since`` and ``until`` are times:
-    created then or after, and created before; one that has not come is a ValueError.
+    created in that millisecond or after, and created before it; one that has not come is a ValueError.
 
     :param uri: ``ipc://PATH`` or ``tcp://HOST:PORT``, or several with commas between; None: what
         :func:`aiflow_ext.events.address.broker_uri` says.

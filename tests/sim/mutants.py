@@ -498,9 +498,9 @@ def late_word() -> Any:
 
 def revives() -> Any:
     """on SQLite a run that a user has ended since it was read is examined all the same"""
-    from aiflow_ext.provider.scheduler import runner
+    from aiflow_ext.provider.scheduler.runner import EventSchedulerJobRunner
 
-    return replaced(runner, "goes_on", lambda *_: True)
+    return replaced(EventSchedulerJobRunner, "_goes_on", lambda *_: True)
 
 
 # Of starts.py alone, so they can be hunted without Airflow, too.

@@ -11,9 +11,9 @@ from __future__ import annotations
 import select as descriptors
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Thread
 from typing import Any
 
 import airflow.jobs.scheduler_job_runner as stock
@@ -440,10 +440,9 @@ class World:
         if self.observer is not None:
             self.observer.point(name)
         if self.meanwhile is not None and self.meanwhile[0] == name:
-            somebody = Thread(target=self.meanwhile[1])  # with a session of its own
-            self.meanwhile = None
-            somebody.start()
-            somebody.join()
+            with ThreadPoolExecutor(1) as somebody:  # with a session of its own
+                act, self.meanwhile = self.meanwhile[1], None
+                somebody.submit(act).result()
         if self.kill_at is not None and self.kill_at[0] == name:
             label, left, error = self.kill_at
             self.kill_at = (label, left - 1, error) if left > 1 else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -53,7 +53,8 @@ def with_events(events: Sequence[Event], rule: str) -> Begin:
 def resume(session: Session, run: Run, ti: Try, begin: Begin) -> bool:
     """Start a parked task: one guarded update; False where it was not parked any more.
 
-    What an earlier try returned goes: Airflow keeps it for a task that goes on after a deferral, as this one seems to.
+    What an earlier try returned goes: Airflow keeps it for a task that goes on after a deferral, as one seems to that
+    begins with events.
     """
     now = datetime.now(UTC)
     done = session.execute(
@@ -73,9 +74,8 @@ def resume(session: Session, run: Run, ti: Try, begin: Begin) -> bool:
     )
     if not _changed(done):
         return False
-    of = XComModel
-    returned = of.dag_id == run.dag_id, of.run_id == run.run_id, of.task_id == ti.task_id, of.map_index == ti.map_index
-    session.execute(delete(of).where(*returned))
+    if begin["next_method"]:
+        _forget_returned(session, run, {ti.task_id})
     ti.state, ti.parked = "scheduled", False
     return True
 
@@ -97,8 +97,7 @@ def start_again(
     below = dag.get_task(task.task_id).get_flat_relative_ids(upstream=False) if down else set()
     follow = select(TI).where(TI.dag_id == run.dag_id, TI.run_id == run.run_id, TI.task_id.in_(below))
     clear_task_instances([ti, *session.scalars(follow)], session, dag_run_state=False)
-    returned = XComModel.dag_id == run.dag_id, XComModel.run_id == run.run_id
-    session.execute(delete(XComModel).where(*returned, XComModel.task_id.in_({task.task_id, *below})))
+    _forget_returned(session, run, {task.task_id, *below})
     for task_id in below & run.tasks.keys():  # what follows waits for its own rules anew
         run.tasks[task_id].started = None
     if ti.state is not None:  # it ran: Airflow is restarting it; the start waits for that
@@ -208,6 +207,12 @@ def cleared(session: Session, ti: Try, stopped: str) -> bool:
     earlier = select(TIH.end_date).join(TI, TI.id == ti.id)
     earlier = earlier.where(TIH.task_instance_id == UUID(stopped), TIH.end_date != TI.end_date)
     return session.scalar(earlier) is not None
+
+
+def _forget_returned(session: Session, run: Run, task_ids: Collection[str]) -> None:
+    """Delete the XComs of tasks.  What a custom backend keeps elsewhere for them stays: only workers reach it."""
+    of_run = XComModel.dag_id == run.dag_id, XComModel.run_id == run.run_id
+    session.execute(delete(XComModel).where(*of_run, XComModel.task_id.in_(task_ids)))
 
 
 def _locked(session: Session, *where: Any) -> Any:

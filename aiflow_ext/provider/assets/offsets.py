@@ -125,7 +125,7 @@ def keep(session: Session, watcher: Watcher, payloads: Iterable[dict[str, Any]],
 
     Airflow queues a Dag at the first asset event, and the run it makes takes none that is newer than that moment, nor
     makes another run for those.  So the Dags' places in the queue are held, and renewed behind the last one.  The
-    watcher's row comes first, for all who bring events to this asset: two of them would wait for each other.
+    watcher's row comes first, for all who bring it events: two of them would wait for each other.
     """
     session.execute(select(models.consumer.c.name).where(models.consumer.c.name == watcher.name).with_for_update())
     queue = AssetDagRunQueue.asset_id == watcher.asset.id

@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from airflow.utils.sqlalchemy import get_dialect_name
-from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import CursorResult, select, update
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -27,19 +25,6 @@ from aiflow_ext.provider.world.task import ENDED
 DEFERRED = TaskInstanceState.DEFERRED
 
 
-def goes_on(session: Session, dag_run: DagRun) -> bool:
-    """Whether a run that was read as running still runs; from here on nobody else ends it in this transaction.
-
-    SQLite locks no row: whoever ended the run meanwhile is not overruled.  A write of ours locks its whole database.
-    """
-    if get_dialect_name(session) != "sqlite":  # it is locked
-        return True
-    running = DagRun.id == dag_run.id, DagRun.state == DagRunState.RUNNING
-    same = update(DagRun).where(*running).values(last_scheduling_decision=DagRun.last_scheduling_decision)
-    done = session.execute(same.execution_options(synchronize_session=False))
-    return bool(cast("CursorResult[Any]", done).rowcount)
-
-
 @contextmanager
 def unended(session: Session, dag_run: DagRun) -> Iterator[None]:
     """Show them to Airflow as deferred, in memory, while it examines the run.
@@ -47,7 +32,7 @@ def unended(session: Session, dag_run: DagRun) -> Iterator[None]:
     Its session hands out the objects that are read here, as they are now: a task that ends meanwhile has not ended
     for Airflow either.
 
-    :param dag_run: held by :func:`goes_on`, so no reaction changes its starts and stops.
+    :param dag_run: locked, so no reaction changes its starts and stops.
     """
     table = models.rule_state
     waiting = session.execute(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import airflow.jobs.scheduler_job_runner as stock
 import structlog
@@ -21,9 +21,9 @@ from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import NEW_SESSION, create_session, provide_session
-from airflow.utils.sqlalchemy import is_lock_not_available_error, prohibit_commit, with_row_locks
+from airflow.utils.sqlalchemy import get_dialect_name, is_lock_not_available_error, prohibit_commit, with_row_locks
 from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import select, tuple_
+from sqlalchemy import CursorResult, select, tuple_, update
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -34,7 +34,7 @@ from aiflow_ext.provider.metrics import count
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.decide import Reaction
 from aiflow_ext.provider.react.transaction import Reactor
-from aiflow_ext.provider.react.unended import goes_on, unended
+from aiflow_ext.provider.react.unended import unended
 from aiflow_ext.provider.scheduler.changes import RUNS, Changes
 from aiflow_ext.provider.scheduler.children import keep_connections_from_children, let_workers_end
 from aiflow_ext.provider.scheduler.due import next_due
@@ -227,8 +227,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             queued = super()._do_scheduling(session)
             self._full_at = time.monotonic() + self._until_full(session)
             self._wake.full = bool(self._changes.take())
-            if self._changes.take_begun() and self._reactor.registry.dag_ids():  # starts may have waited for that
-                self._reaction.busy = self._retry = True
+            if self._changes.take_begun() and (self._reactor.registry.dag_ids() or self._reactor.runs):
+                self._reaction.busy = self._retry = True  # one more reaction: starts may have waited for that
             return queued
         dirty = wake.dirty | self._reaction.dirty
         queued = self._schedule_dirty(dirty, session)
@@ -321,6 +321,19 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             self._retry |= bool(busy)
         return runs
 
+    def _goes_on(self, dag_run: DagRun, session: Session) -> bool:
+        """Whether a run that was read as running still runs; nobody else ends it before this transaction does.
+
+        Whoever has ended it meanwhile is not overruled.  SQLite locks no row: a write of ours locks all of it.  And
+        after a deadlock stock goes on with the runs that it had locked before.
+        """
+        running = DagRun.id == dag_run.id, DagRun.state == DagRunState.RUNNING
+        if get_dialect_name(session) == "sqlite":
+            same = update(DagRun).where(*running).values(last_scheduling_decision=DagRun.last_scheduling_decision)
+            done = session.execute(same.execution_options(synchronize_session=False))
+            return bool(cast("CursorResult[Any]", done).rowcount)
+        return session.scalar(with_row_locks(select(DagRun.id).where(*running), session, of=DagRun)) is not None
+
     def _critical_section_enqueue_task_instances(self, session: Session) -> int:
         try:
             queued = super()._critical_section_enqueue_task_instances(session)
@@ -337,7 +350,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         if not self._follows_rules(dag_run, session):
             return super()._schedule_dag_run(dag_run, session)
         point("pass.read")
-        if not goes_on(session, dag_run):
+        if not self._goes_on(dag_run, session):
             return None
         with unended(session, dag_run):
             callback = super()._schedule_dag_run(dag_run, session)

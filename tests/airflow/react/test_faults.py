@@ -157,12 +157,12 @@ def delete(run: Run) -> None:
 
 def call(runs: Runs, method: str, path: str, body: object = None) -> None:
     """As people do: again, where Airflow's server was the victim of a deadlock (it locks tasks before their run)."""
-    while True:
+    for left in reversed(range(20)):
         try:
             runs.airflow.rest.call(method, path, body)
             return
         except RestError as e:
-            if e.status < 500:
+            if e.status < 500 or not left:
                 raise
 
 

@@ -106,12 +106,13 @@ def begun(airflow: Deployment, dag_id: str) -> str:
     """A run of which Airflow's server knows where the log was: it does not wait for a broker longer than a second."""
     noted = "SELECT 1 FROM aiflow_consumer c JOIN dag_run r ON c.name = 'run:' || r.id"
     noted += ' WHERE r.run_id = ? AND c."offset" > 0'
-    while True:
+    for _ in range(50):
         run_id = airflow.rest.trigger(dag_id)
         if airflow.sql(noted, run_id):
             return run_id
         airflow.rest.call("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", {"state": "failed"})
         airflow.rest.call("DELETE", f"dags/{dag_id}/dagRuns/{run_id}")
+    raise AssertionError("Airflow's server never hears from the broker in time")
 
 
 @pytest.mark.parametrize("database", DATABASES)

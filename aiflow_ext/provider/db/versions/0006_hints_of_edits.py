@@ -21,4 +21,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """They say more than before, which does no harm; nothing is to be done."""
+    """Remove the one that is new; the others say more than before, which does no harm."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(sa.text("DROP FUNCTION IF EXISTS aiflow_notify_serialized_dag() CASCADE"))
