@@ -104,6 +104,7 @@ class Alone:
         self.batch: list[Any] = []
         self.asked: set[str] = set()  # by this scheduler
         self.ever: dict[str, int] = {}  # by any, and when
+        self.termed: dict[str, int] = {}  # and when it was sent SIGTERM
         self.ledger = Ledger()
         self.did = Counter[str]()
         self.edits = 0
@@ -367,6 +368,7 @@ class Alone:
 
     def act_term(self, act: starts.Act) -> bool:
         self.late(GRACE_MS)
+        self.termed[str(self.ti.id)] = self.now
         return True
 
     def act_restart(self, act: starts.Act) -> bool:
@@ -387,6 +389,8 @@ class Alone:
     def force(self, state: str) -> bool:
         """It did not listen: its row is changed, and it ends at its next heartbeat."""
         self.late(2 * GRACE_MS)
+        termed = self.termed.get(str(self.ti.id), self.now - GRACE_MS)
+        self.right(self.now >= termed + GRACE_MS, "stop-early", f"SIGTERM at {termed}, now {self.now}")
         if self.races:
             self.meanwhile("success")
         if self.row.state != "running":

@@ -213,6 +213,9 @@ def compare(ledger: Ledger, was: Seen, now: Seen, out: Outlook) -> tuple[str, st
             why = "added" if ledger.added else "edited" if ledger.edited else out.why or was.state
             return f"told-wrong-{why}", f"; must be told {list(out.must)}"
     elif began or (now.state in ("scheduled", "queued") and now.told != was.told):
+        if ledger.stopping is not None and was.state in ("running", "restarting") and ledger.pending:
+            ledger.stopping = None  # it did not listen: Airflow ends it, and the start that waited for that begins
+            out.may.setdefault(ledger.pending[0], ledger.pending[1:])
         if now.told not in out.may:
             return f"start-unasked-{out.why or was.state or 'none'}", f"; may be told {sorted(out.may)}"
         ledger.pending = out.may[now.told]

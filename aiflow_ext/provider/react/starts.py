@@ -242,6 +242,7 @@ def _go_on(task: TaskState, stopping: dict[str, Any], ti: Try, moment: Moment) -
             return ti
         stopping["stage"] += 1
         if stopping["stage"] == TERM:
+            stopping["term"] = moment.ms  # it has its time from now on, however late this comes
             yield Act("term")
             return ti
         row = Act("restart") if stopping["restart"] else Act("set", state=stopping["state"], expected="running")
@@ -268,7 +269,8 @@ def due_ms(stopping: dict[str, Any], grace_ms: int, asked: Collection[str]) -> i
 
 
 def _next_ms(stopping: dict[str, Any], grace_ms: int) -> int:
-    return int(stopping["since"]) + grace_ms * (int(stopping["stage"]) + 1)
+    heard = int(stopping["since"]) + grace_ms
+    return heard if stopping["stage"] == ASK else max(heard, int(stopping.get("term", 0))) + grace_ms
 
 
 def reason(rule: dict[str, Any], offsets: Sequence[int]) -> str:
