@@ -33,6 +33,7 @@ from aiflow_ext._event import Event
 from aiflow_ext.provider.act import stop as stop_module
 from aiflow_ext.provider.config import Config, native_uri
 from aiflow_ext.provider.db import notify
+from aiflow_ext.provider.react import decide as decide_module
 from aiflow_ext.provider.scheduler.wake import Wake, Waker
 
 SAFETY_SEC = 60.0
@@ -314,6 +315,7 @@ class World:
         runner_module.chores = lambda config: []  # threads of their own
         import aiflow_ext.provider.react.transaction as transaction
 
+        decide_module.ACTIONS = 3  # so that it is met
         outside = _Outside(self)
         transaction._core = outside  # type: ignore[attr-defined]
         stop_module._terminate = self._terminate  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ for the task, and act/ does it.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -41,6 +42,10 @@ log = structlog.get_logger(__name__)
 Fired = tuple[int, str, list[int]]
 T = TypeVar("T")
 
+ACTIONS = 100  # of a transaction, but for those of its last event
+SLICE_SEC = (
+    1.0  # that a transaction may take, and a call of react(): in between Airflow schedules, and tells that it lives
+)
 KEPT_RUNS = 100  # of a Dag that is paused, or away; the newest
 KEPT_AT_ONCE = 10  # are made in a transaction, at about 0.1 s each
 
@@ -80,16 +85,24 @@ class Decisions:
         self.world = world
         self.now_ms = now_ms
         self.acted = False
+        self._actions = 0
         self._events_read: dict[int, Event] = {}
         self._locked: set[Key] = set()
 
-    def decide(self, batch: Sequence[Event]) -> None:
-        """Bring every rule up to date with the batch and with the time, and act."""
+    def decide(self, batch: Sequence[Event]) -> Sequence[Event]:
+        """Bring every rule up to date with the batch and with the time, and act.
+
+        :return: those of the batch that it came to; enough is done then, and the others are for the next transaction.
+        """
+        began, fed = time.monotonic(), 0
         self._events_read = {event.offset: event for event in batch}
         self._settle()
         self._index()
         for event in batch:
             self._feed(event)
+            fed += 1
+            if self._actions >= ACTIONS or time.monotonic() - began >= SLICE_SEC:
+                break
         self._tick()
         self._settle()
         self._make_kept_runs()
@@ -97,6 +110,7 @@ class Decisions:
             if lost := task.dropped:
                 shown = {"starts": len(lost), "first": lost[0]["events"][-1:], "last": lost[-1]["events"][-1:]}
                 log.warning("aiflow: too many starts wait, the oldest are dropped", **shown, **task.who)
+        return batch[:fed]
 
     # Rules
 
@@ -145,6 +159,7 @@ class Decisions:
             else:
                 before, after = self._act(run, task, rule, kind, offsets)
         self.acted = True
+        self._actions += 1
         self.reaction.work.actions[kind] += 1
         row = task.who | {
             "rule": rule["name"],

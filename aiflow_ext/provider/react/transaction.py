@@ -32,7 +32,7 @@ from aiflow_ext.provider.db.consumers import Place, begin_at, holder_of, place_o
 from aiflow_ext.provider.db.session import own_session
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.another_log import another_log
-from aiflow_ext.provider.react.decide import Decisions, Means, Reaction, can_settle
+from aiflow_ext.provider.react.decide import SLICE_SEC, Decisions, Means, Reaction, can_settle
 from aiflow_ext.provider.react.starts import due_ms
 from aiflow_ext.provider.react.tell import Teller
 from aiflow_ext.provider.world.blame import Key, RunError
@@ -111,7 +111,7 @@ class Reactor:
 
         :raises Error: the log or Airflow's database failed; nothing was done, the next call does it.
         """
-        reaction = Reaction()
+        reaction, began = Reaction(), time.monotonic()
         for _ in range(ROUNDS):
             try:
                 with own_session() as session:
@@ -127,6 +127,8 @@ class Reactor:
                 continue
             if not again:
                 return reaction
+            if time.monotonic() - began >= SLICE_SEC:
+                break
         reaction.busy = True
         return reaction
 
@@ -186,11 +188,11 @@ class _Transaction:
         if not wanted:
             return False
         point("apply.locked")
-        batch = self._read_events()
+        batch: Sequence[Event] = self._read_events()
         self.world = self._load()
         told = self.r._teller.tell(self.session, self.world, self.reaction.work)
         decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
-        decisions.decide(batch)
+        batch = decisions.decide(batch)
         more = self._feed_watchers(batch)
         point("apply.acted")
         save(self.session, self.world, CONSUMER, Place(batch[-1].offset if batch else self.world.offset, self.log_id))

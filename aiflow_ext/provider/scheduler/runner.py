@@ -268,7 +268,14 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._reaction = Reaction()
 
     def _schedule_dirty(self, dirty: set[Key], session: Session) -> int:
-        """The middle of the stock pass, for the runs that changed: examine them, then the critical section."""
+        """The middle of the stock pass, for the runs that changed: examine them, then the critical section.
+
+        No more than the stock pass examines: the others follow in the next one.
+        """
+        if len(dirty) > DagRun.DEFAULT_DAGRUNS_TO_EXAMINE:
+            first = set(sorted(dirty)[: DagRun.DEFAULT_DAGRUNS_TO_EXAMINE])
+            self._wake.dirty |= dirty - first
+            dirty = first
         if queued := self._enqueue_scheduled(session):  # what an event started need not wait for the rest: 25 ms
             self._wake.dirty |= dirty  # the loop comes back at once
             return queued

@@ -250,3 +250,14 @@ def test_what_airflow_s_own_clean_up_leaves_goes(runs: Runs) -> None:
     assert kept(airflow, "told", run.run_id) == (2, 2)
     purge(airflow)
     assert kept(airflow, "told", run.run_id) == (0, 0)
+
+
+def test_a_burst_is_acted_on_in_slices(runs: Runs) -> None:
+    """Of 100 actions each: in between Airflow schedules, and its heartbeat is told."""
+    of_rule = "SELECT count(*) FROM aiflow_action WHERE dag_id = 'born' AND rule = 'born'"
+    before = runs.airflow.sql(of_rule)[0][0]
+    runs.client.publish_many([Event("birth")] * 150)
+    runs.airflow.wait_until(lambda: runs.airflow.sql(of_rule)[0][0] == before + 150, what="all are born")
+    assert max(runs.airflow.sql(f"{of_rule} GROUP BY at_ms"))[0] <= 100
+    over = "SELECT count(*) FROM dag_run WHERE dag_id = 'born' AND state IN ('queued', 'running')"
+    runs.airflow.wait_until(lambda: runs.airflow.sql(over) == [(0,)], what="they are over")
