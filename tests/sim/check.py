@@ -88,6 +88,7 @@ class Check:
         self.ledgers: dict[Task, Ledger] = defaultdict(Ledger)
         self.kept: dict[str, list[tuple[Key, int, str | None]]] = defaultdict(list)  # runs that wait for their Dag
         self.last_action = 0
+        self.causes: dict[Task, int] = {}  # of the newest firings: the events
         self.clock_back = False  # it went back once
         self.before: Shot | None = None
         self.offset: int | None = None  # as the last reaction left it
@@ -180,7 +181,11 @@ class Check:
         batch = self.world.log.read(before.offset, 1000, None, after.offset) if after.offset > before.offset else []
         self._listen(before)
         actual = self._actions()
-        made = self._dag_firings(batch, actual, after)
+        # An event that some rules have heard and others have not: the offset is not moved beyond it.
+        amid = (
+            self.world.log.read(after.offset, 1) if any(cause > after.offset for cause in self.causes.values()) else []
+        )
+        made = self._dag_firings(batch, amid, actual, after)
         self._ended_runs(before, after, made)
         now = self.world.clock.ms
         cleared = self._cleared_below(before, after)
@@ -190,7 +195,8 @@ class Check:
                 if task in cleared:
                     self.ledgers[task].told, self.ledgers[task].again = None, False
                 over = key in made and after.runs.get(key) != "running"  # no period is due in it any more
-                fired = self._firings(task, run, batch, before, 0 if over else now)
+                heard = [*batch, *amid] if self._has_heard(task, amid) else batch
+                fired = self._firings(task, run, heard, before, 0 if over or amid else now)
                 found = actual.pop(task, [])
                 fired = self._match(task, fired, found)
                 if key in made:  # what fired until its run was stopped was stopped with it
@@ -251,20 +257,25 @@ class Check:
         """The rows of aiflow_action that this reaction has written."""
         out: dict[Task, list[Any]] = defaultdict(list)
         sql = (
-            "SELECT id, dag_id, run_id, task_id, rule, action, offsets, before, after FROM aiflow_action"
+            "SELECT id, dag_id, run_id, task_id, rule, action, offsets, cause, after FROM aiflow_action"
             f" WHERE id > {self.last_action} ORDER BY id"
         )
-        for number, dag_id, run_id, task_id, rule, action, offsets, _, after in (
+        self.causes = {}
+        for number, dag_id, run_id, task_id, rule, action, offsets, cause, after in (
             settings.Session().connection().exec_driver_sql(sql)
         ):
             self.last_action = number
             self.firings += 1
             out[dag_id, run_id, task_id].append((rule, action, tuple(json.loads(offsets))))
+            self.causes[dag_id, run_id, task_id] = int(cause) if cause.isdigit() else 0
             if after == "error":
                 self.fault("action-failed", f"{dag_id}.{task_id}: rule {rule} met an exception")
         return out
 
-    def _dag_firings(self, batch: list[Any], actual: Any, after: Shot) -> dict[Key, int]:
+    def _has_heard(self, task: Task, amid: list[Any]) -> bool:
+        return bool(amid) and self.causes.get(task, 0) >= amid[0].offset
+
+    def _dag_firings(self, batch: list[Any], amid: list[Any], actual: Any, after: Shot) -> dict[Key, int]:
         """Rules on Dags; returns the runs that the batch has stopped, and the offset of the last event that did."""
         touched: dict[Key, int] = {}
         for dag_id, (_, rules) in self.rules.items():
@@ -276,7 +287,7 @@ class Check:
             expected = []
             for model in self.models[task]:
                 seq = []
-                for event in batch:
+                for event in [*batch, *amid] if self._has_heard(task, amid) else batch:
                     if fired := model.feed(event, False):
                         seq.append((fired[0], event))
                 expected.append(seq)

@@ -148,7 +148,7 @@ def early_events() -> Any:
     """a run hears what was published before it, and not read yet"""
     from aiflow_ext.provider.world import runs
 
-    return replaced(runs, "noted", lambda session, ids: {})
+    return replaced(runs, "noted", lambda session: {})
 
 
 def early_stop() -> Any:
@@ -496,6 +496,20 @@ def late_word() -> Any:
     return replaced(runner, "drop_late_words", lambda *_: None)
 
 
+def part_is_whole() -> Any:
+    """where enough was done in the middle of an event, the other rules do not hear it"""
+    from aiflow_ext.provider.react.decide import Decisions
+
+    feed = Decisions._feed
+
+    def broken(self: Any, event: Any) -> bool:
+        feed(self, event)
+        self.amid = False
+        return True
+
+    return replaced(Decisions, "_feed", broken)
+
+
 def revives() -> Any:
     """on SQLite a run that a user has ended since it was read is examined all the same"""
     from aiflow_ext.provider.scheduler.runner import EventSchedulerJobRunner
@@ -545,6 +559,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
         no_lock,
         late_word,
         revives,
+        part_is_whole,
         *PURE,
     )
 }

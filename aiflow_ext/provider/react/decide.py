@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 Fired = tuple[int, str, list[int]]
 T = TypeVar("T")
 
-ACTIONS = 100  # of a transaction, but for those of its last event
+ACTIONS = 200  # of a transaction
 SLICE_SEC = (
     1.0  # that a transaction may take, and a call of react(): in between Airflow schedules, and tells that it lives
 )
@@ -75,7 +75,8 @@ class Reaction:
 class Decisions:
     """What one transaction decides, and does.
 
-    `acted` says that a rule fired or a start was carried out, so there may be more to do in the next round.
+    `acted` says that a rule fired or a start was carried out, so there may be more to do in the next round; `amid` that
+    some rules have heard an event which others have not.
     """
 
     def __init__(self, means: Means, session: Session, reaction: Reaction, world: World, now_ms: int) -> None:
@@ -85,25 +86,26 @@ class Decisions:
         self.world = world
         self.now_ms = now_ms
         self.acted = False
-        self._actions = 0
+        self.amid = False
+        self._actions, self._began = 0, time.monotonic()
         self._events_read: dict[int, Event] = {}
         self._locked: set[Key] = set()
 
     def decide(self, batch: Sequence[Event]) -> Sequence[Event]:
         """Bring every rule up to date with the batch and with the time, and act.
 
-        :return: those of the batch that it came to; enough is done then, and the others are for the next transaction.
+        :return: those of the batch that all rules have heard; the others are for the next transaction.
         """
-        began, fed = time.monotonic(), 0
+        fed = 0
         self._events_read = {event.offset: event for event in batch}
         self._settle()
         self._index()
         for event in batch:
-            self._feed(event)
-            fed += 1
-            if self._actions >= ACTIONS or time.monotonic() - began >= SLICE_SEC:
+            if self._is_enough() or not self._feed(event):
                 break
-        self._tick()
+            fed += 1
+        if not self.amid:
+            self._tick()
         self._settle()
         self._make_kept_runs()
         for task in [*(task for _, task in self.world.tasks()), *self.world.dags.values()]:
@@ -128,8 +130,15 @@ class Decisions:
             self._match.add(pattern, len(self._hearing))
         self._hearing.append((run, task))
 
-    def _feed(self, event: Event) -> None:
-        for number in self._match.find(event):
+    def _is_enough(self) -> bool:
+        return self._actions >= ACTIONS or time.monotonic() - self._began >= SLICE_SEC
+
+    def _feed(self, event: Event) -> bool:
+        """Return whether all rules have heard it, else they hear it again: those that had it already do not (R4)."""
+        for n, number in enumerate(self._match.find(event)):
+            if n and self._is_enough():
+                self.amid = True
+                return False
             run, task = self._hearing[number]
             if run is not None and not _reaches(event, run):
                 continue
@@ -137,6 +146,7 @@ class Decisions:
             with Blame((task.dag_id, task.run_id)):
                 task.core, fired = task.rules.core.feed(task.core, event, own)
                 self._decide(run, task, fired, str(event.offset))
+        return True
 
     def _tick(self) -> None:
         for run, task in self.world.tasks():

@@ -76,6 +76,7 @@ class Reactor:
         self._broker_log = broker_log
         self._told_of: int | None = None  # the log of a broker, which is not ours
         self.runs: Collection[Key] = ()
+        self.amid = False  # of an event: some rules have heard it, and the others hear it next
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
         self._stops = Stops(self._client, config.stop_grace_sec)
@@ -177,7 +178,8 @@ class _Transaction:
 
     def run(self) -> bool:
         """Do the round; return whether there is (or may be) more."""
-        self.r.registry.refresh(self.session)
+        if not self.r.amid:  # a rule that is edited meanwhile must not hear the event which the old one has heard
+            self.r.registry.refresh(self.session)
         place = place_of(self.session, CONSUMER) or self._first_place()
         wanted = self._something_to_do(place)
         if wanted and not self._lock():
@@ -199,6 +201,7 @@ class _Transaction:
         point("apply.saved")
         self.session.commit()
         point("apply.committed")
+        self.r.amid = decisions.amid
         self._note_due()
         return told or more or decisions.acted or (bool(batch) and batch[-1].offset < self.head)
 

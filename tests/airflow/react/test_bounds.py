@@ -253,11 +253,11 @@ def test_what_airflow_s_own_clean_up_leaves_goes(runs: Runs) -> None:
 
 
 def test_a_burst_is_acted_on_in_slices(runs: Runs) -> None:
-    """Of 100 actions each: in between Airflow schedules, and its heartbeat is told."""
+    """Of 200 actions each: in between Airflow schedules, and its heartbeat is told."""
     of_rule = "SELECT count(*) FROM aiflow_action WHERE dag_id = 'born' AND rule = 'born'"
     before = runs.airflow.sql(of_rule)[0][0]
-    runs.client.publish_many([Event("birth")] * 150)
-    runs.airflow.wait_until(lambda: runs.airflow.sql(of_rule)[0][0] == before + 150, what="all are born")
-    assert max(runs.airflow.sql(f"{of_rule} GROUP BY at_ms"))[0] <= 100
+    runs.client.publish_many([Event("birth")] * 220)
+    runs.airflow.wait_until(lambda: runs.airflow.sql(of_rule)[0][0] == before + 220, what="all are born")
+    assert max(runs.airflow.sql(f"{of_rule} GROUP BY at_ms"))[0] <= 200
     over = "SELECT count(*) FROM dag_run WHERE dag_id = 'born' AND state IN ('queued', 'running')"
     runs.airflow.wait_until(lambda: runs.airflow.sql(over) == [(0,)], what="they are over")
