@@ -87,7 +87,7 @@ class Decisions:
         self.now_ms = now_ms
         self.acted = False
         self.amid = False
-        self._actions, self._began = 0, time.monotonic()
+        self._actions, self._began = 0, 0.0
         self._events_read: dict[int, Event] = {}
         self._locked: set[Key] = set()
 
@@ -100,6 +100,7 @@ class Decisions:
         self._events_read = {event.offset: event for event in batch}
         self._settle()
         self._index()
+        self._began = time.monotonic()  # what waited is not counted: each transaction gets on with its events
         for event in batch:
             if self._is_enough() or not self._feed(event):
                 break
