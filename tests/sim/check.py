@@ -20,6 +20,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from sim import tasks
+from sim.dags import ups
 from sim.model import Firing, RulesModel
 from sim.tasks import RESUME, Ledger, Outlook, Seen
 from sim.world import Finding, World
@@ -320,8 +321,8 @@ class Check:
                     self.models[*key, task_id] = [RulesModel(dag_id, its, firing.offsets[-1], self.world.clock.ms)]
                     self.stored[*key, task_id] = its
             if not closed:
-                for key, offset, context in kept[:KEPT_AT_ONCE]:
-                    self.heads[key], self.contexts[key] = offset, context
+                for key, _, context in kept[:KEPT_AT_ONCE]:
+                    self.heads[key], self.contexts[key] = self.world.log.head(), context
                     if key not in after.runs:
                         self.fault("run-lost-kept", f"no run {key[1]} of {dag_id} although it is back (R85)")
                 del kept[:KEPT_AT_ONCE]
@@ -456,20 +457,20 @@ class Check:
         spec = self._spec(task)
         if spec is None or seen.state == "removed" or spec["kind"] == "teardown":
             return "maybe"
-        names = spec.get("up", ())
+        names = ups(spec)
         skipped = {self._skipped(task, shot) for shot in (before, after)}
         if True in skipped:
             return "maybe" if False in skipped else "no"
-        ups = [(up, shot.tis.get((*task[:2], up))) for up in names for shot in (before, after)]
-        kinds = {up: (self._spec((*task[:2], up)) or {}).get("kind") for up, _ in ups}
+        above = [(up, shot.tis.get((*task[:2], up))) for up in names for shot in (before, after)]
+        kinds = {up: (self._spec((*task[:2], up)) or {}).get("kind") for up, _ in above}
         if any(kind in ("setup", "teardown", "mapped", None) for kind in kinds.values()):
             return "maybe"
-        fine = spec.get("trigger_rule") in FINE and all(ti is not None and ti.state == "success" for _, ti in ups)
+        fine = spec.get("trigger_rule") in FINE and all(ti is not None and ti.state == "success" for _, ti in above)
         return "yes" if fine else "maybe"
 
     def _skipped(self, task: Task, shot: Shot) -> bool:
         """Whether a branch or a short circuit right before it, that is over, has skipped it (R82)."""
-        for name in (self._spec(task) or {}).get("up", ()):
+        for name in ups(self._spec(task) or {}):
             up = (*task[:2], name)
             choice, parent, spec = shot.choices.get(up, {}), shot.tis.get(up), self._spec(up) or {}
             if parent is None or not parent.ended or spec.get("kind") not in ("branch", "short"):
@@ -487,7 +488,7 @@ class Check:
         """The tasks that follow one."""
         spec, out, more = self.specs[dag_id], set(), {task_id}
         while more:
-            more = {t["id"] for t in spec["tasks"] if set(t.get("up", ())) & more} - out
+            more = {t["id"] for t in spec["tasks"] if set(ups(t)) & more} - out
             out |= more
         return out
 
@@ -670,8 +671,8 @@ class Check:
             if spec is None:
                 self.fault("stuck-none", f"{task} is not in its Dag, and not removed")
                 return
-            ups = [ti for (*_, name), ti in tis.items() if name.partition("[")[0] in spec.get("up", ())]
-            if all(up.ended for up in ups) and not spec.get("depends_on_past"):
+            above = [ti for (*_, name), ti in tis.items() if name.partition("[")[0] in ups(spec)]
+            if all(up.ended for up in above) and not spec.get("depends_on_past"):
                 self.fault(
                     "stuck-none" + self.owed(task[:2]),
                     f"{task} has not begun, and its upstream is over: {_states(tis)}",

@@ -59,6 +59,11 @@ class Sensor(BaseSensorOperator):
     """A sensor."""
 
 
+def ups(task: dict[str, Any]) -> list[str]:
+    """What a task follows: a teardown also its setups."""
+    return [*task.get("up", ()), *task.get("setups", ())]
+
+
 def build(spec: Spec) -> DAG:
     """Build the Dag, as its file would.
 
