@@ -225,6 +225,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         full |= RUNS in self._changes.take()  # which tasks it has changed, the reaction says itself
         if full or self._reaction.made_runs:
             queued = super()._do_scheduling(session)
+            if queued:
+                point("pass.committed")
             self._full_at = time.monotonic() + self._until_full(session)
             self._wake.full = bool(self._changes.take())
             if self._changes.take_begun() and (self._reactor.registry.dag_ids() or self._reactor.runs):
