@@ -196,8 +196,7 @@ class Check:
                 if task in cleared:
                     self.ledgers[task].told, self.ledgers[task].again = None, False
                 over = key in made and after.runs.get(key) != "running"  # no period is due in it any more
-                heard = [*batch, *amid] if self._has_heard(task, amid) else batch
-                fired = self._firings(task, run, heard, before, 0 if over or amid else now)
+                fired = self._firings(task, run, self._heard(task, batch, amid), before, 0 if over or amid else now)
                 found = actual.pop(task, [])
                 fired = self._match(task, fired, found)
                 if key in made:  # what fired until its run was stopped was stopped with it
@@ -273,8 +272,9 @@ class Check:
                 self.fault("action-failed", f"{dag_id}.{task_id}: rule {rule} met an exception")
         return out
 
-    def _has_heard(self, task: Task, amid: list[Any]) -> bool:
-        return bool(amid) and self.causes.get(task, 0) >= amid[0].offset
+    def _heard(self, task: Task, batch: list[Any], amid: list[Any]) -> list[Any]:
+        """What its rules have heard: of an event that others hear later, it says so itself where it fired."""
+        return [*batch, *amid] if amid and self.causes.get(task, 0) >= amid[0].offset else batch
 
     def _dag_firings(self, batch: list[Any], amid: list[Any], actual: Any, after: Shot) -> dict[Key, int]:
         """Rules on Dags; returns the runs that the batch has stopped, and the offset of the last event that did."""
@@ -288,7 +288,7 @@ class Check:
             expected = []
             for model in self.models[task]:
                 seq = []
-                for event in [*batch, *amid] if self._has_heard(task, amid) else batch:
+                for event in self._heard(task, batch, amid):
                     if fired := model.feed(event, False):
                         seq.append((fired[0], event))
                 expected.append(seq)

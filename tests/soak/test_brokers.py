@@ -10,15 +10,15 @@ import itertools
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from airflows import free_tcp
 
 from aiflow_ext import EventLog
 
@@ -51,13 +51,6 @@ class Process:
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def trouble(brokers: list[Process], clients: list[Process], stop: threading.Event, seed: int) -> None:
@@ -100,7 +93,7 @@ def test_killed_brokers_lose_double_and_reorder_nothing(tmp_path: Path, server: 
     print(f"AIF_SOAK_SEED={seed}")
     with EventLog(log) as before:
         start = before.head()
-    bound = [f"tcp://127.0.0.1:{free_port()}" for _ in range(3)]
+    bound = [free_tcp() for _ in range(3)]
     addresses = ",".join(bound)
     each = EVENTS // 4
     files = [tmp_path / f"heard{i}" for i in range(4)]

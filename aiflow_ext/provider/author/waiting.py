@@ -74,6 +74,7 @@ class EventTrigger(BaseTrigger):
     async def _wait(self, after: int | None, began: datetime) -> list[Event]:
         """Return the events that meet a rule, of those beyond `after`; None: of those that come."""
         from aiflow_ext import _core
+        from aiflow_ext.events.times import since_epoch
         from aiflow_ext.provider.config import Config
         from aiflow_ext.rules import compile_rules
 
@@ -84,7 +85,7 @@ class EventTrigger(BaseTrigger):
         sub = _core.Subscription(config.broker, False, config.curve())
         try:
             stream = await asyncio.to_thread(sub.add, patterns or [("-", "-", "-", "-")], after, 30_000)
-            state = core.start(sub.cursor(stream) if after is None else after, int(began.timestamp() * 1000))
+            state = core.start(sub.cursor(stream) if after is None else after, since_epoch(began))
             seen: dict[int, Any] = {}
             while True:
                 _, events, _ = await asyncio.to_thread(sub.next, 500)

@@ -10,6 +10,10 @@ then the statement of Airflow goes on, and the hint is lost.
 
 from __future__ import annotations
 
+from typing import Any
+
+import sqlalchemy as sa
+
 CHANNEL = "aiflow_wake"
 SEPARATOR = "\x1f"
 DIRTY = "dirty"  # a task instance ended, was cleared, ...: examine its run
@@ -78,6 +82,16 @@ def create_statements() -> list[str]:
             f"CREATE OR REPLACE TRIGGER aiflow_{table} {when} EXECUTE FUNCTION aiflow_notify_{table}()",
         )
     ]
+
+
+def renew(op: Any) -> None:
+    """Make functions and triggers anew, where the database is PostgreSQL.
+
+    :param op: alembic's, of a migration.
+    """
+    if op.get_bind().dialect.name == "postgresql":
+        for statement in drop_statements() + create_statements():
+            op.execute(sa.text(statement.replace(":=", r"\:=")))
 
 
 def drop_statements() -> list[str]:

@@ -43,9 +43,7 @@ Fired = tuple[int, str, list[int]]
 T = TypeVar("T")
 
 ACTIONS = 200  # of a transaction
-SLICE_SEC = (
-    1.0  # that a transaction may take, and a call of react(): in between Airflow schedules, and tells that it lives
-)
+SLICE_SEC = 1.0  # that events are fed for, and that react() goes on: then Airflow makes its pass, and gives a heartbeat
 KEPT_RUNS = 100  # of a Dag that is paused, or away; the newest
 KEPT_AT_ONCE = 10  # are made in a transaction, at about 0.1 s each
 

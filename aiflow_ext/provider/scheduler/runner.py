@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import airflow.jobs.scheduler_job_runner as stock
 import structlog
@@ -23,7 +23,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import NEW_SESSION, create_session, provide_session
 from airflow.utils.sqlalchemy import get_dialect_name, is_lock_not_available_error, prohibit_commit, with_row_locks
 from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import CursorResult, select, tuple_, update
+from sqlalchemy import select, tuple_, update
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -339,8 +339,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         running = DagRun.id == dag_run.id, DagRun.state == DagRunState.RUNNING
         if get_dialect_name(session) == "sqlite":
             same = update(DagRun).where(*running).values(last_scheduling_decision=DagRun.last_scheduling_decision)
-            done = session.execute(same.execution_options(synchronize_session=False))
-            return bool(cast("CursorResult[Any]", done).rowcount)
+            done: Any = session.execute(same.execution_options(synchronize_session=False))
+            return bool(done.rowcount)
         return session.scalar(with_row_locks(select(DagRun.id).where(*running), session, of=DagRun)) is not None
 
     def _critical_section_enqueue_task_instances(self, session: Session) -> int:

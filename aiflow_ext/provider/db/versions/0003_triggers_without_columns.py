@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from alembic import op
 
 from aiflow_ext.provider.db import notify
@@ -15,9 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Make them anew."""
-    if op.get_bind().dialect.name == "postgresql":
-        for statement in notify.drop_statements() + notify.create_statements():
-            op.execute(sa.text(statement.replace(":=", r"\:=")))
+    notify.renew(op)
 
 
 def downgrade() -> None:

@@ -15,9 +15,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Make them anew."""
-    if op.get_bind().dialect.name == "postgresql":
-        for statement in notify.drop_statements() + notify.create_statements():
-            op.execute(sa.text(statement.replace(":=", r"\:=")))
+    notify.renew(op)
 
 
 def downgrade() -> None:
