@@ -96,6 +96,29 @@ Watch_poll(PyObject *self, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("(NN)", PyBool_FromLong(changed), payloads);
 }
 
+PyDoc_STRVAR(sync__doc__,
+             "sync($self, /)\n--\n\n"
+             "Wait, at most 2 s, until what was committed before can be "
+             "polled.\n\nReturns the number of the connection, from 1: what "
+             "was told since an earlier\ncall with the same number is "
+             "complete.  0: there is no connection.");
+
+static PyObject *
+Watch_sync(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    aif_watch *watch = handle_enter(self);
+    uint64_t number;
+
+    if (watch == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    number = aif_watch_sync(watch);
+    Py_END_ALLOW_THREADS
+    handle_leave(self);
+    return PyLong_FromUnsignedLongLong(number);
+}
+
 PyDoc_STRVAR(fileno__doc__,
              "fileno($self, /)\n--\n\n"
              "Readable when poll() may say more; -1 when there is no such "
@@ -134,6 +157,7 @@ Watch_interval_ms(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef Watch_methods[] = {
     {"poll", Watch_poll, METH_NOARGS, poll__doc__},
+    {"sync", Watch_sync, METH_NOARGS, sync__doc__},
     {"fileno", Watch_fileno, METH_NOARGS, fileno__doc__},
     {"interval_ms", Watch_interval_ms, METH_NOARGS, interval_ms__doc__},
     HANDLE_METHODS,

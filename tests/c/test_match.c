@@ -98,6 +98,33 @@ type_and_sender_are_compared_in_a_bucket_too(void **state)
 }
 
 static void
+an_event_with_a_context_meets_those_of_it(void **state)
+{
+    aif_match *m = *state;
+    aif_event ev = event("d", "k", "T", "");
+    aif_pattern p = P("d", "k", "*", "*");
+
+    add(m, p, 1); /* any context */
+    p.context = AIF_STR("");
+    add(m, p, 2); /* none */
+    p.context = AIF_STR("x");
+    add(m, p, 2); /* or this one */
+    add(m, p, 3);
+    p.context = AIF_STR("y");
+    add(m, p, 4);
+    p.context = AIF_STR("x*");
+    add(m, p, 5);
+    FOUND(m, ev, 1, 2);
+    ev.context = AIF_STR("x");
+    FOUND(m, ev, 1, 2, 3, 5);
+    aif_match_remove(m, 2);
+    ev.context = AIF_STR("");
+    FOUND(m, ev, 1);
+    ev.context = AIF_STR("y");
+    FOUND(m, ev, 1, 4);
+}
+
+static void
 a_prefix_matches_what_begins_with_it(void **state)
 {
     aif_match *m = *state;
@@ -236,9 +263,12 @@ it_finds_what_a_plain_list_finds(void **state)
     srand(seed);
     for (int turn = 0; turn < 20000; turn++) {
         aif_pattern p = {random_text(), random_text(), random_text(),
-                         random_text(), AIF_STR("*")};
-        aif_event ev = {
-            .ns = p.ns, .key = p.key, .type = p.type, .sender = p.sender};
+                         random_text(), random_text()};
+        aif_event ev = {.ns = p.ns,
+                        .key = p.key,
+                        .type = p.type,
+                        .sender = p.sender,
+                        .context = p.context};
         uint64_t id = (uint64_t)rand() % IDS;
         if (list.n < LISTED && rand() % 4 == 0) {
             add(*state, p, id);
@@ -317,6 +347,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         TEST(ids_come_ascending_and_once),
         TEST(type_and_sender_are_compared_in_a_bucket_too),
+        TEST(an_event_with_a_context_meets_those_of_it),
         TEST(a_prefix_matches_what_begins_with_it),
         TEST(remove_takes_all_of_an_id_and_nothing_else),
         TEST(a_bad_pattern_is_refused_and_not_kept),

@@ -138,6 +138,25 @@ a_notify_is_heard_with_its_payload(void **state)
     assert_false(changed(t->w));
 }
 
+/* Nobody waits for the descriptor: the answer to sync comes after it. */
+static void
+what_was_committed_before_a_sync_is_polled(void **state)
+{
+    pg *t = server(state);
+    char sql[64];
+    char text[16];
+
+    for (int n = 1; n <= 1000; n++) {
+        (void)snprintf(text, sizeof text, "%d", n);
+        (void)snprintf(sql, sizeof sql, "SELECT pg_notify('%s', '%s')",
+                       "aif_test_watch", text);
+        run(t, sql);
+        assert_int_equal(aif_watch_sync(t->w), 1);
+        assert_true(changed(t->w));
+        assert_string_equal(payload, text);
+    }
+}
+
 static void
 a_pooler_that_nothing_is_heard_through_is_refused(void **state)
 {
@@ -262,8 +281,11 @@ a_lost_connection_comes_back_changed(void **state)
 {
     pg *t = server(state);
 
+    assert_int_equal(aif_watch_sync(t->w), 1);
     terminate(t);
+    assert_int_equal(aif_watch_sync(t->w), 0);
     until_changed(t->w);
+    assert_int_equal(aif_watch_sync(t->w), 2);
     run(t, "NOTIFY aif_test_watch, 'again'");
     readable(t->w);
     assert_true(changed(t->w));
@@ -465,6 +487,7 @@ a_commit_of_another_is_seen_once(void **state)
 
     assert_false(changed(t->w));
     exec(t, "INSERT INTO t VALUES (1)");
+    assert_int_equal(aif_watch_sync(t->w), 0);
     assert_true(changed(t->w));
     assert_string_equal(payload, "");
     assert_false(changed(t->w));
@@ -601,7 +624,7 @@ a_child_is_refused(void **state)
         aif_watch_free(t->w);
         _exit(aif_watch_open(t->uri, "", &own, &e) != AIF_EFORKED ||
               aif_watch_poll(t->w, &yes, payload, 1, &e) != AIF_EFORKED ||
-              aif_watch_fd(t->w) != -1);
+              aif_watch_fd(t->w) != -1 || aif_watch_sync(t->w) != 0);
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
@@ -621,6 +644,7 @@ main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         PG(nothing_happened),
         PG(a_notify_is_heard_with_its_payload),
+        PG(what_was_committed_before_a_sync_is_polled),
         PG(a_pooler_that_nothing_is_heard_through_is_refused),
         PG(a_child_does_not_listen),
         PG(what_was_rolled_back_is_not_heard),

@@ -1,9 +1,11 @@
 /* One node per (pattern, id).  A node with exact namespace and key hangs in
- * the bucket of their digest; all others in the list `scan`.  Each node also
- * hangs in the bucket of its id, for remove.
+ * the bucket of their digest, or, where its context is exact, too, of all
+ * three; all others in the list `scan`.  Each node also hangs in the bucket of
+ * its id, for remove.
  *
- * find: the event's bucket, then scan; each candidate's pattern is compared
- * in full, the ids are sorted and made unique.
+ * find: the event's two buckets, then scan; each candidate's pattern is
+ * compared in full, the ids are sorted and made unique.  So of 100,000 that
+ * listen to one key, an event with a context meets those of its own.
  */
 #include "event/match.h"
 
@@ -36,12 +38,13 @@ struct aif_match {
     size_t cap;
 };
 
+/* context: NULL, where any is meant. */
 static uint64_t
-key_hash(aif_str ns, aif_str key)
+key_hash(aif_str ns, aif_str key, const aif_str *context)
 {
-    aif_str parts[] = {ns, key};
+    aif_str parts[] = {ns, key, context != NULL ? *context : AIF_STR("")};
 
-    return aif_hash_strs(parts, 2).lo;
+    return aif_hash_strs(parts, context != NULL ? 3 : 2).lo;
 }
 
 /* Ids are small numbers in a row: Fibonacci hashing spreads them. */
@@ -210,7 +213,8 @@ node_new(const aif_pattern *p, uint64_t id)
     x->pattern.sender = text_copy(&at, p->sender);
     x->pattern.context = text_copy(&at, p->context);
     x->exact = aif_pattern_exact(p->ns) && aif_pattern_exact(p->key);
-    x->hash = key_hash(p->ns, p->key);
+    x->hash = key_hash(p->ns, p->key,
+                       aif_pattern_exact(p->context) ? &p->context : NULL);
     return x;
 }
 
@@ -276,13 +280,18 @@ aif_err
 aif_match_find(aif_match *m, const aif_event *ev, const uint64_t **ids,
                size_t *n, aif_error *e)
 {
-    uint64_t bucket = key_hash(ev->ns, ev->key) & (m->buckets - 1);
+    const uint64_t any = key_hash(ev->ns, ev->key, NULL) & (m->buckets - 1);
+    const uint64_t own =
+        key_hash(ev->ns, ev->key, &ev->context) & (m->buckets - 1);
     size_t found = 0;
     aif_err err;
 
     *ids = NULL;
     *n = 0;
-    err = match_collect(m, m->by_key[bucket], ev, &found, e);
+    err = match_collect(m, m->by_key[any], ev, &found, e);
+    if (err == AIF_OK && own != any) {
+        err = match_collect(m, m->by_key[own], ev, &found, e);
+    }
     if (err == AIF_OK) {
         err = match_collect(m, m->scan, ev, &found, e);
     }

@@ -91,6 +91,20 @@ aif_watch_poll(aif_watch *w, bool *changed, char *payload, size_t cap,
     return AIF_OK;
 }
 
+uint64_t
+aif_watch_sync(aif_watch *w)
+{
+    aif_error e;
+    uint64_t number;
+
+    if (aif_guard_enter(&w->guard, &e) != AIF_OK) {
+        return 0;
+    }
+    number = w->ops->sync(w->impl);
+    aif_guard_leave(&w->guard);
+    return number;
+}
+
 int
 aif_watch_fd(aif_watch *w)
 {

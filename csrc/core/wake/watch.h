@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef struct aif_watch aif_watch;
 
@@ -27,6 +28,11 @@ void aif_watch_free(aif_watch *w); /* nothing in a fork */
  * is "".  Call again until it is. */
 AIF_MUST_CHECK aif_err aif_watch_poll(aif_watch *w, bool *changed,
                                       char *payload, size_t cap, aif_error *e);
+/* Wait until whatever was committed before this call can be polled.  0: that
+ * is not known, there is no connection (SQLite never tells what was changed).
+ * Else the number of this connection, from 1: what was told since an earlier
+ * call with the same number is complete. */
+uint64_t aif_watch_sync(aif_watch *w);
 /* Readable when aif_watch_poll may say more; what it has taken from the
  * connection already, the fd tells no more: poll before each wait.  -1: there
  * is no fd (SQLite, or the connection is down), and the owner polls every

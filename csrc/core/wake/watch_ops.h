@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define AIF_WATCH_RETRY_MS 1000 /* between two tries to open it again */
 
@@ -23,6 +24,8 @@ typedef struct {
     bool (*look)(void *impl);
     /* Copy the next payload; "" when there is none. */
     void (*payload)(void *impl, char *out, size_t cap);
+    /* As aif_watch_sync. */
+    uint64_t (*sync)(void *impl);
     int (*fd)(const void *impl);
     int interval_ms; /* while fd is -1 */
 } aif_watch_ops;

@@ -27,6 +27,7 @@
 #define HEAR_MS 5000
 #define ADDRESS_MS 5000
 #define NAME_MS 60000
+#define SYNC_MS 1000
 
 typedef struct {
     enum { DOWN, CONNECTING, LISTENING, UP } state;
@@ -39,6 +40,7 @@ typedef struct {
     int tries;        /* to connect, in which it was forked meanwhile */
     char address[64]; /* of the server; "": none, or one of several */
     int64_t name_at;  /* its name is looked up no sooner */
+    uint64_t number;  /* of this connection */
     PGnotify *next;   /* has a payload that was not asked for yet */
     char listen[sizeof "LISTEN \"\"" + CHANNEL_MAX];
     const char *uri;
@@ -114,6 +116,7 @@ pg_watch_listen(pg_watch *w)
         res = PQgetResult(w->conn);
         if (res == NULL) {
             w->state = UP;
+            w->number++;
             pg_watch_note_address(w);
         } else {
             ok = PQresultStatus(res) == PGRES_COMMAND_OK;
@@ -338,6 +341,49 @@ pg_watch_payload(void *impl, char *out, size_t cap)
     out[n] = '\0';
 }
 
+/* An empty query, and its answer. */
+static bool
+pg_watch_ask(pg_watch *w)
+{
+    const int64_t until = aif_now_ms() + SYNC_MS;
+    PGresult *res;
+    bool ok = PQsendQuery(w->conn, "") == 1;
+
+    while (ok) {
+        while (ok && PQisBusy(w->conn)) {
+            int64_t left = until - aif_now_ms();
+            ok = left > 0 &&
+                 aif_pg_wait(w->conn, PGRES_POLLING_READING, (int)left) &&
+                 PQconsumeInput(w->conn) == 1;
+        }
+        res = ok ? PQgetResult(w->conn) : NULL;
+        if (res == NULL) {
+            break;
+        }
+        ok = PQresultStatus(res) == PGRES_EMPTY_QUERY;
+        PQclear(res);
+    }
+    return ok;
+}
+
+/* A server tells a session what others have committed when that session is
+ * idle: at the latest between our first query and the answer to the second. */
+static uint64_t
+pg_watch_sync(void *impl)
+{
+    pg_watch *w = impl;
+
+    if (w->state != UP) {
+        return 0;
+    }
+    if (!pg_watch_ask(w) || !pg_watch_ask(w)) {
+        pg_watch_drop(w);
+        w->name_at = aif_now_ms() + ADDRESS_MS;
+        return 0;
+    }
+    return w->number;
+}
+
 static int
 pg_watch_fd(const void *impl)
 {
@@ -353,6 +399,7 @@ const aif_watch_ops aif_watch_pg = {
     .close = pg_watch_drop,
     .look = pg_watch_look,
     .payload = pg_watch_payload,
+    .sync = pg_watch_sync,
     .fd = pg_watch_fd,
     .interval_ms = 50,
 };

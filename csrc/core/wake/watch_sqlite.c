@@ -127,6 +127,13 @@ sqlite_watch_payload(void *impl, char *out, size_t cap)
     out[0] = '\0';
 }
 
+static uint64_t
+sqlite_watch_sync(void *impl)
+{
+    (void)impl;
+    return 0;
+}
+
 static int
 sqlite_watch_fd(const void *impl)
 {
@@ -141,6 +148,7 @@ const aif_watch_ops aif_watch_sqlite = {
     .close = sqlite_watch_drop,
     .look = sqlite_watch_look,
     .payload = sqlite_watch_payload,
+    .sync = sqlite_watch_sync,
     .fd = sqlite_watch_fd,
     .interval_ms = 5,
 };
