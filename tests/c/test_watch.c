@@ -260,7 +260,7 @@ terminate(pg *t)
 {
     run(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
            " WHERE datname = current_database()"
-           " AND query = 'LISTEN \"aif_test_watch\"'");
+           " AND application_name = 'aiflow watch'");
     readable(t->w);
     while (aif_watch_fd(t->w) >= 0) {
         assert_false(changed(t->w));
