@@ -131,7 +131,7 @@ def act_twice() -> Any:
 
 def forget_pending() -> Any:
     """pending starts are not stored"""
-    from aiflow_ext.provider.world.runs import TaskState
+    from aiflow_ext.provider.world.task import TaskState
 
     row = TaskState.row
     return replaced(TaskState, "row", lambda self: {**row(self), "pending": "[]"})
@@ -148,7 +148,7 @@ def early_events() -> Any:
     """a run hears what was published before it, and not read yet"""
     from aiflow_ext.provider.world import runs
 
-    return replaced(runs, "noted", lambda session: {})
+    return replaced(runs, "noted", lambda session, ids: {})
 
 
 def early_stop() -> Any:
@@ -243,7 +243,7 @@ def edit_loses() -> Any:
     """an edit of a task's rules loses the starts that are pending"""
     from aiflow_ext.provider.world import runs
 
-    read = runs._task
+    read = runs.stored_task
 
     def broken(row: Any, new: Any, run: Any) -> Any:
         task = read(row, new, run)
@@ -251,7 +251,7 @@ def edit_loses() -> Any:
             task.pending = []
         return task
 
-    return replaced(runs, "_task", broken)
+    return replaced(runs, "stored_task", broken)
 
 
 def retry_takes_newer() -> Any:
@@ -272,7 +272,7 @@ def clear_waits() -> Any:
     """a task that is cleared after its run has ended waits for a new event"""
     from aiflow_ext.provider.world import runs
 
-    read = runs._task
+    read = runs.stored_task
 
     def broken(row: Any, new: Any, run: Any) -> Any:
         task = read(row, new, run)
@@ -280,7 +280,7 @@ def clear_waits() -> Any:
             task.started = None
         return task
 
-    return replaced(runs, "_task", broken)
+    return replaced(runs, "stored_task", broken)
 
 
 def waits_in_slot() -> Any:

@@ -34,12 +34,15 @@ from aiflow_ext.provider.act import stop as stop_module
 from aiflow_ext.provider.config import Config, native_uri
 from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.react import decide as decide_module
+from aiflow_ext.provider.react.transaction import Reactor
 from aiflow_ext.provider.scheduler.wake import Wake, Waker
+from aiflow_ext.provider.world import world as world_module
 
 SAFETY_SEC = 60.0
 GRACE_SEC = 10.0
 LOOPS_MAX = 40  # passes of one scheduler without a wait
 TURNS_MAX = 60  # waits after one step
+REACT = Reactor.react
 
 
 class Killed(BaseException):
@@ -142,6 +145,7 @@ class SimWaker(Waker):
         self._watch = self._sub = None
         self.scheduler: Scheduler = executors[0].scheduler
         self.world = self.scheduler.world
+        self.scheduler.named = None
 
     def tend(self) -> None: ...
 
@@ -151,6 +155,12 @@ class SimWaker(Waker):
 
     def broker_up(self) -> bool:
         return self.world.broker_up
+
+    def changed(self) -> set[Any] | None:
+        if self.world.tells:
+            self.world.hear()
+        named, self.scheduler.named = self.scheduler.named, set() if self.world.tells else None
+        return named
 
     def wait(self, timeout_sec: float) -> Wake:
         s = self.scheduler
@@ -235,6 +245,7 @@ class Scheduler:
         self.timeout = 0.0
         self.deadline = 0.0
         self.wake = Wake()
+        self.named: set[Any] | None = None  # runs that have changed; None: it does not know
         self.inside: Any = None  # what its loop has replaced in Airflow's modules
         self._let = greenlet(self._run)
         self.resume(None)
@@ -284,6 +295,7 @@ class World:
     kill_at: tuple[str, int, BaseException] | None = None  # a point, for the n-th time, and what is raised there
     meanwhile: tuple[str, Callable[[], None]] | None = None  # what somebody else does at a point, before it goes on
     lose: bool = False
+    lost: bool = False  # a hint was lost once: what is remembered may be wrong until an audit finds it
     failed: bool = False  # a reaction met an error since this was looked at
     kills: int = 0
     turns: int = 0
@@ -316,6 +328,9 @@ class World:
         import aiflow_ext.provider.react.transaction as transaction
 
         decide_module.ACTIONS = 3  # so that it is met
+        world_module.AUDITED = 4
+        world_module.count = self._differs
+        transaction.Reactor.react = self._react  # type: ignore[method-assign]
         outside = _Outside(self)
         transaction._core = outside  # type: ignore[attr-defined]
         stop_module._terminate = self._terminate  # type: ignore[attr-defined]
@@ -356,9 +371,14 @@ class World:
     def settle(self) -> None:
         """Let every scheduler run as long as it has something to do."""
         lost, self.lose = self.lose, False
+        if lost:
+            self.lost = True
+            self.hear()
+            for s in self.schedulers:
+                s.named = s.named and set()
         quiet = 0
         for _ in range(TURNS_MAX):
-            self._hear()
+            self.hear()
             ready = [s for s in self.schedulers if self._ready(s, lost)]
             if not ready:
                 return
@@ -397,7 +417,7 @@ class World:
             three = connection.exec_driver_sql('SELECT name, "offset" FROM aiflow_consumer').fetchall()
         return [tuple(map(str, row)) for row in [*one, *two, *three]], self.log.head(), len(self.workers)
 
-    def _hear(self) -> None:
+    def hear(self) -> None:
         """Hints that came since: events in the log, and what PostgreSQL told."""
         head = self.log.head()
         for s in self.schedulers:
@@ -406,8 +426,10 @@ class World:
                 self._head_told[id(s)] = head
         if self._watch is not None:
             for payload in self._notified():
-                for s in self.schedulers:
+                for s in {*self.schedulers, *([self.running] if self.running else [])}:
                     s.wake.hear(payload)
+                    if s.named is not None and (run := notify.run_in(payload)) is not None:
+                        s.named.add(run)
 
     def _notified(self) -> list[str]:
         """All that PostgreSQL was to tell until now: it tells in order, so our own word comes last."""
@@ -422,11 +444,18 @@ class World:
             out += self._watch.poll()[1]
         return [payload for payload in out if not payload.startswith("sim")]
 
+    @property
+    def tells(self) -> bool:
+        """Whether the database tells which runs have changed."""
+        return self._watch is not None
+
     def forget(self) -> None:
         """What was to be heard of is lost for good."""
-        self._hear()
+        self.lost = True
+        self.hear()
         for s in self.schedulers:
             s.wake = Wake()
+            s.named = s.named and set()
 
     def changed(self) -> None:
         """Somebody committed to Airflow's database: SQLite tells that all may have changed, PostgreSQL tells itself."""
@@ -451,6 +480,15 @@ class World:
             if left <= 1:
                 self.failed |= not isinstance(error, Killed)
                 raise error
+
+    def _react(self, *, audit: bool) -> Any:
+        """Where no hint was lost, what is remembered is compared with the rows in each reaction."""
+        assert self.running is not None
+        return REACT(self.running.runner._reactor, audit=audit or not self.lost)
+
+    def _differs(self, name: str) -> None:
+        if not self.lost:
+            raise Finding("world-differs", "what is remembered of a run is not what the rows say, and no hint was lost")
 
     def _terminate(self, pid: int, try_id: str) -> None:
         for worker in self.workers:

@@ -27,6 +27,8 @@ consumer = Table(
     Column("name", String(64), primary_key=True),
     Column("offset", BigInteger, nullable=False),
     Column("log_id", BigInteger, nullable=True),  # of the log that has this offset; NULL: not known yet, or no log's
+    # Of the scheduler's row: how many reactions there were.  Whoever has not made the newest one reads what it changed.
+    Column("version", BigInteger, nullable=False, server_default="0"),
     Column("gone_ms", BigInteger, nullable=True),  # since when no asset watcher has this row, as far as was looked
 )
 
@@ -36,6 +38,7 @@ run = Table(
     Column("dag_id", String(ID_LEN), primary_key=True),
     Column("run_id", String(ID_LEN), primary_key=True),
     Column("since", BigInteger, nullable=False),  # rules hear events beyond this offset
+    Column("version", BigInteger, nullable=False, server_default="0"),  # of the reaction that changed it last
     Column("dag_run_id", BigInteger, nullable=False),  # in Airflow's table; 0: of an earlier version
     Column("context", Text, nullable=True),
     Column("seen", Text, nullable=False),  # JSON: task -> [try id, state] last told to the rules

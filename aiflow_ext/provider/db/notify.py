@@ -1,7 +1,7 @@
 """PostgreSQL triggers that wake the scheduler, and what they say.
 
-A payload is ``KIND`` or ``KIND <1f> DAG_ID <1f> RUN_ID``; a hint only.  Heartbeats, and the scheduler's own None ->
-scheduled -> queued, say nothing.
+A payload is ``KIND`` or ``KIND <1f> DAG_ID <1f> RUN_ID``; a hint only.  Heartbeats say nothing, nor do the scheduler's
+own None -> scheduled -> queued, but where the scheduler remembers the run: it has a row in aiflow_run.
 
 The triggers name no column of Airflow's tables (no ``UPDATE OF``, no ``WHEN``), because PostgreSQL would then refuse
 to ALTER that column, and ``airflow db migrate`` would fail.  Their functions do, and may fail after such a change:
@@ -18,11 +18,14 @@ CHANNEL = "aiflow_wake"
 SEPARATOR = "\x1f"
 DIRTY = "dirty"  # a task instance ended, was cleared, ...: examine its run
 STATUS = "status"  # one began to run: only rules may care
+RUN = "run"  # a row of it changed: what is remembered of it is read again; wakes nobody
 FULL = "full"  # anything else: a full stock pass
 EVENTS = "events"  # there may be something to tell: react
 
+_KNOWN = "EXISTS (SELECT 1 FROM aiflow_run AS known WHERE known.dag_id = NEW.dag_id AND known.run_id = NEW.run_id)"
+
 _TI = f"""
-IF NEW.state IS NOT DISTINCT FROM OLD.state THEN
+IF NEW.state IS NOT DISTINCT FROM OLD.state AND NEW.id = OLD.id AND NEW.map_index = OLD.map_index THEN
     RETURN NULL;
 ELSIF NEW.state = 'running' THEN
     hint := '{STATUS}';
@@ -30,14 +33,16 @@ ELSIF OLD.state IN ('deferred', 'awaiting_input') AND NEW.state = 'scheduled' TH
     IF OLD.trigger_id IS NOT NULL THEN
         PERFORM pg_notify('{CHANNEL}', '{FULL}');
     END IF;
-    RETURN NULL;
 ELSIF OLD.state IN ('running', 'deferred', 'restarting', 'awaiting_input') AND NEW.state IS DISTINCT FROM 'scheduled'
     OR NEW.state IS NULL THEN
     hint := '{DIRTY}';
-ELSE
-    RETURN NULL;
 END IF;
-PERFORM pg_notify('{CHANNEL}', hint || chr(31) || NEW.dag_id || chr(31) || NEW.run_id);
+IF hint IS NULL AND {_KNOWN} THEN
+    hint := '{RUN}';
+END IF;
+IF hint IS NOT NULL THEN
+    PERFORM pg_notify('{CHANNEL}', hint || chr(31) || NEW.dag_id || chr(31) || NEW.run_id);
+END IF;
 """
 
 
@@ -45,11 +50,33 @@ def _full_if(condition: str) -> str:
     return f"IF {condition} THEN PERFORM pg_notify('{CHANNEL}', '{FULL}'); END IF;"
 
 
-_TRIGGERS = {  # table: (when, what its function does)
+def _run_of(row: str) -> str:
+    return f"PERFORM pg_notify('{CHANNEL}', '{RUN}' || chr(31) || {row}.dag_id || chr(31) || {row}.run_id);"
+
+
+def _runs_of(rows: str) -> str:
+    """Name the runs that are remembered of these rows: once each, however many they are."""
+    return (
+        f"PERFORM pg_notify('{CHANNEL}', '{RUN}' || chr(31) || dag_id || chr(31) || run_id) FROM"
+        f" (SELECT DISTINCT dag_id, run_id FROM {rows}) AS changed JOIN aiflow_run USING (dag_id, run_id);"
+    )
+
+
+_TRIGGERS = {  # name: (when, what its function does)
     "task_instance": ("AFTER UPDATE ON task_instance FOR EACH ROW", _TI),
+    "task_instance_made": (
+        "AFTER INSERT ON task_instance REFERENCING NEW TABLE AS made FOR EACH STATEMENT",
+        _runs_of("made"),
+    ),
+    "task_instance_gone": (
+        "AFTER DELETE ON task_instance REFERENCING OLD TABLE AS gone FOR EACH STATEMENT",
+        _runs_of("gone"),
+    ),
     "dag_run": (
         "AFTER INSERT OR UPDATE OR DELETE ON dag_run FOR EACH ROW",
-        _full_if("TG_OP = 'DELETE' OR NEW.state = 'queued' AND (TG_OP = 'INSERT' OR OLD.state <> 'queued')"),
+        _full_if("TG_OP = 'DELETE' OR NEW.state = 'queued' AND (TG_OP = 'INSERT' OR OLD.state <> 'queued')")
+        + f" IF TG_OP = 'DELETE' THEN {_run_of('OLD')}"
+        f" ELSIF TG_OP = 'INSERT' OR NEW.state <> OLD.state THEN {_run_of('NEW')} END IF;",
     ),
     "dag": (
         "AFTER UPDATE ON dag FOR EACH ROW",
@@ -75,11 +102,11 @@ def create_statements() -> list[str]:
     """Return the DDL that makes functions and triggers; running it again changes nothing."""
     return [
         statement
-        for table, (when, body) in _TRIGGERS.items()
+        for name, (when, body) in _TRIGGERS.items()
         for statement in (
-            f"CREATE OR REPLACE FUNCTION aiflow_notify_{table}() RETURNS trigger LANGUAGE plpgsql AS $$"
+            f"CREATE OR REPLACE FUNCTION aiflow_notify_{name}() RETURNS trigger LANGUAGE plpgsql AS $$"
             f" DECLARE hint text; BEGIN {body} RETURN NULL; EXCEPTION WHEN OTHERS THEN RETURN NULL; END $$",
-            f"CREATE OR REPLACE TRIGGER aiflow_{table} {when} EXECUTE FUNCTION aiflow_notify_{table}()",
+            f"CREATE OR REPLACE TRIGGER aiflow_{name} {when} EXECUTE FUNCTION aiflow_notify_{name}()",
         )
     ]
 
@@ -98,3 +125,10 @@ def drop_statements() -> list[str]:
     """Return the DDL that removes them, also those that named columns; fine where they are not."""
     names = (*_TRIGGERS, DIRTY, STATUS, FULL, EVENTS)
     return [f"DROP FUNCTION IF EXISTS aiflow_notify_{name}() CASCADE" for name in names]
+
+
+def run_in(payload: str) -> tuple[str, str] | None:
+    """Return which run a payload names (dag_id, run_id); None: none."""
+    kind, _, rest = payload.partition(SEPARATOR)
+    dag_id, _, run_id = rest.partition(SEPARATOR)
+    return (dag_id, run_id) if kind in (DIRTY, STATUS, RUN) else None

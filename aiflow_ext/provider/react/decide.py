@@ -34,8 +34,9 @@ from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react import starts, status
 from aiflow_ext.provider.world.blame import Blame, Key, is_its_own
 from aiflow_ext.provider.world.registry import Registry
-from aiflow_ext.provider.world.runs import Run, World, load_tries
+from aiflow_ext.provider.world.runs import Run, load_tries
 from aiflow_ext.provider.world.task import TaskState, Try, new_task
+from aiflow_ext.provider.world.world import World
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +98,6 @@ class Decisions:
         fed = 0
         self._events_read = {event.offset: event for event in batch}
         self._settle()
-        self._index()
         self._began = time.monotonic()  # what waited is not counted: each transaction gets on with its events
         for event in batch:
             if self._is_enough() or not self._feed(event):
@@ -107,53 +107,39 @@ class Decisions:
             self._tick()
         self._settle()
         self._make_kept_runs()
-        for task in [*(task for _, task in self.world.tasks()), *self.world.dags.values()]:
+        for task in self.world.touched():
             if lost := task.dropped:
                 shown = {"starts": len(lost), "first": lost[0]["events"][-1:], "last": lost[-1]["events"][-1:]}
                 log.warning("aiflow: too many starts wait, the oldest are dropped", **shown, **task.who)
+                lost.clear()
         return batch[:fed]
 
     # Rules
-
-    def _index(self) -> None:
-        """Which rules does an event touch?"""
-        self._match = _core.Match()
-        self._hearing: list[tuple[Run | None, TaskState]] = []
-        for run, task in self.world.tasks():
-            self._hear(run, task)
-        for task in self.world.dags.values():
-            self._hear(None, task)
-
-    def _hear(self, run: Run | None, task: TaskState) -> None:
-        for pattern in task.rules.patterns:
-            self._match.add(pattern, len(self._hearing))
-        self._hearing.append((run, task))
 
     def _is_enough(self) -> bool:
         return self._actions >= ACTIONS or time.monotonic() - self._began >= SLICE_SEC
 
     def _feed(self, event: Event) -> bool:
         """Return whether all rules have heard it, else they hear it again: those that had it already do not (R4)."""
-        for n, number in enumerate(self._match.find(event)):
+        for n, (run, task) in enumerate(self.world.listening(event)):
             if n and self._is_enough():
                 self.amid = True
                 return False
-            run, task = self._hearing[number]
             if run is not None and not _reaches(event, run):
                 continue
             own = run is not None and event.namespace == status.NAMESPACE and event.sender == run.run_id
             with Blame((task.dag_id, task.run_id)):
+                self.world.touch((task.dag_id, task.run_id))
                 task.core, fired = task.rules.core.feed(task.core, event, own)
                 self._decide(run, task, fired, str(event.offset))
         return True
 
     def _tick(self) -> None:
-        for run, task in self.world.tasks():
-            if task.due_ms is not None and task.due_ms <= self.now_ms and run.running:
-                with Blame((task.dag_id, task.run_id)):
-                    task.core, fired = task.rules.core.tick(task.core, self.now_ms)
-                    self._decide(run, task, fired, f"t{task.due_ms}")
-                    task.due_ms = task.rules.core.due(task.core)
+        for run, task in self.world.due(self.now_ms):
+            with Blame((task.dag_id, task.run_id)):
+                task.core, fired = task.rules.core.tick(task.core, self.now_ms)
+                self._decide(run, task, fired, f"t{task.due_ms}")
+                task.due_ms = task.rules.core.due(task.core)
 
     def _decide(self, run: Run | None, task: TaskState, fired: Sequence[Fired], cause: str) -> None:
         """The first rule that fires decides; all that fired have consumed their events."""
@@ -284,12 +270,13 @@ class Decisions:
         state = self.session.scalar(with_row_locks(row, self.session, of=DagRun))
         run.state = str(getattr(state, "value", state) or "")
         self._locked.add(key)
+        self.world.touch(key)
         load_tries(self.session, run)
 
     # What waits
 
     def _settle(self) -> None:
-        for run, task in list(self.world.tasks()):
+        for run, task in self.world.waiting():
             if can_settle(self.means.stops, run, task, self.now_ms):
                 with Blame((run.dag_id, run.run_id)):
                     self._hold(run)
@@ -335,6 +322,7 @@ class Decisions:
                             left_out = starts.number_of(kept) - len(events)
                             runs.create(self.session, dag, kept["rule"], events, self.means.job_id, left_out)
             point("kept.made")
+            self.world.touch((task.dag_id, ""))
             task.pending = rest
             self.reaction.made_runs = True
             self.reaction.busy |= bool(rest)
@@ -344,15 +332,13 @@ class Decisions:
         rules = self.means.registry.of_run(self.session, made.dag_id, None)
         assert rules is not None
         run = Run(made.id, made.dag_id, made.run_id, "queued", rules, event.offset, event.context, {})
-        self.world.runs[made.dag_id, made.run_id] = run
         for task_id, ruleset in rules.tasks.items():
-            task = new_task(made.dag_id, made.run_id, task_id, ruleset, event.offset, self.now_ms)
-            run.tasks[task_id] = task
-            self._hear(run, task)
+            run.tasks[task_id] = new_task(made.dag_id, made.run_id, task_id, ruleset, event.offset, self.now_ms)
+        self.world.put(run)
 
     def _stop_runs(self, dag: Any, rule: dict[str, Any], event: Event) -> str:
         state = rule.get("state") or "success"
-        for run in [r for r in self.world.runs.values() if r.dag_id == dag.dag_id and _reaches(event, r)]:
+        for run in [run for run in self.world.of_dag(dag.dag_id) if _reaches(event, run)]:
             self._hold(run)
             if run.state not in (DagRunState.RUNNING.value, DagRunState.QUEUED.value):
                 continue

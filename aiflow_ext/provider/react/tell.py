@@ -18,7 +18,8 @@ from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
 from aiflow_ext.provider.world.blame import Blame
-from aiflow_ext.provider.world.runs import Run, World
+from aiflow_ext.provider.world.runs import Run
+from aiflow_ext.provider.world.world import World
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,7 @@ class Teller:
         """Whether there may be something to tell.  Reads only."""
         if time.monotonic() < self._quiet_until or not self._broker_up():
             return False
-        if any(_differs(run) for run in world.runs.values()):
+        if world.untold:
             return True
         return self._news is not None and self._news.waiting(session)
 
@@ -58,9 +59,10 @@ class Teller:
         if not self._broker_up():
             return told
         try:
-            for key, run in world.runs.items():
+            for key in sorted(world.untold):
+                world.touch(key)
                 with Blame(key):
-                    told |= self._tell_run(session, run)
+                    told |= self._tell_run(session, world.runs[key])
             if self._news is not None:
                 work.told += (asset_events := self._news.tell(session, self._publish))
                 told |= bool(asset_events)
@@ -84,7 +86,3 @@ class Teller:
         if time.monotonic() < self._quiet_until:
             raise TimeoutError("the broker did not answer")
         self._client.publish(events, producer, sequence, PUBLISH_MS)
-
-
-def _differs(run: Run) -> bool:
-    return any(run.seen.get(name, ["", ""]) != [str(ti.id), ti.state] for name, ti in run.tries.items())

@@ -37,7 +37,7 @@ from aiflow_ext.provider.react.starts import due_ms
 from aiflow_ext.provider.react.tell import Teller
 from aiflow_ext.provider.world.blame import Key, RunError
 from aiflow_ext.provider.world.registry import Registry
-from aiflow_ext.provider.world.runs import World, load, save
+from aiflow_ext.provider.world.world import World
 
 log = structlog.get_logger(__name__)
 
@@ -57,10 +57,9 @@ ROUNDS = 20  # transactions of one react(); the rest waits for the next pass, so
 class Reactor:
     """The consumer of the log in a scheduler.  Opens its handles in the process and at the moment it is made.
 
-    `runs` are those that it knows, also where their Dags have no rules any more.
-
     :param broker_up: whether a broker may answer.
     :param broker_log: the id of the log that it serves; None: not known.
+    :param changed: see `World`.
     """
 
     def __init__(
@@ -70,12 +69,13 @@ class Reactor:
         job_id: int | None,
         broker_up: Callable[[], bool],
         broker_log: Callable[[], int | None],
+        changed: Callable[[], Collection[Key] | None],
     ) -> None:
         self.registry = Registry()
+        self.world = World(self.registry, CONSUMER, changed)
         self._config = config
         self._broker_log = broker_log
         self._told_of: int | None = None  # the log of a broker, which is not ours
-        self.runs: Collection[Key] = ()
         self.amid = False  # of an event: some rules have heard it, and the others hear it next
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
@@ -107,18 +107,26 @@ class Reactor:
             log.warning("aiflow: events wait for who holds the consumer's row", **holder_of(session, CONSUMER))
         self._shut_out = offset, now + SHUT_OUT_SEC
 
-    def react(self) -> Reaction:
+    @property
+    def runs(self) -> Collection[Key]:
+        """Those that it knows, also where their Dags have no rules any more."""
+        return self.world.runs.keys()
+
+    def react(self, *, audit: bool = False) -> Reaction:
         """Act on everything that has happened.
 
+        :param audit: look first whether some of what is known is so.
         :raises Error: the log or Airflow's database failed; nothing was done, the next call does it.
         """
         reaction, began = Reaction(), time.monotonic()
         for _ in range(ROUNDS):
             try:
                 with own_session() as session:
-                    again = _Transaction(self, session, reaction).run()
+                    again = _Transaction(self, session, reaction).run(audit=audit)
+                    audit = False
                     self._stops.carry_out()
             except BaseException as e:
+                self.world.undone()
                 self._watchers.forget()
                 self._teller.forget()
                 self._stops.forget()
@@ -176,10 +184,12 @@ class _Transaction:
         self.head = 0
         self.log_id = 0
 
-    def run(self) -> bool:
+    def run(self, *, audit: bool) -> bool:
         """Do the round; return whether there is (or may be) more."""
         if not self.r.amid:  # a rule that is edited meanwhile must not hear the event which the old one has heard
-            self.r.registry.refresh(self.session)
+            self.r.world.edited(self.r.registry.refresh(self.session))
+        if audit and not self.r.world.whole:
+            self.r.world.audit(self.session, self.now_ms, self.r.aside())
         place = place_of(self.session, CONSUMER) or self._first_place()
         wanted = self._something_to_do(place)
         if wanted and not self._lock():
@@ -191,15 +201,16 @@ class _Transaction:
             return False
         point("apply.locked")
         batch: Sequence[Event] = self._read_events()
-        self.world = self._load()
+        self.world = self._world()
         told = self.r._teller.tell(self.session, self.world, self.reaction.work)
         decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
         batch = decisions.decide(batch)
         more = self._feed_watchers(batch)
         point("apply.acted")
-        save(self.session, self.world, CONSUMER, Place(batch[-1].offset if batch else self.world.offset, self.log_id))
+        self.world.save(self.session, Place(batch[-1].offset if batch else self.world.offset, self.log_id))
         point("apply.saved")
         self.session.commit()
+        self.world.committed()
         point("apply.committed")
         self.r.amid = decisions.amid
         self._note_due()
@@ -227,21 +238,18 @@ class _Transaction:
             return True
         if place.log_id is None:  # of an earlier version: it gets the id
             return True
-        world = self._load()
+        world = self._world()
         self._due(world)
-        fresh = any(run.stored_seen is None for run in world.runs.values())
-        fresh = fresh or any(task.fresh for _, task in world.tasks())
         due = self.reaction.due_ms is not None and self.reaction.due_ms <= self.now_ms
-        waiting = any(can_settle(self.r._stops, run, task, self.now_ms) for run, task in world.tasks())
+        waiting = any(can_settle(self.r._stops, run, task, self.now_ms) for run, task in world.waiting())
         waiting |= any(task.pending and not closed(self.session, dag_id) for dag_id, task in world.dags.items())
-        if world.ended or fresh or due or waiting:
+        if world.ended or world.fresh or due or waiting:
             return True
         return self.r._teller.waiting(self.session, world) or self.r._watchers.behind(self.session, place)
 
-    def _load(self) -> World:
-        world = load(self.session, self.r.registry, CONSUMER, self.now_ms, self.r.aside())
-        self.r.runs = world.runs.keys()
-        return world
+    def _world(self) -> World:
+        self.r.world.refresh(self.session, self.now_ms, self.r.aside())
+        return self.r.world
 
     def _lock(self) -> bool:
         """Hold the consumer's row: one scheduler reacts at a time, another one goes on with its own work."""
@@ -283,13 +291,13 @@ class _Transaction:
     def _note_due(self) -> None:
         self.reaction.due_ms = None
         self._due(self.world)
-        self.r._stops.under_way = {t.stopping["try"] for _, t in self.world.tasks() if t.stopping is not None}
+        self.r._stops.under_way = {t.stopping["try"] for _, t in self.world.waiting() if t.stopping is not None}
 
     def _due(self, world: World) -> None:
-        times = [t.due_ms for run, t in world.tasks() if t.due_ms is not None and run.running]
+        times = [due] if (due := world.next_due()) is not None else []
         times += [
             due_ms(t.stopping, self.r._stops.grace_ms, self.r._stops.asked)
-            for run, t in world.tasks()
+            for run, t in world.waiting()
             if t.stopping is not None and run.running and t.task_id in run.tries  # as can_settle()
         ]
         self.reaction.due_ms = min(times, default=None)

@@ -20,7 +20,7 @@ from aiflow_ext.provider.react.transaction import CONSUMER
 from aiflow_ext.provider.world.begins import ROW
 from aiflow_ext.provider.world.blame import Key, RunError
 from aiflow_ext.provider.world.registry import Registry
-from aiflow_ext.provider.world.runs import load, save
+from aiflow_ext.provider.world.world import World
 
 Skipped = tuple[str, str, int]
 """What is skipped ("events", "start", or a "run" that cannot be read), where it was, and how many events that are."""
@@ -74,7 +74,8 @@ def _begin_anew(session: Session, was: Place, to: Place, aside: set[Key]) -> lis
     registry = Registry()
     registry.refresh(session)
     now_ms = time.time_ns() // 1_000_000
-    world = load(session, registry, CONSUMER, now_ms, aside)
+    world = World(registry, CONSUMER, lambda: None)
+    world.refresh(session, now_ms, aside)
     skipped: list[Skipped] = [("run", " ".join(filter(None, key)), 0) for key in sorted(aside)]
     for task in [*(task for _, task in world.tasks()), *world.dags.values()]:
         whose = " ".join(filter(None, (task.dag_id, task.run_id, task.task_id)))
@@ -84,11 +85,13 @@ def _begin_anew(session: Session, was: Place, to: Place, aside: set[Key]) -> lis
             task.started |= {"events": [], "older": 0}
         task.core = task.rules.core.start(to.offset, now_ms)
         task.due_ms = task.rules.core.due(task.core)
-    save(session, world, CONSUMER, to)
+        world.touch((task.dag_id, task.run_id))
+    world.save(session, to)
     _forget_offsets(
         session, {(t.dag_id, t.run_id, t.task_id) for _, t in world.tasks()} | {(d, "", "") for d in world.dags}
     )
-    session.execute(update(models.run).values(since=to.offset))
+    newest = select(models.consumer.c.version).where(models.consumer.c.name == CONSUMER).scalar_subquery()
+    session.execute(update(models.run).values(since=to.offset, version=newest))
     session.execute(delete(models.consumer).where(models.consumer.c.name.startswith(ROW)))
     session.execute(update(models.consumer).where(_watches(session, was)).values(**to._asdict()))
     # The same offsets come again, and are other events.

@@ -85,7 +85,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._changes = Changes(settings.get_engine())
         try:
             self._reactor = Reactor(
-                self._config, self.scheduler_dag_bag, self.job.id, waker.broker_up, waker.broker_log
+                self._config, self.scheduler_dag_bag, self.job.id, waker.broker_up, waker.broker_log, waker.changed
             )
             note_begins(self._reactor.head)
             beside = chores(self._config)
@@ -255,7 +255,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             return
         began = time.monotonic()
         try:
-            self._reaction = self._reactor.react()
+            self._reaction = self._reactor.react(audit=full)
             self._reaction.work.tell(began, self._woken if wake.events else None)
         except (Error, DBAPIError) as e:  # nothing was done; a deadlock or a lost connection is tried again
             log.error("aiflow: events wait for the next pass", error=str(e))

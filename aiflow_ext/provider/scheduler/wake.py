@@ -35,15 +35,14 @@ class Wake:
 
     def hear(self, payload: str) -> None:
         """Note what a notification of the database says."""
-        kind, _, rest = payload.partition(notify.SEPARATOR)
-        dag_id, _, run_id = rest.partition(notify.SEPARATOR)
-        if kind == notify.DIRTY:
-            self.dirty.add((dag_id, run_id))
-        elif kind == notify.STATUS:
-            self.status.add((dag_id, run_id))
+        kind, run = payload.partition(notify.SEPARATOR)[0], notify.run_in(payload)
+        if kind == notify.DIRTY and run is not None:
+            self.dirty.add(run)
+        elif kind == notify.STATUS and run is not None:
+            self.status.add(run)
         elif kind == notify.EVENTS:
             self.events = True
-        else:
+        elif kind != notify.RUN:
             self.full = True
 
     def __bool__(self) -> bool:
@@ -69,6 +68,9 @@ class Waker:
         self._database = config.database if "database" in config.wake_sources else ""
         self._sub: _core.Subscription | None = None
         self._broker_log: int | None = None
+        self._heard = Wake()  # by changed(), for the next wait
+        self._named: set[Key] = set()  # runs whose rows have changed
+        self._connection = 0  # that has told of all of them
         self._missed = False  # events may have come, or been kept back, before there was a subscription
         self._next_try = 0.0
         self.tend()
@@ -90,12 +92,13 @@ class Waker:
         :param timeout_sec: seconds; 0 only looks.
         :return: what was heard, nothing after a time-out.
         """
-        wake = Wake()
+        wake, self._heard = self._heard, Wake()
         deadline = time.monotonic() + timeout_sec
         self._forget_own_commits()
         while True:
             self.tend()
-            wake.events, self._missed = self._missed, False
+            wake.events |= self._missed
+            self._missed = False
             self._listen(wake, min(max(0.0, deadline - time.monotonic()), 1.0))
             if wake or time.monotonic() >= deadline:
                 return wake
@@ -108,6 +111,20 @@ class Waker:
             if self._broker.up and not was_up:
                 self._next_try, self._missed = 0.0, True
         self._open_all()
+
+    def changed(self) -> set[Key] | None:
+        """Return the runs whose rows have changed, by commits until now, since this was asked last.
+
+        :return: None where that is not known: no database tells us, or its connection was lost meanwhile.
+        """
+        watch = self._watch
+        connection = watch.sync() if watch is not None else 0
+        while connection and watch is not None and self._read_watch(self._heard, watch):
+            pass
+        named, self._named = self._named, set()
+        known = connection > 0 and connection == self._connection
+        self._connection = connection
+        return named if known else None
 
     def broker_up(self) -> bool:
         """Return whether a broker may answer: ours is not just being started."""
@@ -182,15 +199,19 @@ class Waker:
             sub.close()
             self._sub = None
 
-    def _read_watch(self, wake: Wake, watch: _core.Watch) -> None:
+    def _read_watch(self, wake: Wake, watch: _core.Watch) -> bool:
+        """Return whether it told anything that had a name."""
         try:
             changed, payloads = watch.poll()
         except Error as e:
             self._lost("database", e)
-            return
+            return False
         wake.full |= changed and not payloads
         for payload in payloads:
             wake.hear(payload)
+            if (run := notify.run_in(payload)) is not None:
+                self._named.add(run)
+        return bool(payloads)
 
     def _open_all(self) -> None:
         """Open what is not open, at most once a second."""

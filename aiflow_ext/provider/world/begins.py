@@ -44,10 +44,14 @@ def note_begins(head: Callable[[], int | None]) -> None:
             event.listen(DagRun, name, _note)
 
 
-def noted(session: Session) -> dict[int, int]:
-    """Return what was noted of runs that were queued since a scheduler looked at them, by their ids."""
-    table = models.consumer
-    rows = session.execute(select(table).where(table.c.name.startswith(ROW)))
+def noted(session: Session, ids: Collection[int] | None = None) -> dict[int, int]:
+    """Return what was noted of runs that were queued since a scheduler looked at them, by their ids.
+
+    :param ids: only of these.
+    """
+    name = models.consumer.c.name
+    which = name.startswith(ROW) if ids is None else name.in_([f"{ROW}{n}" for n in ids])
+    rows = session.execute(select(name, models.consumer.c.offset).where(which))
     return {int(row.name.removeprefix(ROW)): row.offset for row in rows}
 
 

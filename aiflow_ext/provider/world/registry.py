@@ -48,19 +48,23 @@ class Registry:
         self._used: set[UUID] = set()  # by runs that are pinned to them
         self._most = FEW  # then what is not used any more is forgotten
 
-    def refresh(self, session: Session) -> bool:
-        """Read what was serialized since the last time (all, if the clock went back); return whether a rule changed."""
+    def refresh(self, session: Session) -> set[str]:
+        """Read what was serialized since the last time (all, if the clock went back).
+
+        :return: the Dags of which a rule may have changed.
+        """
         now = datetime.now(UTC)
         if now < self._looked or now >= self._read_all + AGAIN:
             self._since, self._read_all = BEGINNING, now
         self._looked = now
         rows = session.execute(_changed_since(self._since)).all()
-        changed = False
+        changed = set()
         for version_id, dag_id, dag_hash, updated in rows:
             self._since = max(self._since, updated - OVERLAP)
             moved = self._latest.get(dag_id) != version_id
             self._latest[dag_id] = version_id
-            changed |= self._load(session, version_id, dag_hash) or moved
+            if self._load(session, version_id, dag_hash) or moved:
+                changed.add(dag_id)
         if len(self._versions) > self._most:
             self._forget_unused(session)
         return changed

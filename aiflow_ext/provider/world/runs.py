@@ -1,39 +1,45 @@
-"""What the rules know of each active run, as objects for one transaction: read from our tables, written back."""
+"""What the rules know of each active run: read from our tables and Airflow's, written back to ours."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import structlog
-from airflow.models.dag import DagModel
-from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from aiflow_ext.errors import CorruptError
 from aiflow_ext.provider.author.operators import RESUME_METHOD
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.db.consumers import Place, place_of
+from aiflow_ext.provider.db.session import savepoint
 from aiflow_ext.provider.world.begins import forget, noted
-from aiflow_ext.provider.world.blame import Blame, Key
+from aiflow_ext.provider.world.blame import Blame, Key, is_its_own
 from aiflow_ext.provider.world.registry import DagRules, Registry
 from aiflow_ext.provider.world.task import NO_RULES, TaskState, Try, new_task
 
 log = structlog.get_logger(__name__)
 
 CONTEXT_MAX = 1024  # bytes, as of an event
+CHUNK = 500  # runs that are read or written at once
 
 
-@dataclass
+@dataclass(slots=True)
 class Run:
-    """One row of aiflow_run, with what Airflow has of it."""
+    """One row of aiflow_run, with what Airflow has of it.
+
+    :param stored_seen: `seen` in its row; None: it has none yet.
+    :param cleared: once, or more often.
+    :param bad_context: its conf has one that no event can have.
+    """
 
     id: int
     dag_id: str
@@ -45,8 +51,14 @@ class Run:
     seen: dict[str, list[str]]
     tries: dict[str, Try] = field(default_factory=dict)
     tasks: dict[str, TaskState] = field(default_factory=dict)
-    stored_seen: str | None = None  # None: not in the table yet
-    cleared: bool = False  # once, or more often
+    stored_seen: str | None = None
+    cleared: bool = False
+    bad_context: bool = False
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others."""
+        return self.dag_id, self.run_id
 
     @property
     def running(self) -> bool:
@@ -57,21 +69,11 @@ class Run:
         """Return the digest of the states of its tasks."""
         return digest((ti.task_id, ti.map_index, ti.state) for ti in self.tries.values())
 
-
-@dataclass
-class World:
-    """All of it."""
-
-    offset: int
-    runs: dict[Key, Run]
-    dags: dict[str, TaskState]  # rules on Dags, by dag_id
-    ended: list[Key]  # runs in our tables that are over
-
-    def tasks(self) -> Iterator[tuple[Run, TaskState]]:
-        """All tasks with rules of all runs."""
-        for run in self.runs.values():
-            for task in run.tasks.values():
-                yield run, task
+    def as_read(self) -> Any:
+        """Return what the database has of it, as far as is known: equal, where nothing has changed there."""
+        tasks = {task_id: task.stored for task_id, task in self.tasks.items() if task.stored is not None}
+        tries = self.tries if self.running else {}
+        return self.id, self.state, self.since, self.context, self.stored_seen, tries, tasks
 
 
 def digest(states: Iterable[tuple[str, int, str]]) -> str:
@@ -79,65 +81,14 @@ def digest(states: Iterable[tuple[str, int, str]]) -> str:
     return hashlib.blake2b(json.dumps(sorted(states)).encode(), digest_size=8).hexdigest()
 
 
-def load(
-    session: Session,
-    registry: Registry,
-    consumer: str,
-    now_ms: int,
-    aside: Collection[Key] = (),
-) -> World:
-    """Read the consumer's offset, the active runs of Dags with rules, their tries and the state of their rules.
+def active_runs(
+    session: Session, registry: Registry, *which: ColumnElement[bool], most: int | None = None
+) -> list[Any]:
+    """Return the rows of active runs of Dags with rules, and of those that had some: a Dag may lose them.
 
-    :param aside: runs that are left out, and Dags as (dag_id, "").
-    :raises RunError: a run cannot be read.
+    :param which: conditions on DagRun.
+    :param most: return so many, in the order of their ids.
     """
-    offset = (place_of(session, consumer) or Place(0, None)).offset
-    stored = {(r.dag_id, r.run_id): r for r in session.execute(select(models.run))}
-    world = World(offset, {}, {}, [])
-    active = _active_runs(session, registry)
-    begins = noted(session)
-    for row in active:
-        if (key := (row.dag_id, row.run_id)) not in aside:
-            with Blame(key):
-                since = max(offset, begins.get(row.id, 0))
-                known = stored.get(key)
-                # Queued again, or another run of this name, before anybody saw the end of the one that is stored.
-                if known is not None and (row.id in begins or known.dag_run_id not in (0, row.id)):
-                    known = None
-                world.runs[key] = _run(session, registry, row, known, since)
-    world.ended = sorted(stored.keys() - {(row.dag_id, row.run_id) for row in active})
-    _load_tries(session, {key: run for key, run in world.runs.items() if run.running})
-    _load_tasks(session, world, now_ms)
-    _load_dags(session, world, registry, now_ms, aside)
-    return world
-
-
-def load_tries(session: Session, run: Run) -> None:
-    """Read the task instances of one run again."""
-    run.tries.clear()
-    _load_tries(session, {(run.dag_id, run.run_id): run})
-
-
-def save(session: Session, world: World, consumer: str, place: Place) -> None:
-    """Write back what changed, forget runs that are over, and move the consumer.
-
-    :raises RunError: what a run knows cannot be written.
-    """
-    for key, run in world.runs.items():
-        with Blame(key):
-            _save_run(session, run)
-            for task in run.tasks.values():
-                _save_task(session, task)
-    for dag_id, task in world.dags.items():
-        with Blame((dag_id, "")):
-            _save_task(session, task)
-    for key in world.ended:
-        _forget(session, *key)
-    session.execute(update(models.consumer).where(models.consumer.c.name == consumer).values(**place._asdict()))
-
-
-def _active_runs(session: Session, registry: Registry) -> list[Any]:
-    """Those of Dags with rules, and those that had some: a Dag may lose them."""
     known = exists().where(models.run.c.dag_id == DagRun.dag_id, models.run.c.run_id == DagRun.run_id)
     columns = (
         DagRun.id,
@@ -149,7 +100,122 @@ def _active_runs(session: Session, registry: Registry) -> list[Any]:
         DagRun.clear_number,
     )
     active = DagRun.state.in_([DagRunState.RUNNING, DagRunState.QUEUED])
-    return list(session.execute(select(*columns).where(active, or_(DagRun.dag_id.in_(registry.dag_ids()), known))))
+    ours = select(*columns).where(active, or_(DagRun.dag_id.in_(registry.dag_ids()), known), *which)
+    return list(session.execute(ours if most is None else ours.order_by(DagRun.id).limit(most)))
+
+
+def read_runs(
+    session: Session, registry: Registry, rows: Iterable[Any], offset: int, now_ms: int
+) -> Iterator[tuple[Key, Run]]:
+    """Read what is stored of active runs, and their tries.
+
+    :param rows: of active_runs().
+    :param offset: of the scheduler: a run that is new hears what comes beyond it, or beyond where it was queued.
+    :raises RunError: a run cannot be read.
+    """
+    by_key = {(row.dag_id, row.run_id): row for row in rows}
+    for keys in chunks(by_key):
+        stored = {(row.dag_id, row.run_id): row for row in session.execute(_rows_of(models.run, keys))}
+        states: dict[Key, dict[str, Any]] = {key: {} for key in keys}
+        for row in session.execute(_rows_of(models.rule_state, keys)):
+            states[row.dag_id, row.run_id][row.task_id] = row
+        begins = noted(session, [by_key[key].id for key in keys])
+        runs = {}
+        for key in keys:
+            with Blame(key):
+                row, known = by_key[key], stored.get(key)
+                # Queued again, or another run of this name, before anybody saw the end of the one that is stored.
+                if known is not None and (row.id in begins or known.dag_run_id not in (0, row.id)):
+                    known = None
+                runs[key] = _run(session, registry, row, known, max(offset, begins.get(row.id, 0)))
+        _load_tries(session, {key: run for key, run in runs.items() if run.running})
+        for key, run in runs.items():
+            with Blame(key):
+                _add_tasks(run, states[key], offset, now_ms)
+        yield from runs.items()
+
+
+def load_tries(session: Session, run: Run) -> None:
+    """Read the task instances of one run again."""
+    run.tries.clear()
+    _load_tries(session, {run.key: run})
+
+
+def save_runs(session: Session, runs: Collection[Run], version: int) -> None:
+    """Write back what changed; what `stored` says of it is right where the transaction is committed.
+
+    :param version: of the reaction; each run has that of the last one that changed it.
+    :raises RunError: what a run knows cannot be written.
+    """
+    for some in chunks(runs):
+        if len(some) > 1:
+            try:
+                with savepoint(session):
+                    _save_runs(session, some, version)
+                continue
+            except DBAPIError as e:
+                if not is_its_own(e):
+                    raise
+        for run in some:  # whose fault was it?
+            with Blame(run.key):
+                _save_runs(session, [run], version)
+
+
+def save_tasks(session: Session, tasks: Iterable[TaskState]) -> None:
+    """Write back what changed of the rules of some tasks, or Dags."""
+    new, changed = [], []
+    for task in tasks:
+        row = task.row()
+        if task.stored is None:
+            # else an instance of a mapped task, or one that has no rules any more
+            if task.rules.rules or task.pending or task.started or task.stopping:
+                new.append((task, row))
+        elif task.stored != row:
+            changed.append((task, row))
+            if task.fresh:
+                log.info("aiflow: the rules of a task were changed, they begin anew", **task.who)
+    if new:
+        session.execute(insert(models.rule_state), [row for _, row in new])
+    if changed:
+        key = [column.name for column in models.rule_state.primary_key]
+        _update_many(session, models.rule_state, key, [row for _, row in changed])
+    for task, row in new + changed:
+        task.stored = row
+
+
+def forget_runs(session: Session, keys: Collection[Key]) -> None:
+    """Runs are over: what started their tasks last is kept, since a user may clear them."""
+    table = models.rule_state
+    for some in chunks(keys):
+        rows = of_keys(table.c, some)
+        session.execute(delete(models.run).where(of_keys(models.run.c, some)))
+        session.execute(delete(table).where(rows, table.c.started.is_(None)))
+        session.execute(update(table).where(rows).values(pending="[]", stopping=None, due_ms=None))
+
+
+def chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """Some at a time."""
+    listed = list(items)
+    for n in range(0, len(listed), CHUNK):
+        yield listed[n : n + CHUNK]
+
+
+def of_keys(columns: Any, keys: Collection[Key]) -> ColumnElement[bool]:
+    """Which rows are of these runs.
+
+    :param columns: has dag_id and run_id.
+    """
+    by_dag = groupby(sorted(keys), key=lambda key: key[0])
+    return or_(
+        *(
+            (columns.dag_id == dag_id) & columns.run_id.in_([run_id for _, run_id in of_dag])
+            for dag_id, of_dag in by_dag
+        )
+    )
+
+
+def _rows_of(table: Table, keys: Collection[Key]) -> Any:
+    return select(table).where(of_keys(table.c, keys))
 
 
 def _run(session: Session, registry: Registry, row: Any, stored: Any, since: int) -> Run:
@@ -163,7 +229,8 @@ def _run(session: Session, registry: Registry, row: Any, stored: Any, since: int
     conf = session.scalar(select(DagRun.conf).where(DagRun.id == row.id))
     found = conf.get("aiflow") if isinstance(conf, dict) else None
     context = found.get("context") if isinstance(found, dict) else None
-    return Run(*who, since, context, {}, cleared=row.clear_number > 0)
+    bad = context is not None and not _is_context(context)
+    return Run(*who, since, None if bad else context, {}, cleared=row.clear_number > 0, bad_context=bad)
 
 
 def _is_context(context: Any) -> bool:
@@ -175,44 +242,34 @@ def _is_context(context: Any) -> bool:
 
 
 def _load_tries(session: Session, runs: dict[Key, Run]) -> None:
+    if not runs:
+        return
     TI = TaskInstance
-    for dag_id in {dag_id for dag_id, _ in runs}:
-        rows = session.execute(
-            select(
-                TI.id,
-                TI.run_id,
-                TI.task_id,
-                TI.map_index,
-                TI.state,
-                TI.try_number,
-                TI.next_method,
-                TI.pid,
-                TI.hostname,
-            ).where(TI.dag_id == dag_id, TI.run_id.in_([run_id for d, run_id in runs if d == dag_id]))
-        )
-        for row in rows:
-            state = str(getattr(row.state, "value", row.state) or "")
-            parked = state == TaskInstanceState.DEFERRED.value and row.next_method == RESUME_METHOD
-            made = Try(row.id, row.task_id, row.map_index, state, row.try_number, parked, row.pid, row.hostname or "")
-            runs[dag_id, row.run_id].tries[made.name] = made
+    columns = (
+        TI.id,
+        TI.dag_id,
+        TI.run_id,
+        TI.task_id,
+        TI.map_index,
+        TI.state,
+        TI.try_number,
+        TI.next_method,
+        TI.pid,
+        TI.hostname,
+    )
+    for row in session.execute(select(*columns).where(of_keys(TI, runs))):
+        state = str(getattr(row.state, "value", row.state) or "")
+        parked = state == TaskInstanceState.DEFERRED.value and row.next_method == RESUME_METHOD
+        made = Try(row.id, row.task_id, row.map_index, state, row.try_number, parked, row.pid, row.hostname or "")
+        runs[row.dag_id, row.run_id].tries[made.name] = made
 
 
-def _load_tasks(session: Session, world: World, now_ms: int) -> None:
-    """The state of rules of all runs, and of tasks that have no rules any more, where something is left to do."""
-    table = models.rule_state
-    rows: dict[Key, dict[str, Any]] = {key: {} for key in world.runs}
-    of_run = (models.run.c.dag_id == table.c.dag_id) & (models.run.c.run_id == table.c.run_id)
-    for row in session.execute(select(table).join(models.run, of_run)):
-        rows.get((row.dag_id, row.run_id), {})[row.task_id] = row
-    for key, run in world.runs.items():
-        with Blame(key):
-            fresh = run.stored_seen is None
-            if fresh:  # it may have been there before: what it left
-                left = select(table).where(table.c.dag_id == run.dag_id, table.c.run_id == run.run_id)
-                rows[key] = {row.task_id: row for row in session.execute(left)}
-            for task_id, rules in (dict.fromkeys(_left_over(run, rows[key]), NO_RULES) | run.rules.tasks).items():
-                new = new_task(*key, task_id, rules, run.since if fresh else world.offset, now_ms)
-                run.tasks[task_id] = _task(rows[key].get(task_id), new, run)
+def _add_tasks(run: Run, rows: dict[str, Any], offset: int, now_ms: int) -> None:
+    """The state of its rules, and of tasks that have no rules any more, where something is left to do."""
+    since = run.since if run.stored_seen is None else offset
+    for task_id, rules in (dict.fromkeys(_left_over(run, rows), NO_RULES) | run.rules.tasks).items():
+        new = new_task(*run.key, task_id, rules, since, now_ms)
+        run.tasks[task_id] = stored_task(rows.get(task_id), new, run)
 
 
 def _left_over(run: Run, rows: dict[str, Any]) -> list[str]:
@@ -224,37 +281,21 @@ def _left_over(run: Run, rows: dict[str, Any]) -> list[str]:
     return sorted(parked | {task_id for task_id, row in rows.items() if row.pending != "[]" or row.stopping})
 
 
-def _load_dags(session: Session, world: World, registry: Registry, now_ms: int, aside: Collection[Key]) -> None:
-    """The state of rules on Dags; one that somebody has deleted has no rules, and begins anew where it is made again.
+def stored_row(row: Any) -> dict[str, Any]:
+    """Return a row of aiflow_rule_state as a TaskState keeps it."""
+    names = (column.name for column in models.rule_state.columns)
+    return {name: row._mapping[name] for name in names} | {"state": bytes(row.state)}
 
-    Its first version tells one from the other.  ``airflow db clean`` may delete that: then it is taken for the same.
+
+def stored_task(row: Any, new: TaskState, run: Run | None) -> TaskState:
+    """Return the stored state, or the new one with what outlives a change of the rules and the end of the run.
+
+    :param row: of aiflow_rule_state; None: there is none.
+    :param run: None for the rules of a Dag.
     """
-    table, dags = models.rule_state, list(registry.with_run_rules())
-    of_dag = (table.c.dag_id == DagModel.dag_id) & (table.c.run_id == "") & (table.c.task_id == "")
-    is_first = (DagVersion.dag_id == DagModel.dag_id) & (DagVersion.version_number == 1)
-    there = select(DagModel.dag_id.label("there"), DagVersion.id.label("first"), table)
-    there = there.outerjoin(DagVersion, is_first).outerjoin(table, of_dag)
-    stored = {row.there: row for row in session.execute(there.where(DagModel.dag_id.in_([d.dag_id for d in dags])))}
-    for dag in dags:
-        if dag.run is not None and dag.dag_id in stored and (key := (dag.dag_id, "")) not in aside:
-            with Blame(key):
-                task, row = new_task(*key, "", dag.run, world.offset, now_ms), stored[dag.dag_id]
-                first = {"version": str(row.first)} if row.first else None
-                if row.dag_id is not None:
-                    known = json.loads(row.started) if row.started else None
-                    if first and known not in (None, first):  # it was deleted, and made again
-                        task.stored = dict(row._mapping)
-                    else:
-                        task, first = _task(row, task, None), first or known
-                task.started = first
-                world.dags[dag.dag_id] = task
-
-
-def _task(row: Any, new: TaskState, run: Run | None) -> TaskState:
-    """Return the stored state, or the new one with what outlives a change of the rules and the end of the run."""
     if row is None:
         return new
-    new.stored = dict(row._mapping)
+    new.stored = stored = stored_row(row)
     started = json.loads(row.started) if row.started else None
     if run is not None and run.stored_seen is None:  # it had ended, and was cleared; or is another one of that name
         same = run.cleared and started and started.get("run") == run.id  # SQLite gives an id again
@@ -262,62 +303,59 @@ def _task(row: Any, new: TaskState, run: Run | None) -> TaskState:
         return new
     if not new.fresh:
         try:
-            new.due_ms, new.core = new.rules.core.due(bytes(row.state)), bytes(row.state)
+            new.due_ms, new.core = new.rules.core.due(stored["state"]), stored["state"]
         except CorruptError:  # of another version of ours: as other rules
-            new.stored["rules_hash"] = None
+            stored["rules_hash"] = None
     new.pending, new.started = json.loads(row.pending), started
     new.stopping = json.loads(row.stopping) if row.stopping else None
     return new
 
 
-def _save_run(session: Session, run: Run) -> None:
-    seen = json.dumps(run.seen, sort_keys=True)
-    if run.stored_seen is None:
-        if run.context is not None and not _is_context(run.context):
+def _seen(run: Run) -> str:
+    return json.dumps(run.seen, sort_keys=True)
+
+
+def _save_runs(session: Session, runs: Sequence[Run], version: int) -> None:
+    new = [run for run in runs if run.stored_seen is None]
+    told = [run for run in runs if run.stored_seen is not None and run.stored_seen != _seen(run)]
+    same = [run.key for run in runs if run.stored_seen is not None and run not in told]
+    table = models.run
+    for run in new:
+        if run.bad_context:
             log.warning(
                 "aiflow: the context in a run's conf is not taken: it is not a text of at most 1,024 bytes",
                 dag_id=run.dag_id,
                 run_id=run.run_id,
             )
-            run.context = None
-        forget(session, [run.id])
-        session.execute(delete(models.run).where(models.run.c.dag_id == run.dag_id, models.run.c.run_id == run.run_id))
-        session.execute(
-            insert(models.run).values(
-                dag_id=run.dag_id,
-                run_id=run.run_id,
-                since=run.since,
-                dag_run_id=run.id,
-                context=run.context,
-                seen=seen,
-            )
-        )
-    elif seen != run.stored_seen:
-        session.execute(
-            update(models.run)
-            .where(models.run.c.dag_id == run.dag_id, models.run.c.run_id == run.run_id)
-            .values(seen=seen)
-        )
+    if new:
+        forget(session, [run.id for run in new])
+        session.execute(delete(table).where(of_keys(table.c, [run.key for run in new])))
+        rows = [
+            {
+                "dag_id": run.dag_id,
+                "run_id": run.run_id,
+                "since": run.since,
+                "version": version,
+                "dag_run_id": run.id,
+                "context": run.context,
+                "seen": _seen(run),
+            }
+            for run in new
+        ]
+        session.execute(insert(table), rows)
+    if told:
+        rows = [{"dag_id": r.dag_id, "run_id": r.run_id, "seen": _seen(r), "version": version} for r in told]
+        _update_many(session, table, ["dag_id", "run_id"], rows)
+    if same:
+        session.execute(update(table).where(of_keys(table.c, same)).values(version=version))
+    save_tasks(session, (task for run in runs for task in run.tasks.values()))
+    for run in new + told:
+        run.stored_seen = _seen(run)
 
 
-def _save_task(session: Session, task: TaskState) -> None:
-    row = task.row()
-    table = models.rule_state
-    key = (table.c.dag_id == task.dag_id, table.c.run_id == task.run_id, table.c.task_id == task.task_id)
-    if task.stored is None and not task.rules.rules and not (task.pending or task.started or task.stopping):
-        return  # an instance of a mapped task, or one that has no rules any more
-    if task.stored is None:
-        session.execute(insert(table).values(**row))
-    elif any(task.stored[name] != value for name, value in row.items()):
-        if task.fresh:
-            log.info("aiflow: the rules of a task were changed, they begin anew", **task.who)
-        session.execute(update(table).where(*key).values(**row))
-
-
-def _forget(session: Session, dag_id: str, run_id: str) -> None:
-    """A run is over: what started its tasks last is kept, since a user may clear them."""
-    session.execute(delete(models.run).where(models.run.c.dag_id == dag_id, models.run.c.run_id == run_id))
-    table = models.rule_state
-    rows = (table.c.dag_id == dag_id, table.c.run_id == run_id)
-    session.execute(delete(table).where(*rows, table.c.started.is_(None)))
-    session.execute(update(table).where(*rows).values(pending="[]", stopping=None, due_ms=None))
+def _update_many(session: Session, table: Table, key: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Give rows, found by their key, all values that these have."""
+    where = [table.c[name] == bindparam(f"key_{name}") for name in key]
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in rows[0] if name not in key}
+    parameters = [{f"{'key' if name in key else 'new'}_{name}": value for name, value in row.items()} for row in rows]
+    session.connection().execute(update(table).where(*where).values(**values), parameters)

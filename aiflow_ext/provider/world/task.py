@@ -18,7 +18,7 @@ UNDER_WAY = frozenset({"up_for_retry", "up_for_reschedule", "deferred", "awaitin
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 
-@dataclass
+@dataclass(slots=True)
 class Try:
     """A task instance as it is now.  `state` is "" where Airflow has None."""
 
@@ -64,7 +64,7 @@ class Ruleset:
 NO_RULES = Ruleset((), _core.Rules([]), (), "", waits=False)
 
 
-@dataclass
+@dataclass(slots=True)
 class TaskState:
     """One row of aiflow_rule_state: the rules of a task in a run (or of a Dag, with run_id and task_id "").
 
@@ -99,6 +99,11 @@ class TaskState:
     def fresh(self) -> bool:
         """Whether the rules begin, or begin anew because they were changed."""
         return self.stored is None or self.stored["rules_hash"] != self.rules.hash
+
+    @property
+    def waits_for_its_moment(self) -> bool:
+        """Whether something is left to do that no event does: see starts.can_settle()."""
+        return bool(self.pending or self.stopping or self.started or not self.rules.waits)
 
     def row(self) -> dict[str, Any]:
         """Return it as columns."""

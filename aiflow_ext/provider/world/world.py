@@ -1,0 +1,358 @@
+"""All that the rules know, kept in memory from one reaction to the next: a cache of our tables and of Airflow's rows.
+
+    refresh() reads again what others have changed -> decide.py changes it, and touches what it changes
+    -> save() writes that, and moves the consumer -> committed(), or undone()
+
+What makes it right is in docs/design.md, "The world in memory".
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+import structlog
+from airflow.models.dagrun import DagRun
+from airflow.utils.state import DagRunState
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from aiflow_ext import _core
+from aiflow_ext._event import Event
+from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.consumers import Place
+from aiflow_ext.provider.metrics import count
+from aiflow_ext.provider.world.blame import Blame, Key
+from aiflow_ext.provider.world.dags import read_dags
+from aiflow_ext.provider.world.registry import Registry
+from aiflow_ext.provider.world.runs import (
+    Run,
+    active_runs,
+    chunks,
+    forget_runs,
+    of_keys,
+    read_runs,
+    save_runs,
+    save_tasks,
+)
+from aiflow_ext.provider.world.task import TaskState
+
+log = structlog.get_logger(__name__)
+
+AUDITED = 200  # runs that an audit() reads
+DUE_MIN = 1000  # entries of the heap that need not be looked through
+
+Listener = tuple[Run | None, TaskState]
+
+
+class World:
+    """The active runs of Dags with rules, the state of their rules, and which of them an event touches.
+
+    :param consumer: whose row of aiflow_consumer says how many reactions there were.
+    :param changed: returns the runs whose rows others have changed, and committed, since it was asked last; None: it
+        does not know, so all is read anew.
+    """
+
+    def __init__(self, registry: Registry, consumer: str, changed: Callable[[], Collection[Key] | None]) -> None:
+        self.offset = 0
+        self.registry = registry
+        self._consumer = consumer
+        self._changed = changed
+        self._version = -1  # of the reaction that this is as of; -1: nothing is read yet
+        self.whole = True  # all was read anew the last time
+        self._audited = 0  # up to which run, by its id
+        self._stale: set[Key] = set()  # changed since they were read
+        self._left_out: set[Key] = set()  # set aside when they were to be read
+        self._touched: set[Key] = set()  # changed here since they were read
+        self._new: set[Key] = set()  # that the last save() has written for the first time
+        self._edited: set[str] = set()  # Dags of which rules have changed since
+        self._clear()
+
+    def _clear(self) -> None:
+        self.runs: dict[Key, Run] = {}
+        self.dags: dict[str, TaskState] = {}  # rules on Dags
+        self.ended: set[Key] = set()  # runs in our tables that are over
+        self.untold: set[Key] = set()  # runs with states that nobody was told yet
+        self.fresh: set[Key] = set()  # runs that have rules which begin
+        self._of_dag: dict[str, set[Key]] = defaultdict(set)
+        self._waiting: set[Key] = set()  # runs in which something is left to do that no event does
+        self._due: list[tuple[int, Key, str]] = []  # a heap; also what is not so any more
+        self._due_most = DUE_MIN  # then that is taken out
+        self._match = _core.Match()
+        self._listening: dict[int, Listener] = {}
+        self._ids: dict[Key, list[int]] = {}
+        self._next_id = 0
+        self._dags_stale = True
+
+    # -- what is asked of it
+
+    def of_dag(self, dag_id: str) -> list[Run]:
+        """Return the active runs of a Dag."""
+        return [self.runs[key] for key in sorted(self._of_dag.get(dag_id, ()))]
+
+    def tasks(self) -> Iterator[tuple[Run, TaskState]]:
+        """All tasks with rules of all runs."""
+        for run in self.runs.values():
+            for task in run.tasks.values():
+                yield run, task
+
+    def waiting(self) -> list[tuple[Run, TaskState]]:
+        """Return the tasks with something left to do that no event does."""
+        runs = [run for key in sorted(self._waiting | self._touched) if (run := self.runs.get(key)) is not None]
+        return [(run, task) for run in runs for task in run.tasks.values() if task.waits_for_its_moment]
+
+    def touched(self) -> list[TaskState]:
+        """Return the rules that were touched, and those of the same run."""
+        tasks = [task for key in sorted(self._touched & self.runs.keys()) for task in self.runs[key].tasks.values()]
+        return tasks + [
+            self.dags[dag_id] for dag_id, run_id in sorted(self._touched) if not run_id and dag_id in self.dags
+        ]
+
+    def listening(self, event: Event) -> list[Listener]:
+        """Return whose rules an event touches, in the order in which they began to listen."""
+        return [self._listening[number] for number in self._match.find(event)]
+
+    def due(self, now_ms: int) -> list[tuple[Run, TaskState]]:
+        """Return the tasks whose periods are over, and touch them."""
+        found = []
+        while self._due and self._due[0][0] <= now_ms:
+            if (listener := self._is_due(*heapq.heappop(self._due))) is not None:
+                self._touched.add(listener[0].key)
+                found.append(listener)
+        return found
+
+    def next_due(self) -> int | None:
+        """Return when the next period is over, in ms."""
+        while self._due and self._is_due(*self._due[0]) is None:
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    # -- what is changed in it
+
+    def touch(self, key: Key) -> None:
+        """A run is being changed, or with run_id "" the rules of a Dag."""
+        self._touched.add(key)
+
+    def put(self, run: Run) -> None:
+        """Take in a run, instead of the one of its name."""
+        self._drop(run.key)
+        self.runs[run.key] = run
+        self._of_dag[run.dag_id].add(run.key)
+        contexts = ("",) if run.context is None else ("", run.context)
+        self._listen(run.key, ((run, task) for task in run.tasks.values()), contexts)
+        self._note(run)
+
+    def _listen(self, key: Key, listeners: Iterable[Listener], contexts: Collection[str]) -> None:
+        """An event without a context is for all, another one for those of its context."""
+        ids = self._ids.setdefault(key, [])
+        for run, task in listeners:
+            self._next_id += 1
+            for pattern in task.rules.patterns:
+                for context in contexts:
+                    self._match.add((*pattern, context), self._next_id)
+            if task.rules.patterns:
+                self._listening[self._next_id] = run, task
+                ids.append(self._next_id)
+
+    def _drop(self, key: Key) -> None:
+        for number in self._ids.pop(key, ()):
+            self._match.remove(number)
+            del self._listening[number]
+        if self.runs.pop(key, None) is not None:
+            self._of_dag[key[0]].discard(key)
+        for keys in (self.ended, self.untold, self.fresh, self._waiting):
+            keys.discard(key)
+
+    def _note(self, run: Run) -> None:
+        """In which sets it belongs, and what is due."""
+        key, tasks = run.key, run.tasks.values()
+        _put(self.fresh, key, run.stored_seen is None or any(task.fresh for task in tasks))
+        _put(self._waiting, key, any(task.waits_for_its_moment for task in tasks))
+        _put(self.untold, key, any(run.seen.get(n, ["", ""]) != [str(ti.id), ti.state] for n, ti in run.tries.items()))
+        for task in tasks:
+            if task.due_ms is not None:
+                heapq.heappush(self._due, (task.due_ms, key, task.task_id))
+        if len(self._due) > self._due_most:
+            self._due = sorted({one for one in self._due if self._is_due(*one) is not None})
+            self._due_most = 2 * len(self._due) + DUE_MIN
+
+    def _is_due(self, due_ms: int, key: Key, task_id: str) -> tuple[Run, TaskState] | None:
+        """Whether that is still so: what changed was noted anew."""
+        run = self.runs.get(key)
+        task = run.tasks.get(task_id) if run is not None and run.running else None
+        return (run, task) if run is not None and task is not None and task.due_ms == due_ms else None
+
+    # -- the database
+
+    def refresh(self, session: Session, now_ms: int, aside: Collection[Key] = ()) -> None:
+        """Read again what others have changed.
+
+        :param aside: runs that are left out, and Dags as (dag_id, "").
+        :raises RunError: a run cannot be read.
+        """
+        self.offset, version = self._place(session)  # before the rows: they are of this reaction, or of a later one
+        for key in self.runs.keys() & {*aside}:
+            self._drop(key)
+            self._left_out.add(key)
+        self._stale |= self._left_out - {*aside}
+        self._left_out &= {*aside}
+        changed = self._changed()
+        self._version = -1 if changed is None else self._version
+        self.whole = self._version < 0
+        if self.whole:
+            self._read_all(session, now_ms, aside)
+        else:
+            self._hear(changed or ())
+            if version != self._version:  # another scheduler has reacted
+                self._stale |= _stored(session, models.run.c.version > self._version)
+            self._stale |= _active(session, self._edited)
+            for dag_id in self._edited:
+                self._stale |= self._of_dag.get(dag_id, set())
+            self._read(session, now_ms, aside)
+        if self._dags_stale or self._edited or version != self._version:
+            self._read_dags(session, now_ms, aside)
+        self._edited.clear()
+        self._version = version
+
+    def edited(self, dag_ids: Collection[str]) -> None:
+        """Rules of these Dags have changed."""
+        self._edited |= {*dag_ids}
+
+    def audit(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
+        """Read some runs anew, to see whether all hints have come; what they name next is read again.
+
+        Each call goes on where the last one ended.
+        """
+        rows = active_runs(session, self.registry, DagRun.id > self._audited, most=AUDITED)
+        last = rows[-1].id if len(rows) == AUDITED else None
+        rows = [row for row in rows if (row.dag_id, row.run_id) not in aside]
+        known = {key for key, run in self.runs.items() if run.id > self._audited and (last is None or run.id <= last)}
+        there = dict(read_runs(session, self.registry, rows, self.offset, now_ms))
+        self._audited = last or 0
+        version = self._place(session)[1]
+        changed = self._changed()  # what was committed until now, so also all that was read
+        if changed is None:
+            self._version = -1
+            return
+        self._hear(changed)
+        if version != self._version:  # another scheduler has reacted meanwhile
+            return
+        for key in (known | there.keys()) - self._stale - self.fresh:
+            if not _alike(self.runs.get(key), there.get(key)):
+                count("aiflow.scheduler.world_differs")
+                log.error(
+                    "aiflow: what is known of a run was not what the database has; it is read anew",
+                    dag_id=key[0],
+                    run_id=key[1],
+                )
+                self._stale.add(key)
+
+    def save(self, session: Session, place: Place) -> None:
+        """Write what was touched, forget runs that are over, and move the consumer.
+
+        :raises RunError: what a run knows cannot be written.
+        """
+        self._touched |= self.fresh
+        runs = [self.runs[key] for key in sorted(self._touched & self.runs.keys())]
+        self._new = {run.key for run in runs if run.stored_seen is None}
+        save_runs(session, runs, self._version + 1)
+        for key in sorted(self._touched):
+            if not key[1] and (task := self.dags.get(key[0])) is not None:
+                with Blame(key):
+                    save_tasks(session, [task])
+        forget_runs(session, self.ended)
+        row = update(models.consumer).where(models.consumer.c.name == self._consumer)
+        session.execute(row.values(**place._asdict(), version=self._version + 1))
+
+    def committed(self) -> None:
+        """What was saved is in the database."""
+        self._version += 1
+        self._stale |= self._new  # a row of Airflow's that has changed before we knew the run named nobody
+        for key in self._touched & self.runs.keys():
+            self._note(self.runs[key])
+        self._touched.clear()
+        self.ended.clear()
+
+    def undone(self) -> None:
+        """The transaction was undone, or nobody knows: what it touched is read again."""
+        self._stale |= self._touched | self.ended
+        self._dags_stale = True
+        self._touched.clear()
+
+    def _read_all(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
+        rows = active_runs(session, self.registry)
+        active = {(row.dag_id, row.run_id): row for row in rows}
+        self._left_out = active.keys() & {*aside}
+        wanted = [row for key, row in active.items() if key not in self._left_out]
+        found = dict(read_runs(session, self.registry, wanted, self.offset, now_ms))
+        stored = _stored(session)
+        self._clear()
+        for run in found.values():
+            self.put(run)
+        self.ended = stored - active.keys()
+        self._stale.clear()
+
+    def _place(self, session: Session) -> tuple[int, int]:
+        """Return up to which event, and how often, was reacted."""
+        table = models.consumer.c
+        row = session.execute(select(table.offset, table.version).where(table.name == self._consumer)).first()
+        return (row.offset, row.version) if row is not None else (0, 0)
+
+    def _hear(self, changed: Iterable[Key]) -> None:
+        """Keep those of these runs that may be ours."""
+        ours = {*self.registry.dag_ids()}
+        self._stale |= {key for key in changed if key[0] in ours or key in self.runs or key in self.ended}
+
+    def _read(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
+        """Read those that are stale."""
+        self._left_out |= self._stale & {*aside}
+        self._stale -= {*aside}
+        keys = set(self._stale)
+        if not keys:
+            return
+        rows = [row for some in chunks(keys) for row in active_runs(session, self.registry, of_keys(DagRun, some))]
+        found = dict(read_runs(session, self.registry, rows, self.offset, now_ms))
+        gone = keys - {(row.dag_id, row.run_id) for row in rows}
+        ended = {key for some in chunks(gone) for key in _stored(session, of_keys(models.run.c, some))}
+        for key in keys:
+            self._drop(key)
+        for run in found.values():
+            self.put(run)
+        self.ended |= ended
+        self._stale -= keys
+
+    def _read_dags(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
+        found = read_dags(session, self.registry, self.offset, now_ms, aside)
+        for dag_id in self.dags.keys() | found.keys():
+            self._drop((dag_id, ""))
+        for dag_id, task in found.items():
+            self._listen((dag_id, ""), [(None, task)], ("*",))
+            if task.stored != task.row():
+                self._touched.add((dag_id, ""))
+        self.dags = found
+        self._dags_stale = any(not run_id for _, run_id in aside)
+
+
+def _put(keys: set[Key], key: Key, there: bool) -> None:
+    (keys.add if there else keys.discard)(key)
+
+
+def _alike(known: Run | None, there: Run | None) -> bool:
+    if known is None or there is None:
+        return known is there
+    return bool(known.as_read() == there.as_read())
+
+
+def _stored(session: Session, *which: ColumnElement[bool]) -> set[Key]:
+    """Return the runs that have a row in our table."""
+    table = models.run.c
+    return {(row.dag_id, row.run_id) for row in session.execute(select(table.dag_id, table.run_id).where(*which))}
+
+
+def _active(session: Session, dag_ids: Collection[str]) -> set[Key]:
+    """Return the active runs of some Dags."""
+    if not dag_ids:
+        return set()
+    active = DagRun.state.in_([DagRunState.RUNNING, DagRunState.QUEUED]), DagRun.dag_id.in_(sorted(dag_ids))
+    return {(row.dag_id, row.run_id) for row in session.execute(select(DagRun.dag_id, DagRun.run_id).where(*active))}
