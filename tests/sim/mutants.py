@@ -104,15 +104,32 @@ def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
 
 def no_offset() -> Any:
     """the offset is not moved"""
-    from aiflow_ext.provider.react import transaction
+    from aiflow_ext.provider.world.world import World
 
-    save = transaction.save
+    save = World.save
 
-    def broken(session: Any, world: Any, consumer: str, place: Any) -> None:
-        offset = min(place.offset, max(world.offset, place.offset - 1))
-        save(session, world, consumer, place._replace(offset=offset))
+    def broken(self: Any, session: Any, place: Any) -> None:
+        offset = min(place.offset, max(self.offset, place.offset - 1))
+        save(self, session, place._replace(offset=offset))
 
-    return replaced(transaction, "save", broken)
+    return replaced(World, "save", broken)
+
+
+def no_reading() -> Any:
+    """what others have changed is not read again (PostgreSQL)"""
+    from aiflow_ext.provider.world.world import World
+
+    return replaced(World, "_hear", lambda self, changed: None)
+
+
+def no_delta() -> Any:
+    """what another scheduler's reaction has changed is not read again (PostgreSQL)"""
+    from aiflow_ext.provider.world import world
+
+    stored = world._stored
+    return replaced(
+        world, "_stored", lambda session, *which: set() if "version" in str(which) else stored(session, *which)
+    )
 
 
 def act_twice() -> Any:
@@ -560,6 +577,8 @@ MUTANTS: dict[str, Callable[[], Any]] = {
         late_word,
         revives,
         part_is_whole,
+        no_reading,
+        no_delta,
         *PURE,
     )
 }
