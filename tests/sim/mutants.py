@@ -3,6 +3,7 @@
 
     tests/sim/mutants.py                      (all, SQLite)
     tests/sim/mutants.py --only act_twice
+    tests/sim/mutants.py --store postgresql   (below tests/with_postgres: those of what is remembered)
     tests/sim/mutants.py --pure               (those of react/starts.py, without Airflow: seconds)
 
 A mutant is a change of the running program: the files stay as they are.
@@ -30,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=sorted(MUTANTS), metavar="NAME", help=" ".join(sorted(MUTANTS)))
     parser.add_argument("--histories", type=int, default=HISTORIES)
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--pure", action="store_true", help="without Airflow: those that break react/starts.py")
     options = parser.parse_args()
     if options.pure:
@@ -39,14 +41,14 @@ def main() -> int:
         return hunt_pure(pure)
     from sim.home import Home
 
-    home = Home("sqlite")
+    home = Home(options.store)
     from sim.history import Stage
 
     stage = Stage(home)
     missed = []
     print("| broken | found after | by |\n|---|---|---|")
     for name, mutant in MUTANTS.items():
-        if options.only is None or name in options.only:
+        if (name in options.only) if options.only else (options.store == "postgresql") == (mutant in REMEMBERED):
             found = hunt(stage, mutant, options.histories)
             missed += [name] * (found is None)
             print(f"| {mutant.__doc__} | {found or f'not in {options.histories}'} |", flush=True)
@@ -116,20 +118,22 @@ def no_offset() -> Any:
 
 
 def no_reading() -> Any:
-    """what others have changed is not read again (PostgreSQL)"""
+    """what others have changed is not read again"""
     from aiflow_ext.provider.world.world import World
 
     return replaced(World, "_hear", lambda self, changed: None)
 
 
 def no_delta() -> Any:
-    """what another scheduler's reaction has changed is not read again (PostgreSQL)"""
+    """what another scheduler's reaction has changed is not read again"""
     from aiflow_ext.provider.world import world
 
     stored = world._stored
-    return replaced(
-        world, "_stored", lambda session, *which: set() if "version" in str(which) else stored(session, *which)
-    )
+
+    def broken(session: Any, *which: Any) -> Any:
+        return set() if any("version" in str(one) for one in which) else stored(session, *which)
+
+    return replaced(world, "_stored", broken)
 
 
 def act_twice() -> Any:
@@ -553,6 +557,7 @@ PURE = (
     newest_dropped,
     no_grace,
 )
+REMEMBERED = (no_reading, no_delta)  # SQLite does not tell which runs have changed, so all are read each time
 MUTANTS: dict[str, Callable[[], Any]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -577,8 +582,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
         late_word,
         revives,
         part_is_whole,
-        no_reading,
-        no_delta,
+        *REMEMBERED,
         *PURE,
     )
 }

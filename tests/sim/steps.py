@@ -693,6 +693,8 @@ def _some_scene(r: Random, specs: list[dict[str, Any]]) -> list[Step]:
         ((r.choice(("kill", "fail")), r.choice(POINTS), 1), some("event"), some("event")),
         (("lose",), some(r.choice(("event", "run", "end")))),
         (some("event"), ("die",), some("event")),
+        # another scheduler goes on where the first one ends
+        (("second",), some("event"), ("die",), some("event"), ("second",)),
     )
     scenes += _aimed(r, specs) * 3
     return [_and(r, step, 0.2) if step[0] != "and" else step for step in r.choice(scenes)]

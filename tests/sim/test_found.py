@@ -11,10 +11,10 @@ from typing import Any
 RUN = Path(__file__).with_name("run.py")
 
 
-def holds(dags: list[dict[str, Any]], steps: list[Any]) -> None:
-    """Play it in a process of its own, on SQLite, without passing over what is known."""
+def holds(dags: list[dict[str, Any]], steps: list[Any], store: str = "sqlite") -> None:
+    """Play it in a process of its own, without passing over what is known."""
     history = json.dumps({"dags": dags, "steps": steps})
-    command = [sys.executable, str(RUN), "--play", "-", "--without-known", "all"]
+    command = [sys.executable, str(RUN), "--play", "-", "--without-known", "all", "--store", store]
     done = subprocess.run(command, input=history, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
 
@@ -235,3 +235,22 @@ def test_a_run_that_a_user_ends_while_it_is_examined_stays_ended() -> None:
         ("nothing",),
     ]
     holds([{"id": "d0", "tasks": tasks}], steps)
+
+
+def test_another_scheduler_knows_what_the_first_one_has_fed_its_rules() -> None:
+    """Nothing of Airflow's has changed: only the version of the reaction says that there is something to read."""
+    rules = [{"on": "start", "when": "event('e0', count=2)"}]
+    dags = [{"id": "d0", "tasks": [{"id": "t0", "kind": "work", "rules": rules}]}]
+    one = ("event", "e0", "x", None, 1)
+    holds(dags, [("run", 0, None), ("second",), one, ("die",), one], "postgresql")
+
+
+def test_a_task_that_a_user_marks_before_it_begins_wakes_the_scheduler() -> None:
+    dags = [{"id": "d0", "tasks": [{"id": "t1", "kind": "work", "depends_on_past": True}], "schedule": 300}]
+    holds(dags, [("run", 0, None), ("mark", 0, 0, "success")], "postgresql")
+
+
+def test_what_an_edit_takes_away_is_no_lost_hint() -> None:
+    work = {"id": "t1", "kind": "work", "rules": [{"on": "start", "when": "event('e0')"}]}
+    dags = [{"id": "d0", "tasks": [{"id": "t0", "kind": "work"}, work]}]
+    holds(dags, [("run", 0, None), ("edit", 0, ("drop_task", 1, 0))], "postgresql")

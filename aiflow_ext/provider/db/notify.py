@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 CHANNEL = "aiflow_wake"
 SEPARATOR = "\x1f"
-DIRTY = "dirty"  # a task instance ended, was cleared, ...: examine its run
+DIRTY = "dirty"  # a task instance ended (or was marked as if), was cleared, ...: examine its run
 STATUS = "status"  # one began to run: only rules may care
 RUN = "run"  # a row of it changed: what is remembered of it is read again; wakes nobody
 FULL = "full"  # anything else: a full stock pass
@@ -34,7 +34,7 @@ ELSIF OLD.state IN ('deferred', 'awaiting_input') AND NEW.state = 'scheduled' TH
         PERFORM pg_notify('{CHANNEL}', '{FULL}');
     END IF;
 ELSIF OLD.state IN ('running', 'deferred', 'restarting', 'awaiting_input') AND NEW.state IS DISTINCT FROM 'scheduled'
-    OR NEW.state IS NULL THEN
+    OR NEW.state IS NULL OR NEW.state IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN
     hint := '{DIRTY}';
 END IF;
 IF hint IS NULL AND {_KNOWN} THEN

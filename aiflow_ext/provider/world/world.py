@@ -239,7 +239,7 @@ class World:
         if version != self._version:  # another scheduler has reacted meanwhile
             return
         for key in (known | there.keys()) - self._stale - self.fresh:
-            if not _alike(self.runs.get(key), there.get(key)):
+            if key[0] not in self._edited and not _alike(self.runs.get(key), there.get(key)):
                 count("aiflow.scheduler.world_differs")
                 log.error(
                     "aiflow: what is known of a run was not what the database has; it is read anew",
