@@ -32,6 +32,7 @@ class Config:
     :param stop_grace_sec: seconds a stopped task has to end by itself, before SIGTERM; as long again before its row.
     :param wake_sources: which hints are listened to.
     :param asset_events: asset events become events, too.
+    :param tell_all: also states and asset events that no rule and no asset watcher asks for are published.
     :param retention: what the log lets go, see :mod:`aiflow_ext.broker.retention`; each ``NAMESPACE=AGE,COUNT``.
     :param history: how long what is kept of a run outlives the run's end; None: as long as the run is there.
     :param key_file: of ``aiflow keys new``, for a broker at ``tcp://``; "": see `aiflow_ext.events.keyfile.client_key`.
@@ -45,6 +46,7 @@ class Config:
     stop_grace_sec: float
     wake_sources: frozenset[str]
     asset_events: bool
+    tell_all: bool = False
     retention: tuple[str, ...] = ()
     history: timedelta | None = None
     key_file: str = ""
@@ -73,6 +75,7 @@ class Config:
             stop_grace_sec=_positive("stop_grace_sec", 2.0),
             wake_sources=frozenset(sources),
             asset_events=conf.getboolean("aiflow", "asset_events", fallback=True),
+            tell_all=_tell() == "all",
             retention=_retention(),
             history=_history(),
             key_file=conf.get("aiflow", "key_file", fallback="").strip(),
@@ -134,6 +137,13 @@ def _default_log(database: str) -> str:
     if database.startswith("postgresql://"):
         return database
     return f"sqlite:{FOLDER / 'events.db'}"
+
+
+def _tell() -> str:
+    tell = conf.get("aiflow", "tell", fallback="asked").strip()
+    if tell not in {"asked", "all"}:
+        raise ValueError(f"[aiflow] tell is {tell!r}; it is asked or all")
+    return str(tell)
 
 
 def _retention() -> tuple[str, ...]:

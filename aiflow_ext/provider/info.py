@@ -77,7 +77,13 @@ def get_provider_info() -> dict[str, Any]:
                         "boolean",
                         "True",
                         "Event mode: each asset event becomes an event, too, with namespace ``airflow``, type "
-                        "``ASSET_UPDATED`` and the asset's name as key, for rules and subscribers.",
+                        "``ASSET_UPDATED`` and the asset's name as key, for rules and asset watchers, see ``tell``.",
+                    ),
+                    "tell": _option(
+                        "string",
+                        "asked",
+                        "Event mode: which states of tasks, and asset events, are published as events. ``asked``: what "
+                        "a rule or an asset watcher waits for. ``all``: all, for subscribers outside of Airflow.",
                     ),
                     "wake_sources": _option(
                         "string",

@@ -199,6 +199,9 @@ class Check:
                 fired = self._firings(task, run, self._heard(task, batch, amid), before, 0 if over or amid else now)
                 found = actual.pop(task, [])
                 fired = self._match(task, fired, found)
+                was = before.tis.get(task)
+                if task in cleared and fired and was is not None and was.state in ("scheduled", "queued"):
+                    self.ledgers[task].free = True  # was it given more events, or did it wait anew, first?
                 if key in made:  # what fired until its run was stopped was stopped with it
                     fired = [(firing, event) for firing, event in fired if not event or event.offset > made[key]]
                 self._task(task, before, after, fired, key in made or task in cleared)

@@ -5,7 +5,7 @@ That is what AssetWatchers of scheme aiflow ask for; in event mode no triggerer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from sqlalchemy.orm import Session
@@ -40,6 +40,14 @@ class Watchers:
         rows = {w.name: known.get(w.name, new) for w in ours}
         here = {name: row.offset for name, row in rows.items() if row.is_in(place.log_id)}
         return any(max(row, self._level.get(name, -1)) < place.offset for name, row in here.items())
+
+    def asked(self, session: Session) -> Callable[[Event], bool]:
+        """Return what says whether a watcher waits for an event."""
+        match = _core.Match()
+        for watcher in _served(session):
+            for pattern in watcher.trigger.patterns:
+                match.add(pattern, 0)
+        return lambda event: bool(match.find(event))
 
     def feed(self, session: Session, place: Place, batch: Sequence[Event]) -> tuple[int, bool]:
         """Store what the watchers wait for.

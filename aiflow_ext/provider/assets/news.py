@@ -35,6 +35,7 @@ GAP_SEC = 900.0  # longer than any transaction of Airflow's: an id that is not t
 GAPS = 100
 
 Publish = Callable[[Sequence[Event], str, int], None]
+Asked = Callable[[Event], bool]
 
 
 @dataclass
@@ -68,16 +69,17 @@ class AssetNews:
             return True
         return session.scalar(select(AssetEvent.id).where(self._unseen()).limit(1)) is not None
 
-    def tell(self, session: Session, publish: Publish) -> int:
+    def tell(self, session: Session, publish: Publish, asked: Asked) -> int:
         """Publish what is new, and move the row; return how many that were.
 
+        :param asked: whether anybody waits for an event.
         :param publish: makes events of a producer, from its first sequence on, durable, or raises.
         """
         if not self._name and not self._load(session):
             self._begin(session)
         rows = session.execute(_rows().where(self._unseen()).order_by(AssetEvent.id).limit(READ)).all()
         told = 0
-        for first, events in _chunks(rows):
+        for first, events in _chunks(rows, asked):
             self._publish(publish, events, first)
             told += len(events)
         self._note([row.id for row in rows])
@@ -141,18 +143,21 @@ def _rows() -> Any:
     return select(AssetEvent, *asset, AssetEvent.id).outerjoin(AssetModel, AssetModel.id == AssetEvent.asset_id)
 
 
-def _chunks(rows: Sequence[Any]) -> Iterator[tuple[int, list[Event]]]:
+def _chunks(rows: Sequence[Any], asked: Asked) -> Iterator[tuple[int, list[Event]]]:
     """Join what has consecutive ids, which are their sequences: one append each."""
     first, events = 0, list[Event]()
     for row in rows:
         extra = row.AssetEvent.extra
         if row.name is None or (isinstance(extra, dict) and is_payload(extra.get("payload"))):
             continue  # its asset is gone, or it came as an event
+        event = _event(row)
+        if not asked(event):
+            continue
         if events and row.id != first + len(events):
             yield first, events
             events = []
         first = first if events else row.id
-        events.append(_event(row))
+        events.append(event)
     if events:
         yield first, events
 

@@ -30,14 +30,9 @@ class Status:
     event: Event
 
     @property
-    def producer(self) -> str:
-        """Half of the event's identity."""
-        return f"try:{self.try_id}"
-
-    @property
-    def sequence(self) -> int:
-        """The other half, so that (try, state) is told once."""
-        return STATES.index(self.event.value) + 1
+    def identity(self) -> tuple[str, int]:
+        """The event's identity: (try, state) is told once."""
+        return f"try:{self.try_id}", STATES.index(self.event.value) + 1
 
 
 def changes(session: Session, run: Run) -> Iterator[Status]:

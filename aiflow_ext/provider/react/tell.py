@@ -1,30 +1,35 @@
 """What happened in Airflow becomes events: states of tasks that rules know, and asset events.
 
-They are published, and read back in the next round, with offsets, like any event (ADR 0005).
+They are published, and read back in the next round, with offsets, like any event (ADR 0005).  Unless ``[aiflow] tell``
+says all, only those are that somebody asks for.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import structlog
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext._event import Event
-from aiflow_ext.errors import Error
+from aiflow_ext.errors import ConflictError, Error
+from aiflow_ext.provider.assets.feed import Watchers
 from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
-from aiflow_ext.provider.world.blame import Blame
-from aiflow_ext.provider.world.runs import Run
+from aiflow_ext.provider.world.blame import Blame, Key
 from aiflow_ext.provider.world.world import World
 
 log = structlog.get_logger(__name__)
 
 PUBLISH_MS = 500  # longest wait for the broker inside a pass
 QUIET_SEC = 1.0  # that a broker which did not answer is left alone
+AT_ONCE = 500  # states in one request
+
+Identity = tuple[str, int]
 
 
 class Teller:
@@ -32,12 +37,20 @@ class Teller:
 
     :param news: None where asset events are not wanted as events.
     :param broker_up: whether a broker may answer; one that is being started cannot.
+    :param watchers: who asks beside the rules; None: everything is told.
     """
 
-    def __init__(self, client: _core.Client, news: AssetNews | None, broker_up: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        client: _core.Client,
+        news: AssetNews | None,
+        broker_up: Callable[[], bool],
+        watchers: Watchers | None,
+    ) -> None:
         self._client = client
         self._news = news
         self._broker_up = broker_up
+        self._watchers = watchers
         self._quiet_until = 0.0
 
     def forget(self) -> None:
@@ -53,36 +66,55 @@ class Teller:
             return True
         return self._news is not None and self._news.waiting(session)
 
-    def tell(self, session: Session, world: World, work: Work) -> bool:
-        """Publish it all; return whether there was anything.  Without a broker it waits, and the reaction goes on."""
+    def tell(self, session: Session, world: World, work: Work, *, all_of: bool) -> bool:
+        """Publish it; return whether there was anything.  Without a broker it waits, and the reaction goes on.
+
+        :param all_of: whether anybody asks or not.
+        """
         told = False
         if not self._broker_up():
             return told
+        asked = (
+            (lambda event: True) if all_of or self._watchers is None else self._asked(session, world, self._watchers)
+        )
+        seen = {key: dict(world.runs[key].seen) for key in sorted(world.untold)}
         try:
-            for key in sorted(world.untold):
-                world.touch(key)
-                with Blame(key):
-                    told |= self._tell_run(session, world.runs[key])
+            changes = (change for change in self._changes(session, world, seen) if asked(change.event))
+            while some := list(islice(changes, AT_ONCE)):
+                self._publish_many([change.event for change in some], [change.identity for change in some])
+                told = True
             if self._news is not None:
-                work.told += (asset_events := self._news.tell(session, self._publish))
+                work.told += (asset_events := self._news.tell(session, self._publish, asked))
                 told |= bool(asset_events)
         except (Error, TimeoutError) as e:
+            for key, before in seen.items():
+                world.runs[key].seen = before
             self._quiet_until = time.monotonic() + QUIET_SEC
             log.warning("aiflow: states and assets could not be published yet", again_in_sec=QUIET_SEC, error=str(e))
         return told
 
-    def _tell_run(self, session: Session, run: Run) -> bool:
-        seen = dict(run.seen)
-        try:
-            news = list(status.changes(session, run))
-            for change in news:
-                self._publish([change.event], change.producer, change.sequence)
-        except (Error, TimeoutError):
-            run.seen = seen
-            raise
-        return bool(news)
+    def _asked(self, session: Session, world: World, watchers: Watchers) -> Callable[[Event], bool]:
+        watched = watchers.asked(session)
+        return lambda event: world.is_asked(event) or watched(event)
 
-    def _publish(self, events: Sequence[Event], producer: str, sequence: int) -> None:
+    def _changes(self, session: Session, world: World, keys: Iterable[Key]) -> Iterator[status.Status]:
+        for key in keys:
+            world.touch(key)
+            with Blame(key):
+                yield from list(status.changes(session, world.runs[key]))
+
+    def _publish_many(self, events: Sequence[Event], identities: Sequence[Identity]) -> None:
+        """One request; where one of them is refused, each by itself: the others shall be told."""
+        try:
+            self._publish(events, tuple(identities), 0)
+        except (ConflictError, ValueError) as e:
+            if len(events) == 1:
+                log.error("aiflow: a state is no event", key=events[0].key[:100], value=events[0].value, error=str(e))
+                return
+            for event, identity in zip(events, identities, strict=True):
+                self._publish_many([event], [identity])
+
+    def _publish(self, events: Sequence[Event], producer: str | tuple[Identity, ...], sequence: int) -> None:
         if time.monotonic() < self._quiet_until:
             raise TimeoutError("the broker did not answer")
         self._client.publish(events, producer, sequence, PUBLISH_MS)

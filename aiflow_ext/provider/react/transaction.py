@@ -83,7 +83,8 @@ class Reactor:
         self._means = Means(self.registry, self._log, self._stops, dag_bag, job_id)
         self._watchers = Watchers(self._log)
         self._aside: dict[Key, tuple[float, float]] = {}  # until when, and for how long
-        self._teller = Teller(self._client, AssetNews() if config.asset_events else None, broker_up)
+        news = AssetNews() if config.asset_events else None
+        self._teller = Teller(self._client, news, broker_up, None if config.tell_all else self._watchers)
         self._shut_out: tuple[int, float] | None = None  # at which offset, and when to say it
 
     def head(self) -> int | None:
@@ -202,7 +203,8 @@ class _Transaction:
         point("apply.locked")
         batch: Sequence[Event] = self._read_events()
         self.world = self._world()
-        told = self.r._teller.tell(self.session, self.world, self.reaction.work)
+        # Whoever is set aside may ask for anything, and listens again later.
+        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=bool(self.r.aside()))
         decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
         batch = decisions.decide(batch)
         more = self._feed_watchers(batch)

@@ -113,6 +113,10 @@ class World:
         """Return whose rules an event touches, in the order in which they began to listen."""
         return [self._listening[number] for number in self._match.find(event)]
 
+    def is_asked(self, event: Event) -> bool:
+        """Whether any rule listens to an event."""
+        return bool(self._match.find(event))
+
     def due(self, now_ms: int) -> list[tuple[Run, TaskState]]:
         """Return the tasks whose periods are over, and touch them."""
         found = []
