@@ -20,6 +20,7 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.sqlalchemy import with_row_locks
 from airflow.utils.state import DagRunState
 from sqlalchemy import insert, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
@@ -32,9 +33,10 @@ from aiflow_ext.provider.db.session import savepoint
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react import starts, status
+from aiflow_ext.provider.world.begins import known
 from aiflow_ext.provider.world.blame import Blame, Key, is_its_own
 from aiflow_ext.provider.world.registry import Registry
-from aiflow_ext.provider.world.runs import Run, load_tries
+from aiflow_ext.provider.world.runs import Run, load_tries, of_keys
 from aiflow_ext.provider.world.task import TaskState, Try, new_task
 from aiflow_ext.provider.world.world import World
 
@@ -87,7 +89,9 @@ class Decisions:
         self.acted = False
         self.amid = False
         self._actions, self._began = 0, 0.0
+        self._done: list[dict[str, Any]] = []  # rows of aiflow_action
         self._events_read: dict[int, Event] = {}
+        self._latest: dict[str, tuple[Any, bool]] = {}
         self._locked: set[Key] = set()
 
     def decide(self, batch: Sequence[Event]) -> Sequence[Event]:
@@ -107,6 +111,7 @@ class Decisions:
             self._tick()
         self._settle()
         self._make_kept_runs()
+        self._note_done()
         for task in self.world.touched():
             if lost := task.dropped:
                 shown = {"starts": len(lost), "first": lost[0]["events"][-1:], "last": lost[-1]["events"][-1:]}
@@ -121,16 +126,27 @@ class Decisions:
 
     def _feed(self, event: Event) -> bool:
         """Return whether all rules have heard it, else they hear it again: those that had it already do not (R4)."""
-        for n, (run, task) in enumerate(self.world.listening(event)):
-            if n and self._is_enough():
-                self.amid = True
-                return False
+        fires = []
+        for run, task in self.world.listening(event):
             if run is not None and not _reaches(event, run):
                 continue
             own = run is not None and event.namespace == status.NAMESPACE and event.sender == run.run_id
+            key = task.dag_id, task.run_id
+            with Blame(key):
+                core, fired = task.rules.core.feed(task.core, event, own)
+                if fired:  # whoever's turn does not come in this transaction has not heard it
+                    fires.append((run, task, core, fired))
+                elif core != task.core:
+                    self.world.touch(key)
+                    task.core = core
+        self._hold(*{run.key: run for run, *_ in fires[: ACTIONS - self._actions] if run is not None}.values())
+        for n, (run, task, core, fired) in enumerate(fires):
+            if n and self._is_enough():
+                self.amid = True
+                return False
             with Blame((task.dag_id, task.run_id)):
                 self.world.touch((task.dag_id, task.run_id))
-                task.core, fired = task.rules.core.feed(task.core, event, own)
+                task.core = core
                 self._decide(run, task, fired, str(event.offset))
         return True
 
@@ -165,11 +181,25 @@ class Decisions:
             "after": after,
             "at_ms": self.now_ms,
         }
-        self.session.execute(insert(models.action).values(**row))
+        self._done.append(row)
         shown = {"rule": rule["name"], "action": kind, "offsets": offsets, "before": before, "after": after}
         if cause.isdigit():  # else it was the time
             shown |= {"key": self._events_read[int(cause)].key, "type": self._events_read[int(cause)].type}
         log.info("aiflow: a rule fired", **task.who, **shown)
+
+    def _note_done(self) -> None:
+        """Write down what was done; the database refuses what was done before."""
+        if not self._done:
+            return
+        try:
+            with savepoint(self.session):
+                self.session.execute(insert(models.action), self._done)
+        except DBAPIError as e:
+            if not is_its_own(e):
+                raise
+            for row in self._done:  # whose fault was it?
+                with Blame((row["dag_id"], row["run_id"])):
+                    self.session.execute(insert(models.action), row)
 
     @contextmanager
     def _contained(self, task: TaskState) -> Iterator[None]:
@@ -261,17 +291,19 @@ class Decisions:
             log.info("aiflow: a start waits: the upstream does not allow it", **task.who, **shown)
         return not why
 
-    def _hold(self, run: Run) -> None:
-        """Lock the run's row as the stock scheduler does, and read its tries again: nobody changes them now."""
-        key = (run.dag_id, run.run_id)
-        if key in self._locked:
+    def _hold(self, *runs: Run) -> None:
+        """Lock the rows of runs as the stock scheduler does, and read their tries again: nobody changes them now."""
+        free = {run.key: run for run in runs if run.key not in self._locked}
+        if not free:
             return
-        row = select(DagRun.state).where(DagRun.dag_id == run.dag_id, DagRun.run_id == run.run_id)
-        state = self.session.scalar(with_row_locks(row, self.session, of=DagRun))
-        run.state = str(getattr(state, "value", state) or "")
-        self._locked.add(key)
-        self.world.touch(key)
-        load_tries(self.session, run)
+        rows = select(DagRun.dag_id, DagRun.run_id, DagRun.state).where(of_keys(DagRun, free)).order_by(DagRun.id)
+        locked = self.session.execute(with_row_locks(rows, self.session, of=DagRun))
+        states = {(row.dag_id, row.run_id): str(getattr(row.state, "value", row.state)) for row in locked}
+        for key, run in free.items():
+            run.state = states.get(key, "")
+            self._locked.add(key)
+            self.world.touch(key)
+        load_tries(self.session, *free.values())
 
     # What waits
 
@@ -289,24 +321,32 @@ class Decisions:
     # Rules on Dags
 
     def _act_on_dag(self, task: TaskState, rule: dict[str, Any], kind: str, offsets: list[int]) -> tuple[str, str]:
-        dag = self.means.dag_bag.get_latest_version_of_dag(task.dag_id, session=self.session)
+        dag, closed = self._latest_of(task.dag_id)
         events = self._events(offsets, task)
         if dag is None or not events or kind == "none":
             return "", ""
         if kind == "stop":
             task.pending = [kept for kept in task.pending if events[-1].context not in (None, kept["context"])]
             return "", self._stop_runs(dag, rule, events[-1])
-        if runs.closed(self.session, task.dag_id):
+        if closed:
             kept = {"rule": rule["name"], "events": offsets, "context": events[-1].context}
             starts.wait(task, starts.bounded(kept), KEPT_RUNS)
             return "", "kept"
         left_out = len(offsets) - len(events)
-        made = runs.create(self.session, dag, rule["name"], events, self.means.job_id, left_out)
+        with known(self.session):
+            made = runs.create(self.session, dag, rule["name"], events, self.means.job_id, left_out)
         if made is None:
             return "", ""
         self.reaction.made_runs = True
         self._adopt(made, events[-1])
         return "", "queued"
+
+    def _latest_of(self, dag_id: str) -> tuple[Any, bool]:
+        """Return the newest version of a Dag, and whether it makes no runs now; as of its first event here."""
+        if dag_id not in self._latest:
+            dag = self.means.dag_bag.get_latest_version_of_dag(dag_id, session=self.session)
+            self._latest[dag_id] = dag, runs.closed(self.session, dag_id)
+        return self._latest[dag_id]
 
     def _make_kept_runs(self) -> None:
         """Make runs of Dags that were paused, or away; some at a time, so that stock scheduling goes on."""

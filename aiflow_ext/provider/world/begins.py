@@ -8,7 +8,8 @@ back, and the log's own never does.  Runs of Dags without rules are not noted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 ROW = "run:"  # of aiflow_consumer, followed by the run's id in Airflow's database
 
+KNOWN = "aiflow_known"  # of a session's info
+
 VERSIONS_KNOWN = 1000  # of Dags, whether they have rules
 
 _head: list[Callable[[], int | None]] = []
@@ -42,6 +45,16 @@ def note_begins(head: Callable[[], int | None]) -> None:
     for name in ("after_insert", "after_update"):
         if not event.contains(DagRun, name, _note):
             event.listen(DagRun, name, _note)
+
+
+@contextmanager
+def known(session: Session) -> Iterator[None]:
+    """Runs that are queued meanwhile need no note: the scheduler that queues them knows it."""
+    session.info[KNOWN] = True
+    try:
+        yield
+    finally:
+        del session.info[KNOWN]
 
 
 def noted(session: Session, ids: Collection[int] | None = None) -> dict[int, int]:
@@ -70,7 +83,10 @@ def forget_ended(session: Session) -> None:
 def _note(mapper: Any, connection: Connection, run: DagRun) -> None:
     """A run was written: was it queued by that, and not from among those that run?"""
     state: Any = inspect(run).attrs._state.history
-    if DagRunState.QUEUED not in state.added or DagRunState.RUNNING in state.deleted or not _has_rules(connection, run):
+    if DagRunState.QUEUED not in state.added or DagRunState.RUNNING in state.deleted:
+        return
+    session: Session | None = inspect(run).session
+    if (session is not None and KNOWN in session.info) or not _has_rules(connection, run):
         return
     row = {"name": f"{ROW}{run.id}", "offset": _head[0]() or 0}  # 0: not known; it begins anew all the same
     try:

@@ -135,10 +135,11 @@ def read_runs(
         yield from runs.items()
 
 
-def load_tries(session: Session, run: Run) -> None:
-    """Read the task instances of one run again."""
-    run.tries.clear()
-    _load_tries(session, {run.key: run})
+def load_tries(session: Session, *runs: Run) -> None:
+    """Read the task instances of runs again."""
+    for run in runs:
+        run.tries.clear()
+    _load_tries(session, {run.key: run for run in runs})
 
 
 def save_runs(session: Session, runs: Collection[Run], version: int) -> None:
