@@ -18,7 +18,7 @@ CHANNEL = "aiflow_wake"
 SEPARATOR = "\x1f"
 DIRTY = "dirty"  # a task instance ended (or was marked as if), was cleared, ...: examine its run
 STATUS = "status"  # one began to run: only rules may care
-RUN = "run"  # a row of it changed: what is remembered of it is read again; wakes nobody
+RUN = "run"  # a row of it changed (of its Dag, with no run_id): what is remembered is read again; wakes nobody
 FULL = "full"  # anything else: a full stock pass
 EVENTS = "events"  # there may be something to tell: react
 
@@ -79,8 +79,9 @@ _TRIGGERS = {  # name: (when, what its function does)
         f" ELSIF TG_OP = 'INSERT' OR NEW.state <> OLD.state THEN {_run_of('NEW')} END IF;",
     ),
     "dag": (
-        "AFTER UPDATE ON dag FOR EACH ROW",
-        _full_if("OLD.is_paused AND NOT NEW.is_paused OR OLD.is_stale AND NOT NEW.is_stale"),
+        "AFTER UPDATE OR DELETE ON dag FOR EACH ROW",
+        _full_if("OLD.is_paused AND NOT NEW.is_paused OR OLD.is_stale AND NOT NEW.is_stale")
+        + f" IF TG_OP = 'DELETE' THEN PERFORM pg_notify('{CHANNEL}', '{RUN}' || chr(31) || OLD.dag_id || chr(31)); END IF;",
     ),
     "serialized_dag": (  # its file was edited, and a run goes on
         "AFTER INSERT OR UPDATE ON serialized_dag FOR EACH ROW",
@@ -128,7 +129,7 @@ def drop_statements() -> list[str]:
 
 
 def run_in(payload: str) -> tuple[str, str] | None:
-    """Return which run a payload names (dag_id, run_id); None: none."""
+    """Return which run a payload names (dag_id, run_id), or which Dag, with run_id ""; None: none."""
     kind, _, rest = payload.partition(SEPARATOR)
     dag_id, _, run_id = rest.partition(SEPARATOR)
     return (dag_id, run_id) if kind in (DIRTY, STATUS, RUN) else None

@@ -50,8 +50,8 @@ class World:
     """The active runs of Dags with rules, the state of their rules, and which of them an event touches.
 
     :param consumer: whose row of aiflow_consumer says how many reactions there were.
-    :param changed: returns the runs whose rows others have changed, and committed, since it was asked last; None: it
-        does not know, so all is read anew.
+    :param changed: returns the runs whose rows others have changed, and committed, since it was asked last, and with
+        run_id "" the Dags that are gone; None: it does not know, so all is read anew.
     """
 
     def __init__(self, registry: Registry, consumer: str, changed: Callable[[], Collection[Key] | None]) -> None:
@@ -234,6 +234,7 @@ class World:
         known = {key for key, run in self.runs.items() if run.id > self._audited and (last is None or run.id <= last)}
         there = dict(read_runs(session, self.registry, rows, self.offset, now_ms))
         self._audited = last or 0
+        self._dags_stale = True
         version = self._place(session)[1]
         changed = self._changed()  # what was committed until now, so also all that was read
         if changed is None:
@@ -303,10 +304,11 @@ class World:
         row = session.execute(select(table.offset, table.version).where(table.name == self._consumer)).first()
         return (row.offset, row.version) if row is not None else (0, 0)
 
-    def _hear(self, changed: Iterable[Key]) -> None:
-        """Keep those of these runs that may be ours."""
+    def _hear(self, changed: Collection[Key]) -> None:
+        """Keep those of these runs that may be ours; with run_id "" it is a Dag."""
         ours = {*self.registry.dag_ids()}
-        self._stale |= {key for key in changed if key[0] in ours or key in self.runs or key in self.ended}
+        self._stale |= {key for key in changed if key[1] and (key[0] in ours or key in self.runs or key in self.ended)}
+        self._dags_stale |= any(not run_id for _, run_id in changed)
 
     def _read(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
         """Read those that are stale."""
