@@ -50,8 +50,12 @@ def _full_if(condition: str) -> str:
     return f"IF {condition} THEN PERFORM pg_notify('{CHANNEL}', '{FULL}'); END IF;"
 
 
+def _named(dag_id: str, run_id: str) -> str:
+    return f"PERFORM pg_notify('{CHANNEL}', '{RUN}' || chr(31) || {dag_id} || chr(31) || {run_id});"
+
+
 def _run_of(row: str) -> str:
-    return f"PERFORM pg_notify('{CHANNEL}', '{RUN}' || chr(31) || {row}.dag_id || chr(31) || {row}.run_id);"
+    return _named(f"{row}.dag_id", f"{row}.run_id")
 
 
 def _runs_of(rows: str) -> str:
@@ -81,7 +85,7 @@ _TRIGGERS = {  # name: (when, what its function does)
     "dag": (
         "AFTER UPDATE OR DELETE ON dag FOR EACH ROW",
         _full_if("OLD.is_paused AND NOT NEW.is_paused OR OLD.is_stale AND NOT NEW.is_stale")
-        + f" IF TG_OP = 'DELETE' THEN PERFORM pg_notify('{CHANNEL}', '{RUN}' || chr(31) || OLD.dag_id || chr(31)); END IF;",
+        + f" IF TG_OP = 'DELETE' THEN {_named('OLD.dag_id', repr(''))} END IF;",
     ),
     "serialized_dag": (  # its file was edited, and a run goes on
         "AFTER INSERT OR UPDATE ON serialized_dag FOR EACH ROW",
