@@ -3,6 +3,7 @@
 import os
 import select
 import sqlite3
+import threading
 
 import pytest
 
@@ -60,3 +61,32 @@ def test_a_watch_of_nothing_it_knows():
         _core.Watch("mysql://x", "c")
     with pytest.raises(TypeError, match="missing required argument 'channel'"):
         _core.Watch("sqlite:x")
+
+
+@pytest.mark.skipif("AIF_TEST_PG" not in os.environ, reason="no PostgreSQL: tests/with_postgres gives one")
+def test_what_was_committed_before_something_was_seen_is_told_by_then():
+    """A run is committed, then an event is published: whoever reads the event, and syncs, has heard of the run."""
+    import psycopg2
+
+    pairs, published = 10_000, [0]
+
+    def run_and_publish():
+        other = psycopg2.connect(os.environ["AIF_TEST_PG"])
+        other.autocommit = True
+        with other.cursor() as cursor:
+            for n in range(1, pairs + 1):
+                cursor.execute("SELECT pg_notify('aif_test', %s)", [str(n)])
+                published[0] = n
+        other.close()
+
+    with _core.Watch(os.environ["AIF_TEST_PG"], "aif_test") as watch:
+        thread = threading.Thread(target=run_and_publish)
+        thread.start()
+        heard, upto = 0, 0
+        while upto < pairs:
+            upto = published[0]
+            assert watch.sync() == 1
+            while payloads := watch.poll()[1]:
+                heard = int(payloads[-1])
+            assert heard >= upto
+        thread.join()
