@@ -74,7 +74,7 @@ def resume(session: Session, run: Run, ti: Try, begin: Begin) -> bool:
     )
     if not _changed(done):
         return False
-    if begin["next_method"]:
+    if begin["next_method"] and ti.number > 1:
         _forget_returned(session, run, {ti.task_id})
     ti.state, ti.parked = "scheduled", False
     return True

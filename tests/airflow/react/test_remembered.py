@@ -21,7 +21,7 @@ def runs(shared: Deployment) -> Iterator[Runs]:
 
 def test_a_row_that_changes_without_a_hint_is_found(runs: Runs) -> None:
     airflow, run = runs.airflow, runs.begin("waits")
-    run.reach(free="deferred")
+    run.reach(free="deferred", up="running")  # nothing else changes then
     known = "SELECT 1 FROM aiflow_run WHERE dag_id = ? AND run_id = ?"
     run.until(lambda: airflow.sql(known, run.dag_id, run.run_id), "it is known")
     tells = airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("postgresql")
