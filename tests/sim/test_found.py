@@ -221,6 +221,18 @@ def test_an_executor_that_hears_late_of_a_process_that_deferred_its_task_fails_n
     holds([{"id": "d0", "tasks": tasks}], steps)
 
 
+def test_an_executor_that_hears_late_of_a_process_that_rescheduled_its_task_fails_nothing() -> None:
+    steps = [
+        ("run", 0, None),
+        ("begin", 0),
+        ("end", 0, "slow"),
+        ("time", 130),  # it looks again, in another process
+        ("work", 0, "success"),
+        ("work", 0, "success"),
+    ]
+    holds([{"id": "d0", "tasks": [{"id": "t0", "kind": "sensor"}]}], steps)
+
+
 def test_a_run_that_a_user_ends_while_it_is_examined_stays_ended() -> None:
     each = {"on": "start", "when": "event('e1')", "while_running": "each"}
     waits = {"on": "start", "when": "event('e5')"}

@@ -1,4 +1,4 @@
-"""The end of a process that has deferred its task, heard of when the task runs again already.
+"""The end of a process that has deferred or rescheduled its task, heard of when the task is on its way again already.
 
 Airflow takes that for the end of the process that runs now, and fails the task: its executor waits no more for the
 first one before it begins the second (BaseExecutor.trigger_tasks of 3.3, where only a comment is left of it).  With a
@@ -12,8 +12,9 @@ from typing import Any
 import structlog
 from airflow.models.taskinstance import TaskInstance as TI
 from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.models.taskreschedule import TaskReschedule
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import select, tuple_
+from sqlalchemy import and_, exists, select, tuple_
 from sqlalchemy.orm import Session
 
 from aiflow_ext.provider.act.tasks import GOES_ON
@@ -24,7 +25,8 @@ AGAIN = (TaskInstanceState.QUEUED, TaskInstanceState.RUNNING)
 
 
 def drop_late_words(executor: Any, session: Session) -> None:
-    """Take out of the executor's events that a process ended well whose task has gone on after a deferral of its own.
+    """Take out of the executor's events that a process ended well whose task has gone on: after a deferral of its own,
+    or a reschedule.  What another scheduler has queued since, Airflow tells apart by itself.
 
     If it was the end of the process that runs now, which has told nobody how its task ended, Airflow finds the task by
     its heartbeat, as it does for one that ends without a word.
@@ -40,8 +42,10 @@ def drop_late_words(executor: Any, session: Session) -> None:
         return
     names = list(ended[0]._asdict())
     columns = [getattr(TI, name) for name in names]
-    for row in session.execute(select(*columns).where(tuple_(*columns).in_(ended), TI.state.in_(AGAIN), *GOES_ON)):
+    goes_on = and_(*GOES_ON) | exists().where(TaskReschedule.ti_id == TI.id)
+    again = TI.state.in_(AGAIN), TI.queued_by_job_id == executor.job_id, goes_on
+    for row in session.execute(select(*columns).where(tuple_(*columns).in_(ended), *again)):
         key = TaskInstanceKey(**dict(zip(names, row, strict=True)))
         del executor.event_buffer[key]
         executor.running.add(key)
-        log.info("aiflow: the process that deferred a task has ended, and the task has gone on before", **key._asdict())
+        log.info("aiflow: a process has ended, and its task has gone on before", **key._asdict())
