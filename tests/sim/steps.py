@@ -341,9 +341,8 @@ class Player:
                 state="deferred", classpath="sim.Trigger", trigger_kwargs={}, next_method="done", next_kwargs={}
             )
         elif kind == "sensor" and (how == "wait" or (how == "slow" and not worker.context.task_reschedule_count)):
-            payload = payloads.TIRescheduleStatePayload(
-                state="up_for_reschedule", reschedule_date=now + timedelta(seconds=60), end_date=now
-            )
+            again = now + timedelta(seconds=60 if how == "wait" else 0)
+            payload = payloads.TIRescheduleStatePayload(state="up_for_reschedule", reschedule_date=again, end_date=now)
         else:
             payload = payloads.TISuccessStatePayload(state="success", end_date=now)
         try:
@@ -713,7 +712,9 @@ def _aimed(r: Random, specs: list[dict[str, Any]]) -> tuple[tuple[Step, ...], ..
             else:  # and one run is younger than its event
                 out.append((("run", n, None), ("and", *fires), ("and", "run", n, None), ("all", "success")))
         if any(task["kind"] == "sensor" for task in spec["tasks"]):  # it looks again, and then its executor hears
-            out.append((("run", n, None), ("begin", 0), ("end", 0, "slow"), ("time", 120), ("work", 0, "success")))
+            out.append(
+                (("run", n, None), ("begin", 0), ("end", 0, "slow"), ("work", 0, "success"), ("work", 0, "success"))
+            )
         if any(
             task["kind"] == "deferrable" for task in spec["tasks"]
         ):  # it goes on, and then its executor hears of its end
