@@ -37,7 +37,7 @@ ELSIF OLD.state IN ('running', 'deferred', 'restarting', 'awaiting_input') AND N
     OR NEW.state IS NULL OR NEW.state IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed') THEN
     hint := '{DIRTY}';
 END IF;
-IF hint IS NULL AND {_KNOWN} THEN
+IF hint IS NULL AND (NEW.state = 'deferred' OR {_KNOWN}) THEN
     hint := '{RUN}';
 END IF;
 IF hint IS NOT NULL THEN

@@ -209,6 +209,7 @@ class Decisions:
                 yield
         except Exception as e:
             self._give_up(e, **task.who)
+            self.world.read_again((task.dag_id, task.run_id))
             if task.task_id:  # of a Dag these are runs that are kept
                 task.pending.clear()
                 task.started = task.stopping = None
@@ -296,11 +297,11 @@ class Decisions:
         free = {run.key: run for run in runs if run.key not in self._locked}
         if not free:
             return
-        rows = select(DagRun.dag_id, DagRun.run_id, DagRun.state).where(of_keys(DagRun, free)).order_by(DagRun.id)
+        rows = select(DagRun.id, DagRun.state).where(of_keys(DagRun, free)).order_by(DagRun.id)
         locked = self.session.execute(with_row_locks(rows, self.session, of=DagRun))
-        states = {(row.dag_id, row.run_id): str(getattr(row.state, "value", row.state)) for row in locked}
+        states = {row.id: str(getattr(row.state, "value", row.state)) for row in locked}
         for key, run in free.items():
-            run.state = states.get(key, "")
+            run.state = states.get(run.id, "")  # another run of its name is not this one
             self._locked.add(key)
             self.world.touch(key)
         load_tries(self.session, *free.values())
@@ -390,6 +391,7 @@ class Decisions:
                     run.state = runs.stop(self.session, of_run, run.run_id, state)
             except Exception as e:
                 self._give_up(e, dag_id=run.dag_id, run_id=run.run_id)
+                self.world.read_again(run.key)
                 continue
             for ti in running:
                 if ti.task_id not in teardowns:

@@ -76,7 +76,8 @@ class Reactor:
         self._config = config
         self._broker_log = broker_log
         self._told_of: int | None = None  # the log of a broker, which is not ours
-        self.amid = False  # of an event: some rules have heard it, and the others hear it next
+        # At this offset some rules have heard the next event, and the others hear it next.
+        self.amid: int | None = None
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
         self._stops = Stops(self._client, config.stop_grace_sec)
@@ -187,9 +188,7 @@ class _Transaction:
 
     def run(self, *, audit: bool) -> bool:
         """Do the round; return whether there is (or may be) more."""
-        if not self.r.amid:  # a rule that is edited meanwhile must not hear the event which the old one has heard
-            self.r.world.edited(self.r.registry.refresh(self.session))
-        if audit and not self.r.world.whole:
+        if audit:
             self.r.world.audit(self.session, self.now_ms, self.r.aside())
         place = place_of(self.session, CONSUMER) or self._first_place()
         wanted = self._something_to_do(place)
@@ -201,22 +200,25 @@ class _Transaction:
         if not wanted:
             return False
         point("apply.locked")
-        batch: Sequence[Event] = self._read_events()
-        self.world = self._world()
-        # Whoever is set aside may ask for anything, and listens again later.
-        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=bool(self.r.aside()))
+        place = place_of(self.session, CONSUMER) or Place(0, None)
+        batch: Sequence[Event] = self._read_events(place)
+        self.world = self._world(place)
+        # Whoever is set aside, or was edited amid an event, may ask for anything, and listens later.
+        all_of = bool(self.r.aside()) or self.r.amid is not None
+        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=all_of)
         decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
         batch = decisions.decide(batch)
         more = self._feed_watchers(batch)
         point("apply.acted")
-        self.world.save(self.session, Place(batch[-1].offset if batch else self.world.offset, self.log_id))
+        offset = batch[-1].offset if batch else place.offset
+        self.world.save(self.session, Place(offset, self.log_id))
         point("apply.saved")
         self.session.commit()
         self.world.committed()
         point("apply.committed")
-        self.r.amid = decisions.amid
+        self.r.amid = offset if decisions.amid else None
         self._note_due()
-        return told or more or decisions.acted or (bool(batch) and batch[-1].offset < self.head)
+        return told or more or decisions.acted or (bool(batch) and offset < self.head)
 
     def _first_place(self) -> Place:
         """A new consumer begins at the log's end: what was published before has nobody waiting for it."""
@@ -240,7 +242,7 @@ class _Transaction:
             return True
         if place.log_id is None:  # of an earlier version: it gets the id
             return True
-        world = self._world()
+        world = self._world(place)
         self._due(world)
         due = self.reaction.due_ms is not None and self.reaction.due_ms <= self.now_ms
         waiting = any(can_settle(self.r._stops, run, task, self.now_ms) for run, task in world.waiting())
@@ -249,7 +251,12 @@ class _Transaction:
             return True
         return self.r._teller.waiting(self.session, world) or self.r._watchers.behind(self.session, place)
 
-    def _world(self) -> World:
+    def _world(self, place: Place) -> World:
+        if (
+            self.r.amid != place.offset
+        ):  # else a rule that is edited must not hear the event which the old one has heard
+            self.r.amid = None
+            self.r.registry.refresh(self.session)
         self.r.world.refresh(self.session, self.now_ms, self.r.aside())
         return self.r.world
 
@@ -267,9 +274,8 @@ class _Transaction:
             row = row.add_columns(func.set_config(timeout, func.coalesce(theirs, HANGS), True))
         return self.session.execute(row.with_for_update(skip_locked=True)).first() is not None
 
-    def _read_events(self) -> list[Event]:
-        """Before the runs are read: a run made before an event was published is then always seen."""
-        place = place_of(self.session, CONSUMER) or Place(0, None)
+    def _read_events(self, place: Place) -> list[Event]:
+        """Before rules and runs are read: those made before an event was published are then always seen."""
         try:
             batch = self.r._log.read(place.offset, BATCH)
         except RetentionError as e:

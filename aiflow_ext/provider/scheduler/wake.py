@@ -20,6 +20,7 @@ from aiflow_ext.provider.world.blame import Key
 log = logging.getLogger(__name__)
 
 RETRY_SEC = 1.0  # between tries to open a source that is away
+NAMED_MAX = 100_000  # runs that have changed since somebody asked; more: all are read anew
 EVERYTHING = ("*", "*", "*", "*")
 
 
@@ -122,7 +123,7 @@ class Waker:
         while connection and watch is not None and self._read_watch(self._heard, watch):
             pass
         named, self._named = self._named, set()
-        known = connection > 0 and connection == self._connection
+        known = connection == self._connection and watch is not None and watch.fileno() >= 0  # it is still there
         self._connection = connection
         return named if known else None
 
@@ -211,6 +212,9 @@ class Waker:
             wake.hear(payload)
             if (run := notify.run_in(payload)) is not None:
                 self._named.add(run)
+        if len(self._named) > NAMED_MAX:  # nobody asks: the log is away
+            self._named.clear()
+            self._connection = 0
         return bool(payloads)
 
     def _open_all(self) -> None:

@@ -38,36 +38,37 @@ class DagRules:
 
 
 class Registry:
-    """Dag versions that have rules.  Dags without any cost a look at their hash, once a minute."""
+    """Dag versions that have rules.  Dags without any cost a look at their hash, once a minute.
+
+    `changed` are the Dags of which a rule may have changed; who acts on that clears it.
+    """
 
     def __init__(self) -> None:
         self._versions: dict[UUID, tuple[str, DagRules | None]] = {}
         self._latest: dict[str, UUID] = {}
         self._since = BEGINNING
         self._looked = self._read_all = BEGINNING
+        self.changed: set[str] = set()
         self._used: set[UUID] = set()  # by runs that are pinned to them
         self._most = FEW  # then what is not used any more is forgotten
 
-    def refresh(self, session: Session) -> set[str]:
-        """Read what was serialized since the last time (all, if the clock went back).
-
-        :return: the Dags of which a rule may have changed.
-        """
+    def refresh(self, session: Session) -> None:
+        """Read what was serialized since the last time (all, if the clock went back)."""
         now = datetime.now(UTC)
         if now < self._looked or now >= self._read_all + AGAIN:
             self._since, self._read_all = BEGINNING, now
         self._looked = now
         rows = session.execute(_changed_since(self._since)).all()
-        changed = set()
         for version_id, dag_id, dag_hash, updated in rows:
             self._since = max(self._since, updated - OVERLAP)
             moved = self._latest.get(dag_id) != version_id
             self._latest[dag_id] = version_id
-            if self._load(session, version_id, dag_hash) or moved:
-                changed.add(dag_id)
+            if moved:  # also where what follows fails
+                self.changed.add(dag_id)
+            if self._load(session, version_id, dag_hash):
+                self.changed.add(dag_id)
         if len(self._versions) > self._most:
             self._forget_unused(session)
-        return changed
 
     def of_run(self, session: Session, dag_id: str, pinned: UUID | None) -> DagRules | None:
         """Return the rules a run follows: of the version it is pinned to, else of its Dag's latest."""

@@ -72,8 +72,9 @@ class Run:
     def as_read(self) -> Any:
         """Return what the database has of it, as far as is known: equal, where nothing has changed there."""
         tasks = {task_id: task.stored for task_id, task in self.tasks.items() if task.stored is not None}
+        rules = {task_id: task.rules.hash for task_id, task in self.tasks.items()}
         tries = self.tries if self.running else {}
-        return self.id, self.state, self.since, self.context, self.stored_seen, tries, tasks
+        return self.id, self.state, self.since, self.context, self.stored_seen, rules, tries, tasks
 
 
 def digest(states: Iterable[tuple[str, int, str]]) -> str:
@@ -312,14 +313,11 @@ def stored_task(row: Any, new: TaskState, run: Run | None) -> TaskState:
     return new
 
 
-def _seen(run: Run) -> str:
-    return json.dumps(run.seen, sort_keys=True)
-
-
 def _save_runs(session: Session, runs: Sequence[Run], version: int) -> None:
+    seen = {run.key: json.dumps(run.seen, sort_keys=True) for run in runs}
     new = [run for run in runs if run.stored_seen is None]
-    told = [run for run in runs if run.stored_seen is not None and run.stored_seen != _seen(run)]
-    same = [run.key for run in runs if run.stored_seen is not None and run not in told]
+    told = [run for run in runs if run.stored_seen not in (None, seen[run.key])]
+    same = [run.key for run in runs if run.stored_seen == seen[run.key]]
     table = models.run
     for run in new:
         if run.bad_context:
@@ -339,19 +337,19 @@ def _save_runs(session: Session, runs: Sequence[Run], version: int) -> None:
                 "version": version,
                 "dag_run_id": run.id,
                 "context": run.context,
-                "seen": _seen(run),
+                "seen": seen[run.key],
             }
             for run in new
         ]
         session.execute(insert(table), rows)
     if told:
-        rows = [{"dag_id": r.dag_id, "run_id": r.run_id, "seen": _seen(r), "version": version} for r in told]
+        rows = [{"dag_id": r.dag_id, "run_id": r.run_id, "seen": seen[r.key], "version": version} for r in told]
         _update_many(session, table, ["dag_id", "run_id"], rows)
     if same:
         session.execute(update(table).where(of_keys(table.c, same)).values(version=version))
     save_tasks(session, (task for run in runs for task in run.tasks.values()))
     for run in new + told:
-        run.stored_seen = _seen(run)
+        run.stored_seen = seen[run.key]
 
 
 def _update_many(session: Session, table: Table, key: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -100,11 +100,6 @@ class TaskState:
         """Whether the rules begin, or begin anew because they were changed."""
         return self.stored is None or self.stored["rules_hash"] != self.rules.hash
 
-    @property
-    def waits_for_its_moment(self) -> bool:
-        """Whether something is left to do that no event does: see starts.can_settle()."""
-        return bool(self.pending or self.stopping or self.started or not self.rules.waits)
-
     def row(self) -> dict[str, Any]:
         """Return it as columns."""
         return self.who | {

@@ -66,7 +66,6 @@ class World:
         self._left_out: set[Key] = set()  # set aside when they were to be read
         self._touched: set[Key] = set()  # changed here since they were read
         self._new: set[Key] = set()  # that the last save() has written for the first time
-        self._edited: set[str] = set()  # Dags of which rules have changed since
         self._clear()
 
     def _clear(self) -> None:
@@ -100,7 +99,7 @@ class World:
     def waiting(self) -> list[tuple[Run, TaskState]]:
         """Return the tasks with something left to do that no event does."""
         runs = [run for key in sorted(self._waiting | self._touched) if (run := self.runs.get(key)) is not None]
-        return [(run, task) for run in runs for task in run.tasks.values() if task.waits_for_its_moment]
+        return [(run, task) for run in runs for task in run.tasks.values() if _waits(run, task)]
 
     def touched(self) -> list[TaskState]:
         """Return the rules that were touched, and those of the same run."""
@@ -172,7 +171,7 @@ class World:
         """In which sets it belongs, and what is due."""
         key, tasks = run.key, run.tasks.values()
         _put(self.fresh, key, run.stored_seen is None or any(task.fresh for task in tasks))
-        _put(self._waiting, key, any(task.waits_for_its_moment for task in tasks))
+        _put(self._waiting, key, any(_waits(run, task) for task in tasks))
         _put(self.untold, key, any(run.seen.get(n, ["", ""]) != [str(ti.id), ti.state] for n, ti in run.tries.items()))
         for task in tasks:
             if task.due_ms is not None:
@@ -201,8 +200,9 @@ class World:
             self._left_out.add(key)
         self._stale |= self._left_out - {*aside}
         self._left_out &= {*aside}
-        changed = self._changed()
-        self._version = -1 if changed is None else self._version
+        changed, edited = self._changed(), self.registry.changed
+        if changed is None or version < self._version:  # the row was made anew
+            self._version = -1
         self.whole = self._version < 0
         if self.whole:
             self._read_all(session, now_ms, aside)
@@ -210,24 +210,26 @@ class World:
             self._hear(changed or ())
             if version != self._version:  # another scheduler has reacted
                 self._stale |= _stored(session, models.run.c.version > self._version)
-            self._stale |= _active(session, self._edited)
-            for dag_id in self._edited:
+            self._stale |= _active(session, edited)
+            for dag_id in edited:
                 self._stale |= self._of_dag.get(dag_id, set())
             self._read(session, now_ms, aside)
-        if self._dags_stale or self._edited or version != self._version:
+        if self._dags_stale or edited or version != self._version:
             self._read_dags(session, now_ms, aside)
-        self._edited.clear()
+        edited.clear()
         self._version = version
 
-    def edited(self, dag_ids: Collection[str]) -> None:
-        """Rules of these Dags have changed."""
-        self._edited |= {*dag_ids}
+    def read_again(self, key: Key) -> None:
+        """Some of what was done to a run, or with run_id "" to the rules of a Dag, was undone."""
+        self._hear([key])
 
     def audit(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
         """Read some runs anew, to see whether all hints have come; what they name next is read again.
 
         Each call goes on where the last one ended.
         """
+        if self.whole:
+            return
         rows = active_runs(session, self.registry, DagRun.id > self._audited, most=AUDITED)
         last = rows[-1].id if len(rows) == AUDITED else None
         rows = [row for row in rows if (row.dag_id, row.run_id) not in aside]
@@ -243,8 +245,8 @@ class World:
         self._hear(changed)
         if version != self._version:  # another scheduler has reacted meanwhile
             return
-        for key in (known | there.keys()) - self._stale - self.fresh:
-            if key[0] not in self._edited and not _alike(self.runs.get(key), there.get(key)):
+        for key in (known | there.keys()) - self._stale - self._left_out - self.fresh - {*aside}:
+            if key[0] not in self.registry.changed and not _alike(self.runs.get(key), there.get(key)):
                 count("aiflow.scheduler.world_differs")
                 log.error(
                     "aiflow: what is known of a run was not what the database has; it is read anew",
@@ -338,6 +340,14 @@ class World:
                 self._touched.add((dag_id, ""))
         self.dags = found
         self._dags_stale = any(not run_id for _, run_id in aside)
+
+
+def _waits(run: Run, task: TaskState) -> bool:
+    """Whether something may be left to do that no event does: see starts.can_settle()."""
+    if task.pending or task.stopping is not None:
+        return True
+    ti = run.tries.get(task.task_id)
+    return ti is not None and ti.parked and (task.started is not None or not task.rules.waits)
 
 
 def _put(keys: set[Key], key: Key, there: bool) -> None:
