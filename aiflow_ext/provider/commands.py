@@ -29,6 +29,7 @@ def get_cli_commands() -> list[CLICommand]:
     commands[index["scheduler"]] = stock._replace(func=_scheduler, args=(*stock.args, ARG_EVENT_MODE))
     triggerer = cast("ActionCommand", commands[index["triggerer"]])
     commands[index["triggerer"]] = triggerer._replace(func=_triggerer)
+    _change_worker(commands)
     return [
         stock._replace(
             name="event-scheduler",
@@ -36,6 +37,22 @@ def get_cli_commands() -> list[CLICommand]:
             func=_event_scheduler,
         )
     ]
+
+
+def _change_worker(known: list[CLICommand]) -> None:
+    """Let ``airflow celery worker`` do ours, where its provider is.
+
+    :param known: commands that Airflow has already; it asks providers in no certain order.
+    """
+    try:
+        from airflow.providers.celery.cli.definition import CELERY_CLI_COMMANDS
+    except ImportError:
+        return
+    for commands in (CELERY_CLI_COMMANDS, known):
+        for i, group in enumerate(commands):
+            if group.name == "celery":
+                changed = [c._replace(func=_worker) if c.name == "worker" else c for c in group.subcommands]
+                commands[i] = group._replace(subcommands=changed)
 
 
 def _scheduler(args: Namespace) -> None:
@@ -61,3 +78,12 @@ def _triggerer(args: Namespace) -> None:
 
     choose_supervisor()  # where [core] lazy_load_plugins is off, the plug-in was loaded before that class
     triggerer(args)
+
+
+def _worker(args: Namespace) -> None:
+    from airflow.providers.celery.cli.celery_command import worker
+
+    from aiflow_ext.provider.act.workers import obey
+
+    obey()
+    worker(args)
