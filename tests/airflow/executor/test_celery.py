@@ -21,7 +21,7 @@ from aiflow_ext.cli import main
 from executor.hosts import Host, other_host
 
 DAGS = Path(__file__).parent / "dags"
-GRACE_SEC = 4  # between the stages of a stop: what a worker on a slow machine may take between two of them
+GRACE_SEC = 3  # between the stages of a stop
 WORKER = ["celery", "worker", "--concurrency", "4", "--skip-serve-logs", "--without-mingle", "--without-gossip"]
 
 
@@ -73,6 +73,7 @@ class Far(Deployment):
             "celery_broker_transport_options.visibility_timeout": "86400",
             "scheduler.task_instance_heartbeat_timeout": "20",
             "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
+            "workers.min_heartbeat_interval": "1",  # for so long a supervisor may not see that its task has ended
             "aiflow.broker": broker.uri,
             "aiflow.log": broker.log,
             "aiflow.stop_grace_sec": str(GRACE_SEC),
@@ -210,9 +211,7 @@ def test_sigterm_reaches_a_task_of_another_host(airflow: Far, client: EventClien
     airflow.wait_for_run("told", run_id)
     assert airflow.states("told", run_id) == {"hears_sigterm": "success"}
     assert "aiflow: SIGTERM, the task did not stop by itself" in airflow.log("worker")
-    log = airflow.far_log("worker", "hears_sigterm")
-    assert "Sending SIGTERM signal to process group" in log  # on_kill()
-    assert "the task shouldn't be running anymore" not in log  # its row was not needed
+    assert "Sending SIGTERM signal to process group" in airflow.far_log("worker", "hears_sigterm")  # by on_kill()
 
 
 def test_a_worker_that_dies_while_a_stop_is_under_way(airflow: Far, client: EventClient) -> None:
@@ -226,26 +225,17 @@ def test_a_worker_that_dies_while_a_stop_is_under_way(airflow: Far, client: Even
     airflow.kill("worker")
     airflow.begin_worker("worker-2")
     airflow.reach("deaf", run_id, stopped="success", restarted="running")
-    assert airflow.try_of("deaf", "restarted")[:2] == (2, "worker-2")
+    number, host, pid = airflow.try_of("deaf", "restarted")
+    assert (number, host) == (2, "worker-2")
+    assert pid in sessions(airflow.pid("worker-2"))
     client.publish(Event("deaf.end"))
     airflow.wait_for_run("deaf", run_id)
     assert airflow.states("deaf", run_id) == {"stopped": "success", "restarted": "success"}
-    airflow.wait_until(
-        lambda: "forever" not in " ".join(map(command_line, sessions(airflow.pid("worker-2")))), what="it was killed"
-    )
+    airflow.wait_until(lambda: pid not in sessions(airflow.pid("worker-2")), what="its process was killed")
 
 
 def test_the_result_backend_is_asked_no_more_than_by_the_stock_scheduler(airflow: Far, redis: Redis) -> None:
-    """It asks each second, idle or not."""
-    if not airflow.alive("worker"):
-        airflow.begin_worker("worker")
+    """It asks once a second, busy or not; `many` is eight tasks in a row."""
     before, began = redis.asked(), time.monotonic()
     airflow.run_dag("many")
     assert redis.asked() - before <= time.monotonic() - began + 1
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, get_current_context, task
@@ -43,7 +44,7 @@ with DAG("told", schedule=None):
 
 with DAG("deaf", schedule=None):
 
-    @task
+    @task(retry_delay=timedelta(seconds=1))  # what a RESTART had to end by force, and a dead worker had, is a retry
     def forever() -> None:
         while True:
             time.sleep(0.05)
