@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import cast
+from typing import Any, cast
 
-from airflow.cli.cli_config import ActionCommand, Arg, CLICommand
+from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand
 
 from aiflow_ext.provider.config import ask_for_event_mode
 
@@ -48,9 +48,10 @@ def _change_worker(known: list[CLICommand]) -> None:
         from airflow.providers.celery.cli.definition import CELERY_CLI_COMMANDS
     except ImportError:
         return
-    for commands in (CELERY_CLI_COMMANDS, known):
+    all_commands: list[list[Any]] = [CELERY_CLI_COMMANDS, known]
+    for commands in all_commands:
         for i, group in enumerate(commands):
-            if group.name == "celery":
+            if group.name == "celery" and isinstance(group, GroupCommand):
                 changed = [c._replace(func=_worker) if c.name == "worker" else c for c in group.subcommands]
                 commands[i] = group._replace(subcommands=changed)
 

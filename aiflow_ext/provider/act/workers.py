@@ -74,7 +74,7 @@ def obey() -> None:
     """Let a Celery worker, in this process, know the command."""
     from celery.worker.control import control_command
 
-    @control_command(name=COMMAND)
+    @control_command(name=COMMAND)  # type: ignore[untyped-decorator]
     def aiflow_terminate(state: Any, pid: int, hostname: str, try_id: str) -> dict[str, bool]:
         """Send SIGTERM to the process of a task, if it is one of this worker's."""
         return {"ok": terminate(Process(pid, hostname, try_id))}

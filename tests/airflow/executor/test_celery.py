@@ -6,19 +6,17 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import deployment
 import pytest
 from airflows import Broker, Deployment
 from deployment import sessions
+from executor.hosts import Host, other_host
 
 from aiflow_ext import Event, EventClient
 from aiflow_ext.cli import main
-from executor.hosts import Host, other_host
 
 DAGS = Path(__file__).parent / "dags"
 GRACE_SEC = 3  # between the stages of a stop
