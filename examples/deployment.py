@@ -33,6 +33,7 @@ COMMANDS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
+    "worker": ["celery", "worker", "--skip-serve-logs", "--without-mingle", "--without-gossip"],
 }
 # Ends what is recorded in a home once whoever has the other end of its stdin is gone.
 GUARD = """
@@ -324,7 +325,7 @@ class Deployment:
         self._reap(name, 0.0)
         if self._guard is None and not self.keep:
             self._guard = self._begin_guard()
-        last = 0
+        last, logged = 0, len(self.log(name))
         if name in JOBS:
             last = self.sql("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", JOBS[name])[0][0]
         # A killed api-server leaves its pid file, and the next one would refuse to start.
@@ -341,7 +342,7 @@ class Deployment:
                 start_new_session=True,  # its session id finds everything below it, always
             )
         self._save()
-        check = (lambda: self._job_runs(name, last)) if name in JOBS else lambda: self._works(name)
+        check = (lambda: self._job_runs(name, last)) if name in JOBS else lambda: self._works(name, logged)
         return lambda: self._wait_ready(name, check)
 
     def _how(self, name: str) -> tuple[list[str], dict[str, str]]:
@@ -370,9 +371,9 @@ class Deployment:
         statement = "SELECT 1 FROM job WHERE job_type = ? AND id > ? AND state = 'running'"
         return bool(self.sql(statement, JOBS[name], last))
 
-    def _works(self, name: str) -> bool:
-        """Whether a service works that is no job."""
-        return self._server_answers()
+    def _works(self, name: str, logged: int) -> bool:
+        """Whether a service works that is no job; of its log, so many characters are older."""
+        return " ready." in self.log(name)[logged:] if name.startswith("worker") else self._server_answers()
 
     def _server_answers(self) -> bool:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from airflows import Broker, Deployment
-from deployment import sessions
+from deployment import COMMANDS, sessions
 from executor.hosts import Host, other_host
 
 from aiflow_ext import Event, EventClient
@@ -20,7 +20,6 @@ from aiflow_ext.cli import main
 
 DAGS = Path(__file__).parent / "dags"
 GRACE_SEC = 3  # between the stages of a stop
-WORKER = ["celery", "worker", "--concurrency", "4", "--skip-serve-logs", "--without-mingle", "--without-gossip"]
 
 
 def free_port(address: str) -> int:
@@ -79,6 +78,8 @@ class Far(Deployment):
         super().__init__(home, DAGS, port=port, config=config, **options)  # type: ignore[arg-type]
         self.url = self.rest.url = url
         self._commands["api-server"] = ["api-server", "--host", host.here]
+        for name in ("worker", "worker-2"):
+            self._commands[name] = [*COMMANDS["worker"], "--concurrency", "4", "--celery-hostname", name]
         self.env["AIRFLOW__AIFLOW__KEY_FILE"] = str(home.parent / "airflow.key")
         self.env |= {"NO_PROXY": host.here, "no_proxy": host.here}
 
@@ -108,17 +109,6 @@ class Far(Deployment):
             (home / "far_host.py").write_text(f'def name():\n    return "{name}"\n')
             (home / "airflow.cfg").touch()
         return home
-
-    def _works(self, name: str) -> bool:
-        if name.startswith("worker"):
-            return " ready." in self.log(name)[self._logged.get(name, 0) :]
-        return super()._works(name)
-
-    def begin_worker(self, name: str) -> None:
-        """Start it, and wait until it works."""
-        self._commands[name] = [*WORKER, "--celery-hostname", f"{name}@%h"]
-        self._logged = {name: len(self.log(name))}
-        self.launch(name)
 
     def returned(self, dag_id: str, task_id: str) -> object:
         """What the last try of a task has returned."""
@@ -171,7 +161,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, server: str, host: Host, r
         airflow = Far(folder / "af", host, redis, broker, database=server, event_mode=True)
         try:
             with airflow:
-                airflow.begin_worker("worker")
+                airflow.launch("worker")
                 yield airflow
         finally:
             broker.end()
@@ -221,7 +211,7 @@ def test_a_worker_that_dies_while_a_stop_is_under_way(airflow: Far, client: Even
     told = re.compile(r"Celery workers were told to send SIGTERM")
     airflow.wait_until(lambda: len(told.findall(airflow.log("scheduler"))) >= 2, what="SIGTERM for both")
     airflow.kill("worker")
-    airflow.begin_worker("worker-2")
+    airflow.launch("worker-2")
     airflow.reach("deaf", run_id, stopped="success", restarted="running")
     number, host, pid = airflow.try_of("deaf", "restarted")
     assert (number, host) == (2, "worker-2")
