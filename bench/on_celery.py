@@ -16,6 +16,7 @@ from pathlib import Path
 
 import redis
 import report
+import stock_vs_event
 from stock_vs_event import HEAD, Side, measure, rows
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from servers import free_port, running
 
 PLAN = {"rounds": 2, "dags": ["chain10", "chain10", "fan100"], "idle": 30.0, "again": 10}
+stock_vs_event.TARGETS.clear()  # they are LocalExecutor's
 LONG_SEC = 30.0
 
 

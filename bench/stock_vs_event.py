@@ -182,7 +182,7 @@ def rows(found: dict[str, dict[str, list[float]]]) -> list[list[str]]:
     stock, event = found.get("stock", {}), found.get("event", {})
     table = []
     for metric in dict.fromkeys([*stock, *event]):
-        unit = "ms/s" if "idle" in metric else "ms"
+        unit = "ms/s" if "idle" in metric else "times" if "asked" in metric else "ms"
         a, b = stock.get(metric), event.get(metric)
         ratio = report.median(b) / report.median(a) if a and b else None
         table.append(

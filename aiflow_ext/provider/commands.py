@@ -85,6 +85,10 @@ def _worker(args: Namespace) -> None:
     from airflow.providers.celery.cli.celery_command import worker
 
     from aiflow_ext.provider.act.workers import obey
+    from aiflow_ext.provider.config import event_mode
+    from aiflow_ext.provider.scheduler.preload import preload
 
     obey()
+    if event_mode():
+        preload()  # before its processes fork
     worker(args)

@@ -180,14 +180,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _watch(self, selector: str, version: int) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         try:
             while True:
                 events, version = self.pods.after(version, selector)
                 for kind, pod in events:
-                    self.wfile.write(json.dumps({"type": kind, "object": pod}).encode() + b"\n")
-                self.wfile.flush()
+                    line = json.dumps({"type": kind, "object": pod}).encode() + b"\n"
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
         except OSError:  # who watches has gone
             self.close_connection = True
 

@@ -69,6 +69,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Iterator[Redi
 def airflow(tmp_path_factory: pytest.TempPathFactory, server: str, host: Host, redis: Redis) -> Iterator[OnCelery]:
     folder = tmp_path_factory.mktemp("celery")
     config = {
+        "core.parallelism": "4",
         "celery.broker_url": f"{redis.uri}/0",
         "celery.result_backend": f"{redis.uri}/1",
         "celery.sync_parallelism": "2",  # a process for each that sends, where there are several tasks
@@ -135,7 +136,7 @@ def test_a_worker_that_dies_while_a_stop_is_under_way(airflow: OnCelery, client:
 
 
 def test_the_result_backend_is_asked_no_more_than_by_the_stock_scheduler(airflow: OnCelery, redis: Redis) -> None:
-    """It asks once a second, busy or not; `many` is eight tasks in a row."""
+    """It asks once a second, busy or not.  `many` has tasks one after the other, and then more than slots."""
     if not airflow.alive("worker-2"):  # this test alone
         airflow.launch("worker-2")
     before, began = redis.asked(), time.monotonic()

@@ -49,7 +49,7 @@ def settings(folder: Path, uri: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def airflow(tmp_path: Path, server: str) -> Iterator[Far]:
+def cluster_and_airflow(tmp_path: Path, server: str) -> Iterator[tuple[Cluster, Far]]:
     pods: list[int] = []
 
     def run(command: list[str]) -> subprocess.Popen[bytes]:
@@ -70,14 +70,15 @@ def airflow(tmp_path: Path, server: str) -> Iterator[Far]:
         cluster = Cluster(run)
         try:
             with Far(tmp_path, host, broker, server, settings(tmp_path, cluster.uri)) as airflow:
-                yield airflow
+                yield cluster, airflow
         finally:
             cluster.close()
             for pid in pods:
                 kill_session(pid)
 
 
-def test_an_event_starts_restarts_and_stops_a_pod(airflow: Far) -> None:
+def test_an_event_starts_restarts_and_stops_a_pod(cluster_and_airflow: tuple[Cluster, Far]) -> None:
+    cluster, airflow = cluster_and_airflow
     run_id = airflow.begin("far")
     airflow.reach("far", run_id, starts="deferred", serves="deferred")
     with airflow.client() as client:
@@ -95,5 +96,8 @@ def test_an_event_starts_restarts_and_stops_a_pod(airflow: Far) -> None:
         airflow.reach("told", run_id, hears_sigterm="running")
         client.publish(Event("sigterm"))
         airflow.wait_for_run("told", run_id)
+    airflow.wait_until(
+        lambda: not cluster.some("")[0], what="the executor has heard of their ends, and deletes all pods"
+    )
     log = "Sending SIGTERM signal to process group"
     airflow.wait_until(lambda: log in airflow.log_there("pod", "hears_sigterm"), what="on_kill()")
