@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import structlog
+from airflow.configuration import conf
 from airflow.utils.net import get_hostname
 
 log = structlog.get_logger(__name__)
@@ -58,11 +59,11 @@ def tell_workers(executor: Any, process: Process) -> None:
     app = getattr(executor, "celery_app", None)
     if app is None:
         return
-    from airflow.providers.celery.executors.celery_executor_utils import OPERATION_TIMEOUT
-    from airflow.providers.common.compat.sdk import AirflowTaskTimeout, timeout
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+    from airflow.sdk.execution_time.timeout import timeout
 
     try:
-        with timeout(seconds=OPERATION_TIMEOUT):
+        with timeout(seconds=conf.getfloat("celery", "operation_timeout", fallback=1.0)):
             app.control.broadcast(COMMAND, arguments=process._asdict())
     except (Exception, AirflowTaskTimeout) as e:
         log.warning("aiflow: no SIGTERM, Celery's broker does not take it", ti_id=process.try_id, error=str(e))

@@ -15,12 +15,13 @@ from typing import Any
 class Polls:
     """The executors of a scheduler that ask.
 
-    :param executors: Airflow's; those that hear by themselves are left alone.
+    :param executors: Airflow's; those that hear by themselves are left alone, and so is Celery's of an old provider.
     :param every_sec: between two times, at least: what a stock scheduler that is idle sleeps.
     """
 
     def __init__(self, executors: Sequence[Any], every_sec: float) -> None:
-        self._all = [_Poll(executor, every_sec) for executor in executors if hasattr(executor, "celery_app")]
+        asks = [e for e in executors if hasattr(e, "celery_app") and hasattr(e, "workloads")]
+        self._all = [_Poll(executor, every_sec) for executor in asks]
 
     def until(self) -> float:
         """Return how many seconds it may be to the next pass, for the sake of those that have no slot free."""

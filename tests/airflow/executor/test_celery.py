@@ -7,13 +7,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as client_of_redis
+from airflow.providers.celery.cli import definition
 from deployment import COMMANDS, sessions
 from executor.hosts import Far, Host, keys_and_broker, other_host
 
 from aiflow_ext import Event, EventClient
+from aiflow_ext.provider import commands
 
 
 class Redis:
@@ -72,6 +75,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, server: str, host: Host, r
         "core.parallelism": "4",
         "celery.broker_url": f"{redis.uri}/0",
         "celery.result_backend": f"{redis.uri}/1",
+        "celery.operation_timeout": "60",  # what a slow machine may take to speak to Redis
         "celery.sync_parallelism": "2",  # a process for each that sends, where there are several tasks
     }
     with (
@@ -86,6 +90,13 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, server: str, host: Host, r
 def client(airflow: OnCelery) -> Iterator[EventClient]:
     with airflow.client() as client:
         yield client
+
+
+def test_the_command_of_workers_is_ours_whichever_provider_is_asked_first() -> None:
+    known: list[Any] = list(definition.get_celery_cli_commands())  # as Airflow has it, where ours is the second
+    commands._change_worker(known)
+    for group in (known[0], definition.get_celery_cli_commands()[0]):
+        assert [c.name for c in group.subcommands if c.func is commands._worker] == ["worker"]
 
 
 def test_an_event_starts_restarts_and_stops_tasks_of_another_host(airflow: OnCelery, client: EventClient) -> None:
