@@ -5,9 +5,11 @@ It is a network namespace of its own, where that is allowed (root), joined to th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -52,7 +54,7 @@ class Host:
 
 @contextmanager
 def other_host() -> Iterator[Host]:
-    """Make it; it is gone with the last process in it.  Whoever is not root gets this host once more."""
+    """Make it; at the end whatever runs there is killed.  Whoever is not root gets this host once more."""
     if os.geteuid() != 0:
         yield Host("127.0.0.1", ())
         return
@@ -68,11 +70,14 @@ def other_host() -> Iterator[Host]:
         _ip(f"-n {name} link set lo up")
         yield Host(f"{subnet}.1", ("ip", "netns", "exec", name))
     finally:
+        for pid in _ip(f"netns pids {name}").split():  # what has left the session of its worker, too
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         _ip(f"netns delete {name}")
 
 
-def _ip(command: str) -> None:
-    subprocess.run(["ip", *command.split()], check=True)
+def _ip(command: str) -> str:
+    return subprocess.run(["ip", *command.split()], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 class Far(Deployment):
