@@ -45,7 +45,7 @@ TARGETS = {  # the most milliseconds the event mode may take, and the most of st
 class Side:
     """One of the two deployments, with what was measured in it: metric -> values, in milliseconds."""
 
-    def __init__(self, name: str, home: Path, database: str) -> None:
+    def __init__(self, name: str, home: Path, database: str, config: dict[str, str] | None = None) -> None:
         self.name = name
         self.out = home / "out"
         dags = HERE / "dags" if name == "event" else HERE / "dags" / "native"
@@ -54,7 +54,7 @@ class Side:
             dags,
             database=database,
             event_mode=name == "event",
-            config={"core.parallelism": str(PARALLELISM)},
+            config={"core.parallelism": str(PARALLELISM)} | (config or {}),
             env={"AIFLOW_BENCH_OUT": str(self.out)},
         )
         self.found: dict[str, list[float]] = {}
@@ -182,7 +182,7 @@ def rows(found: dict[str, dict[str, list[float]]]) -> list[list[str]]:
     stock, event = found.get("stock", {}), found.get("event", {})
     table = []
     for metric in dict.fromkeys([*stock, *event]):
-        unit = "ms/s" if "idle" in metric else "ms"
+        unit = "ms/s" if "idle" in metric else "times" if "asked" in metric else "ms"
         a, b = stock.get(metric), event.get(metric)
         ratio = report.median(b) / report.median(a) if a and b else None
         table.append(

@@ -33,6 +33,7 @@ COMMANDS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
+    "worker": ["celery", "worker", "--skip-serve-logs", "--without-mingle", "--without-gossip"],
 }
 # Ends what is recorded in a home once whoever has the other end of its stdin is gone.
 GUARD = """
@@ -324,15 +325,16 @@ class Deployment:
         self._reap(name, 0.0)
         if self._guard is None and not self.keep:
             self._guard = self._begin_guard()
-        last = 0
+        last, logged = 0, len(self.log(name))
         if name in JOBS:
             last = self.sql("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", JOBS[name])[0][0]
         # A killed api-server leaves its pid file, and the next one would refuse to start.
         (self.home / f"airflow-{name}.pid").unlink(missing_ok=True)
         with (self.home / "logs" / f"{name}.log").open("ab") as out:
+            command, env = self._how(name)
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *self._commands[name]],
-                env=self.env,
+                command,
+                env=env,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -340,8 +342,12 @@ class Deployment:
                 start_new_session=True,  # its session id finds everything below it, always
             )
         self._save()
-        check = (lambda: self._job_runs(name, last)) if name in JOBS else self._server_answers
+        check = (lambda: self._job_runs(name, last)) if name in JOBS else lambda: self._works(name, logged)
         return lambda: self._wait_ready(name, check)
+
+    def _how(self, name: str) -> tuple[list[str], dict[str, str]]:
+        """The command of a service, and its environment."""
+        return [sys.executable, "-m", "airflow", *self._commands[name]], self.env
 
     def _begin_guard(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -364,6 +370,10 @@ class Deployment:
     def _job_runs(self, name: str, last: int) -> bool:
         statement = "SELECT 1 FROM job WHERE job_type = ? AND id > ? AND state = 'running'"
         return bool(self.sql(statement, JOBS[name], last))
+
+    def _works(self, name: str, logged: int) -> bool:
+        """Whether a service works that is no job; of its log, so many characters are older."""
+        return " ready." in self.log(name)[logged:] if name.startswith("worker") else self._server_answers()
 
     def _server_answers(self) -> bool:
         try:

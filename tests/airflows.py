@@ -109,8 +109,8 @@ def died(airflow: Deployment, logged: int) -> bool:
 class Broker:
     """`aiflow broker` on a TCP port of this host."""
 
-    def __init__(self, folder: Path) -> None:
-        self.uri = free_tcp()
+    def __init__(self, folder: Path, uri: str = "") -> None:
+        self.uri = uri or free_tcp()
         self.log = f"sqlite:{folder}/events.db"
         self.start()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import cast
+from typing import Any, cast
 
-from airflow.cli.cli_config import ActionCommand, Arg, CLICommand
+from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand
 
 from aiflow_ext.provider.config import ask_for_event_mode
 
@@ -29,6 +29,7 @@ def get_cli_commands() -> list[CLICommand]:
     commands[index["scheduler"]] = stock._replace(func=_scheduler, args=(*stock.args, ARG_EVENT_MODE))
     triggerer = cast("ActionCommand", commands[index["triggerer"]])
     commands[index["triggerer"]] = triggerer._replace(func=_triggerer)
+    _change_worker(commands)
     return [
         stock._replace(
             name="event-scheduler",
@@ -36,6 +37,23 @@ def get_cli_commands() -> list[CLICommand]:
             func=_event_scheduler,
         )
     ]
+
+
+def _change_worker(known: list[CLICommand]) -> None:
+    """Let ``airflow celery worker`` do ours, where its provider is.
+
+    :param known: commands that Airflow has already; it asks providers in no certain order.
+    """
+    try:
+        from airflow.providers.celery.cli.definition import CELERY_CLI_COMMANDS
+    except ImportError:
+        return
+    all_commands: list[list[Any]] = [CELERY_CLI_COMMANDS, known]
+    for commands in all_commands:
+        for i, group in enumerate(commands):
+            if group.name == "celery" and isinstance(group, GroupCommand):
+                changed = [c._replace(func=_worker) if c.name == "worker" else c for c in group.subcommands]
+                commands[i] = group._replace(subcommands=changed)
 
 
 def _scheduler(args: Namespace) -> None:
@@ -61,3 +79,16 @@ def _triggerer(args: Namespace) -> None:
 
     choose_supervisor()  # where [core] lazy_load_plugins is off, the plug-in was loaded before that class
     triggerer(args)
+
+
+def _worker(args: Namespace) -> None:
+    from airflow.providers.celery.cli.celery_command import worker
+
+    from aiflow_ext.provider.act.workers import obey
+    from aiflow_ext.provider.config import event_mode
+    from aiflow_ext.provider.scheduler.preload import preload
+
+    obey()
+    if event_mode():
+        preload()  # before its processes fork
+    worker(args)

@@ -31,6 +31,7 @@ import aiflow_ext.provider.scheduler.runner as runner_module
 from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.provider.act import stop as stop_module
+from aiflow_ext.provider.act.workers import Process
 from aiflow_ext.provider.config import Config, native_uri
 from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.react import decide as decide_module
@@ -493,9 +494,9 @@ class World:
         if not self.lost:
             raise Finding("world-differs", "what is remembered of a run is not what the rows say, and no hint was lost")
 
-    def _terminate(self, pid: int, try_id: str) -> None:
+    def _terminate(self, process: Process, executors: Sequence[Any]) -> None:
         for worker in self.workers:
-            if worker.pid == pid and str(worker.ti_id) == try_id:
+            if worker.pid == process.pid and str(worker.ti_id) == process.try_id:
                 worker.term = True
 
     # -- what programs do

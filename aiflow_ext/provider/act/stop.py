@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import psutil
+from collections.abc import Sequence
+from typing import Any
+
 import structlog
 
 from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.errors import Error
+from aiflow_ext.provider.act.workers import Process, tell_workers, terminate
 from aiflow_ext.provider.author.task import STOP_NAMESPACE, STOP_TYPE
 
 log = structlog.get_logger(__name__)
@@ -20,15 +23,17 @@ class Stops:
 
     :param client: where requests are published.
     :param grace_sec: between asking and SIGTERM, and again before the row.
+    :param executors: Airflow's, of this scheduler.
     """
 
-    def __init__(self, client: _core.Client, grace_sec: float) -> None:
+    def __init__(self, client: _core.Client, grace_sec: float, executors: Sequence[Any]) -> None:
         self._client = client
         self.grace_ms = int(grace_sec * 1000)
         self.under_way: set[str] = set()  # tries; only of these is it remembered that they were asked
         self.asked: set[str] = set()
+        self._executors = executors
         self._to_ask: dict[str, str] = {}
-        self._to_term: dict[int, str] = {}
+        self._to_term: list[Process] = []
 
     def forget(self) -> None:
         """The transaction was undone, and what it decided."""
@@ -42,9 +47,9 @@ class Stops:
         """
         self._to_ask[try_id] = why
 
-    def term(self, pid: int, try_id: str) -> None:
-        """Send SIGTERM to the process of this try, once the transaction is committed."""
-        self._to_term[pid] = try_id
+    def term(self, process: Process) -> None:
+        """Send SIGTERM to this process, once the transaction is committed."""
+        self._to_term.append(process)
 
     def carry_out(self) -> None:
         """After the commit: send what was decided.  A request that is lost is made up for by the next stage."""
@@ -56,17 +61,13 @@ class Stops:
                 log.warning("aiflow: a task was not asked to stop, SIGTERM will follow", ti_id=try_id, error=str(e))
         self.asked = (self.asked | self._to_ask.keys()) & self.under_way
         self._to_ask.clear()
-        for pid, try_id in self._to_term.items():
-            _terminate(pid, try_id)
+        for process in self._to_term:
+            _terminate(process, self._executors)
         self._to_term.clear()
 
 
-def _terminate(pid: int, try_id: str) -> None:
-    """SIGTERM a task's process, if it is a child (of a child ...) of ours: another host's pid is nobody's business."""
-    try:
-        process = psutil.Process(pid)
-        if psutil.Process() in process.parents():
-            log.info("aiflow: SIGTERM, the task did not stop by itself", pid=pid, ti_id=try_id)
-            process.terminate()
-    except psutil.Error as e:
-        log.info("aiflow: no SIGTERM", pid=pid, ti_id=try_id, error=str(e))
+def _terminate(process: Process, executors: Sequence[Any]) -> None:
+    """SIGTERM a task's process: a child of ours, or of a Celery worker.  Whoever else runs it sees its row changed."""
+    if not terminate(process):
+        for executor in executors:
+            tell_workers(executor, process)

@@ -28,6 +28,7 @@ from aiflow_ext._event import Event
 from aiflow_ext.errors import RetentionError
 from aiflow_ext.provider.act import runs, tasks
 from aiflow_ext.provider.act.stop import Stops
+from aiflow_ext.provider.act.workers import Process
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.db.session import savepoint
 from aiflow_ext.provider.metrics import Work
@@ -259,7 +260,7 @@ class Decisions:
                 self.means.stops.ask(str(ti.id), act.why)
             case "term":
                 if ti.pid:
-                    self.means.stops.term(ti.pid, str(ti.id))
+                    self.means.stops.term(Process(ti.pid, ti.hostname, str(ti.id)))
             case "resume":
                 return self._resume(run, task, ti, act.start)
             case "again":

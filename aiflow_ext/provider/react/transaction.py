@@ -60,6 +60,7 @@ class Reactor:
     :param broker_up: whether a broker may answer.
     :param broker_log: the id of the log that it serves; None: not known.
     :param changed: see `World`.
+    :param executors: Airflow's, of this scheduler.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Reactor:
         broker_up: Callable[[], bool],
         broker_log: Callable[[], int | None],
         changed: Callable[[], Collection[Key] | None],
+        executors: Sequence[Any],
     ) -> None:
         self.registry = Registry()
         self.world = World(self.registry, CONSUMER, changed)
@@ -80,7 +82,7 @@ class Reactor:
         self.amid: int | None = None
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
-        self._stops = Stops(self._client, config.stop_grace_sec)
+        self._stops = Stops(self._client, config.stop_grace_sec, executors)
         self._means = Means(self.registry, self._log, self._stops, dag_bag, job_id)
         self._watchers = Watchers(self._log)
         self._aside: dict[Key, tuple[float, float]] = {}  # until when, and for how long

@@ -39,6 +39,7 @@ from aiflow_ext.provider.scheduler.changes import RUNS, Changes
 from aiflow_ext.provider.scheduler.children import keep_connections_from_children, let_workers_end
 from aiflow_ext.provider.scheduler.due import next_due
 from aiflow_ext.provider.scheduler.late import drop_late_words
+from aiflow_ext.provider.scheduler.polled import Polls
 from aiflow_ext.provider.scheduler.preload import preload
 from aiflow_ext.provider.scheduler.retention import chores
 from aiflow_ext.provider.scheduler.slots import waiting_takes_no_slot
@@ -75,6 +76,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _run_scheduler_loop(self) -> None:
         """Open our handles, now that the executors have forked, and run the stock loop with our wait in it."""
+        self._polls = Polls(self.executors, self._scheduler_idle_sleep_time)
         self._scheduler_idle_sleep_time = self._config.safety_pass_sec
         self._wake = Wake(full=True)
         self._full_at = 0.0
@@ -85,7 +87,13 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._changes = Changes(settings.get_engine())
         try:
             self._reactor = Reactor(
-                self._config, self.scheduler_dag_bag, self.job.id, waker.broker_up, waker.broker_log, waker.changed
+                self._config,
+                self.scheduler_dag_bag,
+                self.job.id,
+                waker.broker_up,
+                waker.broker_log,
+                waker.changed,
+                self.executors,
             )
             note_begins(self._reactor.head)
             beside = chores(self._config)
@@ -104,6 +112,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                     chore.stop()
                 self._reactor.close()
         finally:
+            self._polls.close()
             self._changes.close()
             let_workers_end(self.executors)  # stock ends the executors next
             waker.close()
@@ -208,8 +217,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._wake = heard
 
     def _until_due(self) -> float:
-        """Seconds to the next full pass, or to what a rule or a stop has to do before."""
-        due = self._full_at - time.monotonic()
+        """Seconds to the next full pass, or to what a rule, a stop or an executor has to do before."""
+        due = min(self._full_at - time.monotonic(), self._polls.until())
         if self._reaction.due_ms is not None:
             due = min(due, self._reaction.due_ms / 1000 - time.time())
         return max(0.0, due)

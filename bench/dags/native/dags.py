@@ -78,8 +78,18 @@ def waiting():
     Wait(task_id="wait")
 
 
+@dag(schedule=None, catchup=False, max_active_tasks=200)
+def long():
+    @task
+    def goes_on() -> None:
+        time.sleep(40)
+
+    goes_on()
+
+
 chain10()
 windmill40()
 fan100()
+long()
 warm()
 waiting()

@@ -1,0 +1,81 @@
+"""SIGTERM for the process of a task: by whoever has it among its children, a scheduler or a Celery worker.
+
+A Celery worker is told through its executor, by a command of ours beside Celery's own (ADR 0017 says why it is not
+``revoke``).  It goes to all workers, as all such commands do; the one that has the process sends the signal.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import psutil
+import structlog
+from airflow.configuration import conf
+from airflow.utils.net import get_hostname
+
+log = structlog.get_logger(__name__)
+
+COMMAND = "aiflow_terminate"
+
+
+class Process(NamedTuple):
+    """Where a try runs.
+
+    :param pid: on its host.
+    :param hostname: the host, as Airflow calls it.
+    :param try_id: the id of its task instance.
+    """
+
+    pid: int
+    hostname: str
+    try_id: str
+
+
+def terminate(process: Process) -> bool:
+    """Send it SIGTERM, if it runs on this host and is a child (of a child ...) of ours; return whether it does.
+
+    Another host may have the same pid, and so may another program, once the task has ended.
+    """
+    if process.hostname != get_hostname():
+        return False
+    try:
+        found = psutil.Process(process.pid)
+        if psutil.Process() not in found.parents():
+            return False
+        log.info("aiflow: SIGTERM, the task did not stop by itself", pid=process.pid, ti_id=process.try_id)
+        found.terminate()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error as e:  # of another user (run_as_user)
+        log.warning("aiflow: no SIGTERM", pid=process.pid, ti_id=process.try_id, error=str(e))
+    return True
+
+
+def tell_workers(executor: Any, process: Process) -> None:
+    """Tell all workers of an executor, if it is Celery's, to send SIGTERM; no answer is waited for.
+
+    What Celery's broker does not take within ``[celery] operation_timeout`` is lost.
+    """
+    app = getattr(executor, "celery_app", None)
+    if app is None:
+        return
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+    from airflow.sdk.execution_time.timeout import timeout
+
+    try:
+        with timeout(seconds=conf.getfloat("celery", "operation_timeout", fallback=1.0)):
+            app.control.broadcast(COMMAND, arguments=process._asdict())
+    except (Exception, AirflowTaskTimeout) as e:
+        log.warning("aiflow: no SIGTERM, Celery's broker does not take it", ti_id=process.try_id, error=str(e))
+    else:
+        log.info("aiflow: Celery workers were told to send SIGTERM", **process._asdict())
+
+
+def obey() -> None:
+    """Let a Celery worker, in this process, know the command."""
+    from celery.worker.control import control_command
+
+    @control_command(name=COMMAND)  # type: ignore[untyped-decorator]
+    def aiflow_terminate(state: Any, pid: int, hostname: str, try_id: str) -> dict[str, bool]:
+        """Send SIGTERM to the process of a task, if it is one of this worker's."""
+        return {"ok": terminate(Process(pid, hostname, try_id))}
