@@ -2,6 +2,7 @@ PYTHON ?= python3# 3.11 or newer; makes the virtual environment
 VENV ?= .venv
 PY = $(VENV)/bin/python
 PG = tests/with_postgres tests/with_pgbouncer tests/with_mysql# give a test its databases, AIF_TEST_PG, AIF_TEST_POOLER, AIF_TEST_MYSQL
+AIRFLOW = $(PG) tests/with_airflow_mysql# and one for an Airflow on MySQL, AIF_TEST_AIRFLOW_MYSQL
 HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
 SEEDS ?= 100000-
@@ -49,20 +50,20 @@ test-py-asan: build ## The same, with a sanitized extension
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 12000 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep and not test_install and not test_fork'
 test-airflow: test-react test-beside ## Tests with a real Airflow; with -j2 both halves at once
 test-react: build
-	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/airflow/react
+	@$(AIRFLOW) $(HANG) 14400 $(PY) -m pytest -q tests/airflow/react
 test-beside: build
-	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/airflow --ignore=tests/airflow/react
+	@$(AIRFLOW) $(HANG) 14400 $(PY) -m pytest -q tests/airflow --ignore=tests/airflow/react
 test-crash: build ## kill -9 at every labelled point, then count
-	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/crash
+	@$(AIRFLOW) $(HANG) 14400 $(PY) -m pytest -q tests/crash
 test-soak: build ## Brokers and clients killed at random; AIF_SOAK_EVENTS=10000
 	@$(PG) $(HANG) 7200 $(PY) -m pytest -q -s tests/soak
 soak: ## The same with 100,000 events
 	@AIF_SOAK_EVENTS=100000 $(MAKE) --no-print-directory test-soak
 test-sim: build ## The whole scheduler, simulated: what fits into three minutes
-	@$(PG) $(HANG) 7200 $(PY) -m pytest -q tests/sim
+	@$(AIRFLOW) $(HANG) 7200 $(PY) -m pytest -q tests/sim
 soak-sim: build ## The same for hours, from a seed on; SEEDS=100000- STORE=sqlite HOURS=1 JOBS=2
 	@$(PG) $(PY) tests/sim/pure.py
-	@$(PG) $(PY) tests/sim/run.py --store $(STORE) --seeds $(SEEDS) --hours $(HOURS) --jobs $(JOBS) --keep-going
+	@$(AIRFLOW) $(PY) tests/sim/run.py --store $(STORE) --seeds $(SEEDS) --hours $(HOURS) --jobs $(JOBS) --keep-going
 fuzz: deps ## Fuzz the decoders; FUZZ_SECONDS=30 FUZZ_SEED=0 (random)
 	$(SUB) fuzz-run CC=clang OUT=build/fuzz SAN='-O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
 
@@ -74,7 +75,7 @@ down: ## Stop what `make up` started
 	@$(PY) examples/demo.py down
 bench: deps build ## Measure, stock Airflow beside it; writes bench/results
 	$(SUB) c-bench
-	@$(PG) sh -ec 'for b in $(filter-out bench/report.py,$(wildcard bench/*.py)); do $(PY) $$b; done'
+	@$(AIRFLOW) sh -ec 'for b in $(filter-out bench/report.py,$(wildcard bench/*.py)); do $(PY) $$b; done'
 bench-broker: deps build ## The event service beside its peers: JetStream, Redis Streams, notification-service
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt nats-py redis
 	$(SUB) c-bench
