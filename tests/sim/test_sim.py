@@ -1,4 +1,4 @@
-"""What fits into three minutes of the simulation: seeds that are always the same, on both databases.
+"""What fits into three minutes of the simulation: seeds that are always the same, on each database.
 
 Each store is a process of its own, since Airflow reads its configuration once.  ``make soak-sim`` goes on for hours.
 """
@@ -14,7 +14,7 @@ import pytest
 RUN = Path(__file__).with_name("run.py")
 
 
-@pytest.mark.parametrize(("store", "seeds"), [("sqlite", "0-24"), ("postgresql", "0-9")])
+@pytest.mark.parametrize(("store", "seeds"), [("sqlite", "0-24"), ("postgresql", "0-9"), ("mysql", "0-9")])
 def test_nothing_is_found(store: str, seeds: str) -> None:
     command = [sys.executable, str(RUN), "--store", store, "--seeds", seeds, "--steps", "30", "--jobs", "2"]
     done = subprocess.run(command, capture_output=True, text=True)
