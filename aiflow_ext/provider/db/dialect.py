@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from airflow.utils.sqlalchemy import get_dialect_name
-from sqlalchemy import CursorResult, Table, and_, event, func, insert, or_, select, text, tuple_, update
+from sqlalchemy import CursorResult, Engine, Table, and_, event, func, insert, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 # SQLAlchemy goes back to one.
 UNDONE = (1213, 1305)
 BEFORE = "aiflow_wait_timeout"  # of a connection, what it was
+SORTS = "aiflow_sorts"  # of a connection, that it has room to sort
+SORT_BYTES = 16 << 20  # MySQL takes as much of it as a sort needs
 
 
 def insert_unless_there(session: Session, table: Table, row: dict[str, Any]) -> bool:
@@ -68,6 +70,25 @@ def _as_it_was(connection: Any, record: Any, state: Any) -> None:
         cursor = connection.cursor()
         cursor.execute(f"SET SESSION wait_timeout = {before:d}")
         cursor.close()
+
+
+def give_room_to_sort(engine: Engine) -> None:
+    """Let MySQL sort the rows of runs and tasks that carry events: up to 1 MiB, and as JSON more.
+
+    It sorts whole rows, and where its buffer (256 KiB by default) has no room for one, everybody's query fails with
+    error 1038: the scheduler's, and the api-server's.
+    """
+    if engine.dialect.name == "mysql" and not event.contains(engine, "checkout", _give_room):
+        event.listen(engine, "checkout", _give_room)
+
+
+def _give_room(connection: Any, record: Any, proxy: Any) -> None:
+    if SORTS not in record.info:
+        cursor = connection.cursor()
+        larger = f"CAST(GREATEST(@@SESSION.sort_buffer_size, {SORT_BYTES}) AS UNSIGNED)"
+        cursor.execute(f"SET SESSION sort_buffer_size = {larger}")
+        cursor.close()
+        record.info[SORTS] = True
 
 
 def is_undone(error: BaseException) -> bool:

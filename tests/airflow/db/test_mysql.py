@@ -71,6 +71,31 @@ HELD = """if True:
         one.rollback()
         other.rollback()
 """
+SORTS = """if True:
+    import asyncio
+    from airflow import settings
+    from sqlalchemy import text
+    from aiflow_ext.provider.db.dialect import SORT_BYTES, give_room_to_sort
+
+    settings.initialize()
+    room = text("SELECT @@SESSION.sort_buffer_size")
+    with settings.engine.connect() as connection:
+        assert connection.scalar(room) < SORT_BYTES
+    for _ in range(2):
+        give_room_to_sort(settings.engine)
+    give_room_to_sort(settings.async_engine.sync_engine)
+    with settings.engine.connect() as connection:  # the same one, of the pool
+        assert connection.scalar(room) == SORT_BYTES
+        connection.execute(text("CREATE TEMPORARY TABLE big (n INT, text JSON)"))
+        connection.execute(text("INSERT INTO big VALUES (1, JSON_QUOTE(REPEAT('x', 5000000))), (0, '1')"))
+        assert [n for n, _ in connection.execute(text("SELECT n, text FROM big ORDER BY n"))] == [0, 1]
+
+    async def beside():
+        async with settings.async_engine.connect() as connection:
+            assert await connection.scalar(room) == SORT_BYTES
+        await settings.async_engine.dispose()
+    asyncio.run(beside())
+"""
 LOOKS = """if True:
     from airflow import settings
     from airflow.utils.session import create_session
@@ -165,6 +190,10 @@ def test_keys_of_the_longest_ids_fit_and_refuse_a_second_one(airflow: Deployment
 
 def test_a_row_is_held_and_a_silent_session_ends(airflow: Deployment) -> None:
     in_airflow(airflow, HELD)
+
+
+def test_rows_that_carry_events_are_sorted(airflow: Deployment) -> None:
+    in_airflow(airflow, SORTS)
 
 
 def test_a_look_sees_what_others_change(airflow: Deployment) -> None:
