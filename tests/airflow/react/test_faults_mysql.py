@@ -29,6 +29,7 @@ class Session:
         account = {"user": u.username or "root", "password": u.password or ""}
         self._connection = MySQLdb.connect(host=u.host, port=u.port or 3306, database=u.database, **account)
         self._cursor = self._connection.cursor()
+        self.number = self._connection.thread_id()
         self.run("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
     def run(self, statement: str, *values: object) -> None:
@@ -41,7 +42,8 @@ class Session:
 
     def close(self) -> None:
         """Give back what it has locked."""
-        self._connection.close()
+        if self._connection.open:
+            self._connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +61,16 @@ def session(runs: Runs) -> Iterator[Session]:
     made.close()
 
 
-def who_waits(runs: Runs, place: str) -> int:
-    """The connection that waits for a row there, once there is one: an ordinary user sees no locks, only how long."""
+def who_waits(runs: Runs, session: Session) -> int:
+    """The connection of a reaction that waits for us, once there is one: it holds the consumer's row."""
     waiting = (
-        "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND command = 'Query' AND time >= 1"
-        f" AND info LIKE '%{PLACES[place]}%'"
+        "SELECT t.processlist_id FROM performance_schema.data_lock_waits w"
+        " JOIN performance_schema.threads b ON b.thread_id = w.blocking_thread_id"
+        " JOIN performance_schema.threads t ON t.thread_id = w.requesting_thread_id"
+        " JOIN performance_schema.data_locks l ON l.thread_id = w.requesting_thread_id"
+        " WHERE b.processlist_id = ? AND l.object_name = 'aiflow_consumer' AND l.lock_type = 'RECORD'"
     )
-    return int(runs.airflow.wait_until(lambda: runs.airflow.sql(waiting), what=f"who waits at {place}")[0][0])
+    return int(runs.airflow.wait_until(lambda: runs.airflow.sql(waiting, session.number), what="who waits")[0][0])
 
 
 test_a_burst_on_twenty_runs_is_acted_on_once = faults.test_a_burst_on_twenty_runs_is_acted_on_once
@@ -83,7 +88,7 @@ def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> 
     session.lock(place, run)
     before = logs(runs).count(AGAIN)
     offset = run.send("go")
-    who_waits(runs, place)
+    who_waits(runs, session)
     session.run("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler' FOR UPDATE")
     session.close()
     run.ends()
@@ -99,7 +104,7 @@ def test_a_connection_that_is_lost_in_a_reaction(runs: Runs, session: Session, p
     session.lock(place, run)
     before = logs(runs).count(AGAIN)
     offset = run.send("go")
-    runs.airflow.sql(f"KILL {who_waits(runs, place)}")
+    runs.airflow.sql(f"KILL {who_waits(runs, session)}")
     run.until(lambda: logs(runs).count(AGAIN) > before, "it says so")
     session.close()
     run.ends()
@@ -114,7 +119,7 @@ def test_a_scheduler_that_hangs_lets_go(runs: Runs, session: Session) -> None:
     run = parked(runs)
     session.lock("saving", run)
     offset = run.send("go")
-    who_waits(runs, "saving")
+    who_waits(runs, session)
     os.kill(airflow.pid("scheduler"), signal.SIGSTOP)
     session.close()
     airflow.launch("scheduler-2")
