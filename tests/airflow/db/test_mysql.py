@@ -29,7 +29,8 @@ HELD = """if True:
     from sqlalchemy import text
     from aiflow_ext.provider.db import models
     from aiflow_ext.provider.db.consumers import Place, begin_at
-    from aiflow_ext.provider.db.dialect import beyond, hold, is_undone
+    from aiflow_ext.provider.db.dialect import hold, is_undone
+    from aiflow_ext.provider.db.session import savepoint
     from sqlalchemy.exc import OperationalError
 
     settings.initialize()
@@ -58,16 +59,17 @@ HELD = """if True:
         found = []
         def try_it(session, where):
             try:
-                with session.begin_nested():
+                with savepoint(session):
                     session.execute(change.where(where))
             except OperationalError as e:
-                found.append(is_undone(e))
+                assert is_undone(e)
+                found.append(e.orig.args[0])
                 session.rollback()
         waits = threading.Thread(target=try_it, args=(one, names[1]))
         waits.start()
         try_it(other, names[0])
         waits.join()
-        assert found == [True]
+        assert found == [1213]
         one.rollback()
         other.rollback()
 """
