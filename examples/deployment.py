@@ -213,6 +213,11 @@ class Deployment:
             cursor.execute(statement.replace("?", "%s"), values or None)  # without values a % is itself
         return list(cursor.fetchall()) if cursor.description else []
 
+    def log_uri(self) -> str:
+        """Where its log is: by default, in Airflow's database where that has a server."""
+        scheme, rest = self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].split("://")
+        return f"sqlite:{self.home}/aiflow/events.db" if scheme == "sqlite" else f"{scheme.split('+')[0]}://{rest}"
+
     def states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """The states of a run's task instances, by task id (mapped ones by `task_id[index]`).
 

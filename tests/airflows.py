@@ -50,11 +50,6 @@ class Deployment(deployment.Deployment):
         # Where it is not there, each service writes one, with a key of its own, and they begin at the same time.
         (self.home / "airflow.cfg").touch()
 
-    def log_uri(self) -> str:
-        """Where its log is: by default, in Airflow's database where that has a server."""
-        scheme, rest = self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].split("://")
-        return f"sqlite:{self.home}/aiflow/events.db" if scheme == "sqlite" else f"{scheme.split('+')[0]}://{rest}"
-
     def _copy_tables(self, name: str) -> None:
         """MySQL has no copy of a database: make the same tables, and fill them."""
         self.sql("SET foreign_key_checks = 0")
