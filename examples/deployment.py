@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import rest
 from rest import Rest, RestError
@@ -44,6 +44,7 @@ for pid in recorded(sys.argv[1]):
     kill_session(pid)
 """
 COMMANDS["scheduler-2"] = COMMANDS["scheduler"]
+SQL_MODE = "ANSI_QUOTES,STRICT_TRANS_TABLES"  # of MySQL, for our own statements
 EXECUTION_URL = "AIRFLOW__CORE__EXECUTION_API_SERVER_URL"  # where tasks find their server
 JOBS = {
     "scheduler": "SchedulerJob",
@@ -54,7 +55,7 @@ JOBS = {
 
 
 class Deployment:
-    """One Airflow.  `database` is "sqlite", or the URI of a PostgreSQL server: then a database of its
+    """One Airflow.  `database` is "sqlite", or the URI of a PostgreSQL or MySQL server: then a database of its
     own is made there, and dropped by `close`.  `config` maps "section.key" to a value.  Unless `keep`, the
     services end when this process does, however it ends, and so does what killed ones have left."""
 
@@ -125,7 +126,8 @@ class Deployment:
             self._connection.close()
             self._connection = None
         if self._server is not None:
-            on_server(self._server, f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
+            force = "" if is_mysql(self._server) else " WITH (FORCE)"
+            on_server(self._server, f'DROP DATABASE IF EXISTS "{self._name}"{force}')
 
     def __enter__(self) -> Self:
         return self.start()
@@ -206,10 +208,16 @@ class Deployment:
         if self._connection is None:
             self._connection = self._connect()
         cursor = self._connection.cursor()
-        if self._server is not None:
-            statement = statement.replace("?", "%s")
-        cursor.execute(statement, values)
+        if self._server is None:
+            cursor.execute(statement, values)
+        else:
+            cursor.execute(statement.replace("?", "%s"), values or None)  # without values a % is itself
         return list(cursor.fetchall()) if cursor.description else []
+
+    def log_uri(self) -> str:
+        """Where its log is: by default, in Airflow's database where that has a server."""
+        scheme, rest = self.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].split("://")
+        return f"sqlite:{self.home}/aiflow/events.db" if scheme == "sqlite" else f"{scheme.split('+')[0]}://{rest}"
 
     def states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """The states of a run's task instances, by task id (mapped ones by `task_id[index]`).
@@ -299,8 +307,8 @@ class Deployment:
     def _airflow_uri(self) -> str:
         if self._server is None:
             return f"sqlite:///{self.home}/airflow.db"
-        u = urlsplit(self._server)
-        return f"postgresql+psycopg2://{u.netloc}/{self._name}"
+        driver = "mysql+mysqldb" if is_mysql(self._server) else "postgresql+psycopg2"
+        return f"{driver}://{urlsplit(self._server).netloc}/{self._name}"
 
     def _write_folders(self) -> None:
         (self.home / "logs").mkdir(parents=True, exist_ok=True)
@@ -502,18 +510,31 @@ def free_port(wanted: int = 0) -> int:
     return port
 
 
+def is_mysql(uri: str) -> bool:
+    """Whether the server of a URI is a MySQL."""
+    return uri.startswith("mysql")
+
+
 def _connect_server(uri: str, name: str) -> Any:
+    u = urlsplit(uri)
+    if is_mysql(uri):
+        import MySQLdb  # only there when Airflow runs on MySQL
+
+        account = {"user": unquote(u.username or "root"), "password": unquote(u.password or "")}
+        # A "name" is quoted as everywhere else.
+        return MySQLdb.connect(
+            host=u.hostname, port=u.port or 3306, database=name, autocommit=True, sql_mode=SQL_MODE, **account
+        )
     import psycopg2  # only there when Airflow runs on PostgreSQL
 
-    u = urlsplit(uri)
     connection = psycopg2.connect(f"{u.scheme.split('+')[0]}://{u.netloc}/{name}")
     connection.autocommit = True
     return connection
 
 
 def on_server(uri: str, statement: str) -> None:
-    """Run one statement on a PostgreSQL server."""
-    connection = _connect_server(uri, urlsplit(uri).path.strip("/") or "postgres")
+    """Run one statement on a server."""
+    connection = _connect_server(uri, urlsplit(uri).path.strip("/") or ("mysql" if is_mysql(uri) else "postgres"))
     try:
         connection.cursor().execute(statement)
     finally:

@@ -16,7 +16,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DAGS = ROOT / "tests" / "airflow" / "dags"
-DATABASES = ["sqlite", "postgresql"]
+SERVERS = {"postgresql": "AIF_TEST_PG", "mysql": "AIF_TEST_AIRFLOW_MYSQL"}
+DATABASES = ["sqlite", "postgresql"]  # of Airflow
+if "AIF_TEST_AIRFLOW_MYSQL" in os.environ:  # `make test-mysql`
+    DATABASES.append("mysql")
 sys.path.insert(0, str(ROOT / "examples"))
 os.environ.setdefault("AIFLOW_PATIENCE_SEC", "1200")
 
@@ -41,10 +44,22 @@ class Deployment(deployment.Deployment):
         if self._server is None:
             with contextlib.closing(first._connect()) as database:
                 (self.home / "airflow.db").write_bytes(database.serialize())
+        elif deployment.is_mysql(self._server):
+            deployment.on_server(self._server, f'CREATE DATABASE "{self._name}"')
+            self._copy_tables(first._name)
         else:
             deployment.on_server(self._server, f'CREATE DATABASE "{self._name}" TEMPLATE "{first._name}"')
         # Where it is not there, each service writes one, with a key of its own, and they begin at the same time.
         (self.home / "airflow.cfg").touch()
+
+    def _copy_tables(self, name: str) -> None:
+        """MySQL has no copy of a database: make the same tables, and fill them."""
+        self.sql("SET foreign_key_checks = 0")
+        for (table,) in self.sql(f'SHOW TABLES FROM "{name}"'):
+            ((_, statement),) = self.sql(f'SHOW CREATE TABLE "{name}"."{table}"')
+            self.sql(statement)
+            self.sql(f'INSERT INTO "{table}" SELECT * FROM "{name}"."{table}"')
+        self.sql("SET foreign_key_checks = 1")
 
     def _make_first(self) -> deployment.Deployment:
         home = self.folder / f"first{len(self.firsts)}"
@@ -67,24 +82,31 @@ def firsts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         first.close()
 
 
-@pytest.fixture(scope="session")
-def server() -> str:
-    """The URI of a PostgreSQL server that lets us make databases."""
-    uri = os.environ.get("AIF_TEST_PG")
+def server_of(database: str) -> str:
+    """The URI of a server that lets us make databases of this kind; "sqlite", which needs none, as it is."""
+    if database not in SERVERS:
+        return database
+    uri = os.environ.get(SERVERS[database])
     if not uri:
-        pytest.fail("AIF_TEST_PG is not set: run this by tests/with_postgres, as `make test-airflow` does")
+        script = {"postgresql": "with_postgres", "mysql": "with_airflow_mysql"}[database]
+        pytest.fail(f"{SERVERS[database]} is not set: run this by tests/{script}, as `make test-airflow` does")
     return uri
 
 
+@pytest.fixture(scope="session")
+def server() -> str:
+    """The URI of a PostgreSQL server that lets us make databases."""
+    return server_of("postgresql")
+
+
 @pytest.fixture(scope="module")
-def deploy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy]:
+def deploy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy]:
     """deploy("sqlite", event_mode=True, ...) makes an Airflow; all are closed after the module."""
     made: list[Deployment] = []
 
     def make(database: str, dags: Path = DAGS, **options: object) -> Deployment:
         home = tmp_path_factory.mktemp("af")
-        uri = server if database == "postgresql" else database
-        made.append(Deployment(home, dags, database=uri, **options))  # type: ignore[arg-type]
+        made.append(Deployment(home, dags, database=server_of(database), **options))  # type: ignore[arg-type]
         return made[-1].start()
 
     yield make

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(AIRFLOW_HOME) / "aiflow"  # of the default log, and of the embedded broker's socket
 EVENT_MODE_ENV = "AIRFLOW__AIFLOW__EVENT_MODE"
+MYSQL = "mysql:"
 SOURCES = frozenset({"broker", "database", "executor", "api"})
 
 
@@ -27,7 +28,7 @@ class Config:
     :param embedded: the scheduler has a broker of its own serve that address.
     :param log: URI of the event log, ``sqlite:PATH``, ``postgresql://...`` or ``mysql://...``.
     :param database: URI to watch for commits of others, as libpq or ``sqlite:`` takes it; "" for none.  Airflow's own
-        database, which ``[aiflow] listen`` may name by another address.
+        database, which ``[aiflow] listen`` may name by another address.  MYSQL: Airflow's engine looks.
     :param safety_pass_sec: seconds between two full stock passes.
     :param stop_grace_sec: seconds a stopped task has to end by itself, before SIGTERM; as long again before its row.
     :param wake_sources: which hints are listened to.
@@ -117,13 +118,36 @@ def event_mode() -> bool:
 
 
 def native_uri(sqlalchemy_uri: str) -> str:
-    """Turn Airflow's database URL into what libpq and SQLite take; "" where there is no watch for it."""
+    """Turn Airflow's database URL into what libpq and SQLite take, or into MYSQL; "" where there is no watch for it."""
     scheme, _, rest = sqlalchemy_uri.partition("://")
     if scheme.split("+")[0] in {"postgresql", "postgres"}:
         return f"postgresql://{rest}"
     if scheme.split("+")[0] == "sqlite" and rest.startswith("/"):
         return f"sqlite:{rest[1:].split('?')[0]}"
-    return ""
+    return MYSQL if scheme.split("+")[0] == "mysql" else ""
+
+
+MYSQL_TLS = {"required": "ssl=required", "verify_ca": "ssl=verify", "verify_identity": "ssl=verify"}
+
+
+def mysql_log(sqlalchemy_uri: str) -> str:
+    """Return the URI of a log in Airflow's MySQL database: of the driver's options those that say where it is.
+
+    :raises ValueError: it is known by an option that a log does not take.
+    """
+    where, _, query = sqlalchemy_uri.partition("://")[2].partition("?")
+    kept = []
+    for name, _, value in (option.partition("=") for option in query.split("&")):
+        if name in {"unix_socket", "ssl_ca", "ssl_cert", "ssl_key"}:
+            kept.append(f"{name}={value}")
+        elif name == "ssl_mode" and value.lower() in {*MYSQL_TLS, "preferred", "disabled"}:
+            kept.append(MYSQL_TLS.get(value.lower(), ""))
+        elif name.startswith("ssl"):
+            raise ValueError(
+                f"[database] sql_alchemy_conn has {name}=, which [aiflow] log cannot take over; "
+                "set [aiflow] log to mysql://user:password@host:port/database?ssl=verify"
+            )
+    return "?".join(part for part in (f"mysql://{where}", "&".join(filter(None, kept))) if part)
 
 
 def _listen() -> str:
@@ -136,6 +160,8 @@ def _listen() -> str:
 def _default_log(database: str) -> str:
     if database.startswith("postgresql://"):
         return database
+    if database == MYSQL:
+        return mysql_log(conf.get("database", "sql_alchemy_conn"))
     return f"sqlite:{FOLDER / 'events.db'}"
 
 

@@ -38,7 +38,7 @@ def get_provider_info() -> dict[str, Any]:
                         "",
                         "URI of the event log: sqlite:PATH, postgresql://user:password@host/database or "
                         "mysql://user:password@host/database (not an SQLAlchemy URL: no +driver). Empty: Airflow's own "
-                        "PostgreSQL database, or AIRFLOW_HOME/aiflow/events.db where Airflow is not on PostgreSQL.",
+                        "PostgreSQL or MySQL database, or AIRFLOW_HOME/aiflow/events.db where Airflow is on SQLite.",
                         sensitive=True,
                     ),
                     "listen": _option(

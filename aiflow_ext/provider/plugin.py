@@ -103,7 +103,7 @@ def _runner_class() -> type:
         log.info("aiflow: SchedulerJobRunner (stock) runs: [aiflow] event_mode is off")
         _release()
         return SchedulerJobRunner
-    if reason := untested(airflow.__version__):
+    if reason := untested(airflow.__version__) or _unfit_database():
         log.warning("aiflow: SchedulerJobRunner (stock) runs: %s", reason)
         _release()
         return SchedulerJobRunner
@@ -111,6 +111,24 @@ def _runner_class() -> type:
 
     log.info("aiflow: EventSchedulerJobRunner runs: %s, Airflow %s", who_asks(), airflow.__version__)
     return EventSchedulerJobRunner
+
+
+def _unfit_database() -> str | None:
+    """Why event mode may not run on Airflow's database; where that is away, the scheduler will say it."""
+    from airflow import settings
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from aiflow_ext.provider.version_compat import unfit_mysql
+
+    engine = settings.get_engine()
+    if engine.dialect.name != "mysql":
+        return None
+    try:
+        with engine.connect() as connection:
+            return unfit_mysql(str(connection.scalar(text("SELECT VERSION()"))))
+    except SQLAlchemyError:
+        return None
 
 
 def _end_old_connections() -> None:

@@ -1,8 +1,13 @@
-"""Which Airflow this package was tested with; any other runs its own scheduler."""
+"""Which Airflow this package was tested with, on which databases; any other runs its own scheduler."""
 
 from __future__ import annotations
 
+import re
+
 TESTED_MINORS = frozenset({(3, 3)})
+
+
+MYSQL_SINCE = (8, 0, 13)  # the first with an index over an expression
 
 
 def minor_of(version: str) -> tuple[int, int]:
@@ -22,4 +27,22 @@ def untested(version: str) -> str | None:
     return (
         f"event mode is tested with Airflow {known}, this is {version}: the stock scheduler runs instead. "
         "Upgrade aiflow-ext, or pin apache-airflow to a tested minor."
+    )
+
+
+def unfit_mysql(version: str) -> str | None:
+    """Return why event mode may not run on this server, or None where it may.
+
+    :param version: what the server's VERSION() returns.
+    """
+    if "MariaDB" in version:
+        server = f"MariaDB ({version}), which Airflow itself does not support"
+    elif tuple(int(n) for n in re.findall(r"\d+", version)[:3]) < MYSQL_SINCE:
+        server = f"MySQL {version}"
+    else:
+        return None
+    since = ".".join(map(str, MYSQL_SINCE))
+    return (
+        f"Airflow's database is {server}: the stock scheduler runs instead. "
+        f"Event mode needs MySQL {since} or newer, PostgreSQL or SQLite."
     )

@@ -9,7 +9,7 @@ import pytest
 
 import aiflow_ext.provider.scheduler.runner  # noqa: F401  (Airflow configures logging when it is imported: not in a test)
 from aiflow_ext.provider import config
-from aiflow_ext.provider.version_compat import minor_of, untested
+from aiflow_ext.provider.version_compat import minor_of, unfit_mysql, untested
 
 
 def chosen(
@@ -66,3 +66,45 @@ def test_event_mode_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
 def test_minor_of(version: str, minor: tuple[int, int]) -> None:
     assert minor_of(version) == minor
     assert (untested(version) is None) == (minor == (3, 3))
+
+
+@pytest.mark.parametrize("version", ["8.0.13", "8.4.6", "9.7.4-2", "8.0.35-google", "10.0"])
+def test_event_mode_on_a_mysql(version: str) -> None:
+    assert unfit_mysql(version) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (
+            "10.11.19-MariaDB",
+            "is MariaDB (10.11.19-MariaDB), which Airflow itself does not support:",
+        ),
+        ("8.0.12", "is MySQL 8.0.12:"),
+        ("5.7.44-log", "is MySQL 5.7.44-log:"),
+    ],
+)
+def test_a_database_that_is_not_fit_gets_the_stock_scheduler_and_one_sentence(version: str, said: str) -> None:
+    reason = unfit_mysql(version)
+    assert reason is not None
+    assert reason.startswith(
+        f"Airflow's database {said} the stock scheduler runs instead. Event mode needs MySQL 8.0.13"
+    )
+
+
+@pytest.mark.parametrize(
+    ("conn", "log"),
+    [
+        ("mysql+mysqldb://u:p%40@h:3307/d?charset=utf8mb4", "mysql://u:p%40@h:3307/d"),
+        ("mysql://u@h/d?unix_socket=/s&ssl_mode=PREFERRED", "mysql://u@h/d?unix_socket=/s"),
+        ("mysql+pymysql://u@h/d?ssl_ca=/ca.pem&read_timeout=5", "mysql://u@h/d?ssl_ca=/ca.pem"),
+        ("mysql+mysqldb://u@h/d?ssl_mode=VERIFY_CA", "mysql://u@h/d?ssl=verify"),
+    ],
+)
+def test_the_log_is_in_airflows_mysql(conn: str, log: str) -> None:
+    assert config.mysql_log(conn) == log
+
+
+def test_a_way_to_know_the_server_is_not_dropped() -> None:
+    with pytest.raises(ValueError, match=r"has ssl_cipher=.*set \[aiflow\] log to mysql://"):
+        config.mysql_log("mysql+mysqldb://u@h/d?ssl_cipher=x")

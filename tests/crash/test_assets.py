@@ -44,7 +44,7 @@ def test_killed_at_every_point(deploy: Deploy) -> None:
     airflow.wait_until(lambda: airflow.sql("SELECT 1 FROM aiflow_consumer WHERE substr(name, 1, 7) = 'assets:'"))
     airflow.kill("scheduler")
     offsets: list[int] = []
-    with EventLog(airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")) as log:
+    with EventLog(airflow.log_uri()) as log:
         for n, point in enumerate(POINTS):
             offsets += log.append([Event("n", str(i), namespace="default") for i in range(5)], "test", 5 * n + 1)
             for _ in range(2):

@@ -28,7 +28,7 @@ from sim.world import Finding, World
 Key = tuple[str, str]
 Task = tuple[str, str, str]
 TI_SQL = "SELECT id, dag_id, run_id, task_id, map_index, state, try_number, next_method, next_kwargs FROM task_instance"
-SKIPS_SQL = "SELECT dag_id, run_id, task_id, value FROM xcom WHERE key = 'skipmixin_key'"
+SKIPS_SQL = "SELECT dag_id, run_id, task_id, value FROM xcom WHERE \"key\" = 'skipmixin_key'"
 # Runs that stock looks at (after the clock went back, some are too early for it), with a task that it may schedule.
 WAITING_SQL = (
     "SELECT run.id, ti.state, run.run_after > sim_now() FROM dag_run AS run JOIN dag ON dag.dag_id = run.dag_id"

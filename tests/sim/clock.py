@@ -86,8 +86,8 @@ class Clock:
             self.writes += 1
         if WORD in statement:
             text = datetime.now(UTC).isoformat(sep=" ", timespec="microseconds")
-            sqlite = conn.dialect.name == "sqlite"
-            statement = statement.replace(WORD, f"'{text[:26]}'" if sqlite else f"'{text}'::timestamptz")
+            zone = conn.dialect.name == "postgresql"
+            statement = statement.replace(WORD, f"'{text}'::timestamptz" if zone else f"'{text[:26]}'")
         return statement, parameters
 
 

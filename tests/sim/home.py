@@ -16,6 +16,10 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+SERVERS = {  # where it is, what gives it, which driver, and how a database is dropped that is in use
+    "postgresql": ("AIF_TEST_PG", "with_postgres", "psycopg2", " WITH (FORCE)"),
+    "mysql": ("AIF_TEST_AIRFLOW_MYSQL", "with_airflow_mysql", "mysqldb", ""),
+}
 KEPT = {"slot_pool", "dag_bundle", "alembic_version", "aiflow_alembic_version", "log_template"}
 CONFIG = {
     "CORE__LOAD_EXAMPLES": "False",
@@ -39,7 +43,8 @@ CONFIG = {
 class Home:
     """One database, for as many histories as one likes.
 
-    :param store: ``sqlite``, or ``postgresql`` (then AIF_TEST_PG is the server, as tests/with_postgres gives it).
+    :param store: ``sqlite``, or ``postgresql`` (then AIF_TEST_PG is the server, as tests/with_postgres gives it), or
+        ``mysql`` (then AIF_TEST_AIRFLOW_MYSQL is, of tests/with_airflow_mysql).
     """
 
     def __init__(self, store: str) -> None:
@@ -59,25 +64,19 @@ class Home:
             template = _template()
             shutil.copy(template, self.folder / "airflow.db")
             return f"sqlite:///{self.folder}/airflow.db"
-        server = os.environ.get("AIF_TEST_PG")
+        variable, script, driver, force = SERVERS[self.store]
+        server = os.environ.get(variable)
         if not server:
-            raise SystemExit("AIF_TEST_PG is not set: run this by tests/with_postgres")
-        import psycopg2
+            raise SystemExit(f"{variable} is not set: run this by tests/{script}")
+        sys.path.insert(0, str(ROOT / "examples"))
+        from deployment import on_server
 
-        name = f"sim_{uuid.uuid4().hex[:12]}"
-
-        def on_server(statement: str) -> None:
-            connection = psycopg2.connect(server)
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-            connection.close()
-
-        on_server(f'CREATE DATABASE "{name}"')
-        atexit.register(on_server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        name = f"aif_sim_{uuid.uuid4().hex[:12]}"
+        on_server(server, f'CREATE DATABASE "{name}"')
+        atexit.register(on_server, server, f'DROP DATABASE IF EXISTS "{name}"{force}')
         base, query = server.partition("?")[::2]
         uri = base[: base.rindex("/") + 1] + name + ("?" + query if query else "")
-        uri = uri.replace("postgresql://", "postgresql+psycopg2://", 1)
+        uri = uri.replace(f"{self.store}://", f"{self.store}+{driver}://", 1)
         _migrate(uri, self.folder)
         return uri
 
@@ -99,6 +98,13 @@ class Home:
             with self.engine.connect(), self.engine.connect():
                 pass  # the checks look while a reaction holds the write lock, and then no connection can be set up
 
+        if self.store == "mysql":
+
+            @event.listens_for(self.engine, "connect")
+            def quoted(connection, _):  # type: ignore[no-untyped-def]
+                with connection.cursor() as cursor:  # a "name" as everywhere else
+                    cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',ANSI_QUOTES')")
+
         make = sessionmaker(autoflush=False, bind=self.engine, expire_on_commit=False)
         # Each scheduler is a greenlet, and has a session of its own.
         settings.Session = scoped_session(make, scopefunc=greenlet.getcurrent)
@@ -113,10 +119,12 @@ class Home:
 
         airflow.models.import_all_models()
         names = [t.name for t in [*Base.metadata.sorted_tables, *models.metadata.sorted_tables]]
-        deletes = [f"DELETE FROM {name}" for name in names if name not in KEPT]
+        deletes = [f'DELETE FROM "{name}"' for name in names if name not in KEPT]
         deletes += ["DELETE FROM slot_pool WHERE pool <> 'default_pool'"]
         if self.store == "sqlite":
             before, after = "PRAGMA foreign_keys = OFF", "PRAGMA foreign_keys = ON"
+        elif self.store == "mysql":
+            before, after = "SET foreign_key_checks = 0", "SET foreign_key_checks = 1"
         else:
             before, after = "SET session_replication_role = replica", "SET session_replication_role = origin"
         self._empty = (before, deletes, after)
@@ -131,7 +139,7 @@ class Home:
         try:
             cursor = raw.cursor()
             cursor.execute(before)
-            if self.store == "sqlite":
+            if self.store != "postgresql":
                 for delete in deletes:
                     cursor.execute(delete)
             else:

@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0-100", help="FIRST-LAST, or FIRST- (default 0-100)")
     parser.add_argument("--steps", type=int, default=30, help="of a history (default 30)")
-    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--store", choices=("sqlite", "postgresql", "mysql"), default="sqlite")
     parser.add_argument("--hours", type=float, help="stop after so long")
     parser.add_argument("--without-known", default="", metavar="NAMES", help="known findings to stop at, or `all`")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first finding")

@@ -426,9 +426,9 @@ class Player:
     def do_meanwhile(self, *step: Any) -> None:
         """Somebody does this after the scheduler has read which runs run, and before it examines the first one.
 
-        PostgreSQL has locked them then, so whoever changes one comes before or after.
+        A server has locked them then, so whoever changes one comes before or after.
         """
-        if self.world.home.store == "postgresql":
+        if self.world.home.store != "sqlite":
             self.play(step)
         else:
             self.world.meanwhile = "pass.read", lambda: self.play(step)

@@ -9,6 +9,7 @@ from sqlalchemy import CursorResult, Executable, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.dialect import insert_unless_there
 
 HOLDER = """
 SELECT a.pid, host(a.client_addr) AS client, a.state,
@@ -58,11 +59,7 @@ def note_log(session: Session, name: str, log_id: int) -> None:
 
 def begin_at(session: Session, name: str, place: Place) -> bool:
     """Make the row of a new consumer; False: there is one."""
-    ignore = {"mysql": ("IGNORE ", "")}.get(get_dialect_name(session) or "", ("", " ON CONFLICT (name) DO NOTHING"))
-    quoted = "`offset`" if ignore[0] else '"offset"'
-    columns, values = f"(name, {quoted}, log_id)", "(:name, :offset, :log_id)"
-    insert = text(f"INSERT {ignore[0]}INTO aiflow_consumer {columns} VALUES {values}{ignore[1]}")
-    return _changed(session, insert.bindparams(name=name, **place._asdict()))
+    return insert_unless_there(session, models.consumer, {"name": name, **place._asdict()})
 
 
 def holder_of(session: Session, name: str) -> dict[str, Any]:

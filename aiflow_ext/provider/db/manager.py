@@ -23,10 +23,11 @@ class AiflowDBManager(BaseDBManager):
     migration_dir = str(HERE)
     alembic_file = str(HERE / "alembic.ini")
     supports_table_dropping = True
-    revision_heads_map = {"0.1.0": "0006"}  # noqa: RUF012
+    revision_heads_map = {"0.1.0": "0008"}  # noqa: RUF012
 
     def create_db_from_orm(self) -> None:
         """Run the migrations: they are the one place that says what a fresh database looks like."""
+        self._release_metadata_locks_if_needed()  # else MySQL lets them wait for what this session has read
         command.upgrade(self.get_alembic_config(), "heads")
 
     def drop_tables(self, connection: Any) -> None:
@@ -38,4 +39,5 @@ class AiflowDBManager(BaseDBManager):
 
     def downgrade(self, to_revision: str, from_revision: str | None = None, show_sql_only: bool = False) -> None:
         """Go back to a revision of ours; "base" removes everything."""
+        self._release_metadata_locks_if_needed()
         command.downgrade(self.get_alembic_config(), to_revision, sql=show_sql_only)

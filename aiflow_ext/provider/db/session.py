@@ -15,6 +15,8 @@ import structlog
 from airflow.utils.session import create_session
 from sqlalchemy.orm import Session
 
+from aiflow_ext.provider.db.dialect import is_undone
+
 log = structlog.get_logger(__name__)
 
 SLOW_SEC = 1.0  # that listeners may take before a warning
@@ -46,12 +48,17 @@ def after_commit(session: Session) -> list[Callable[[], None]]:
 
 @contextmanager
 def savepoint(session: Session) -> Iterator[None]:
-    """``session.begin_nested()``; nobody is told of what it undoes."""
+    """``session.begin_nested()``; nobody is told of what it undoes.
+
+    Where MySQL has undone all, it has no savepoint to go back to any more; what is raised is the deadlock all the same.
+    """
     calls = after_commit(session)
     before = len(calls)
     try:
         with session.begin_nested():
             yield
-    except BaseException:
+    except BaseException as e:
         del calls[before:]
+        if is_undone(e) and e.__context__ is not None and is_undone(e.__context__):
+            raise e.__context__ from None
         raise

@@ -27,10 +27,16 @@ class WakeMiddleware:
     """Send a wake-up after each request that changed something.  A hint: losing one costs a second, not an event."""
 
     def __init__(self, app: ASGIApp) -> None:
+        from airflow import settings
+
+        from aiflow_ext.provider.db.dialect import give_room_to_sort
         from aiflow_ext.provider.world.begins import note_begins
 
         self.app = app
         note_begins(log_end)
+        give_room_to_sort(settings.get_engine())
+        if settings.async_engine is not None:
+            give_room_to_sort(settings.async_engine.sync_engine)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, then wake."""

@@ -21,6 +21,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from aiflow_ext.provider.act.runs import run_id_of
 from aiflow_ext.provider.assets import offsets
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.dialect import beyond
 from aiflow_ext.provider.world.begins import forget_ended
 
 CHUNK = 1000  # rows that a transaction looks at: some ms
@@ -50,7 +51,7 @@ def purge(before_ms: int | None = None, *, dry_run: bool = False, chunk: int = C
                     these = delete(table).where(key.in_(select(*keys).where(goes)))
                     gone = cast("CursorResult[Any]", session.execute(these)).rowcount
             yield table.name, gone
-            after = key > tuple(found[-1][:-1])
+            after = beyond(session, list(table.primary_key), found[-1][:-1])
     if not dry_run:
         with create_session() as session:
             forget_ended(session)

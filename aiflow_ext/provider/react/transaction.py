@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import structlog
-from airflow.utils.sqlalchemy import get_dialect_name
-from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
@@ -29,6 +27,7 @@ from aiflow_ext.provider.assets.trigger import go_on_from
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
 from aiflow_ext.provider.db.consumers import Place, begin_at, holder_of, place_of
+from aiflow_ext.provider.db.dialect import hold
 from aiflow_ext.provider.db.session import own_session
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.another_log import another_log
@@ -46,7 +45,7 @@ BATCH = 1000  # events a transaction reads
 ASIDE_SEC = 10.0  # that a run which cannot be read is left out
 ASIDE_MAX_SEC = 640.0  # the same, where it fails again and again
 SHUT_OUT_SEC = 10.0  # another one holds the consumer's row for so long and acts on nothing: it is named
-HANGS = "1min"  # of silence, twice what a log may be silent for: then PostgreSQL ends the session of a reaction
+HANGS_SEC = 60  # of silence, twice what a log may be silent for: then the server ends the session of a reaction
 NOT_OURS = (
     "aiflow: what is published to the broker has no effect: it serves another log than [aiflow] log, which the "
     "scheduler reads; give both the same one, which both reach"
@@ -264,17 +263,7 @@ class _Transaction:
 
     def _lock(self) -> bool:
         """Hold the consumer's row: one scheduler reacts at a time, another one goes on with its own work."""
-        if get_dialect_name(self.session) == "sqlite":
-            self.session.execute(
-                text('UPDATE aiflow_consumer SET "offset" = "offset" WHERE name = :n'), {"n": CONSUMER}
-            )
-            return True
-        row = select(models.consumer.c.offset).where(models.consumer.c.name == CONSUMER)
-        if get_dialect_name(self.session) == "postgresql":  # for this transaction alone, whoever pools its session
-            timeout = "idle_in_transaction_session_timeout"
-            theirs = func.nullif(func.current_setting(timeout), "0")
-            row = row.add_columns(func.set_config(timeout, func.coalesce(theirs, HANGS), True))
-        return self.session.execute(row.with_for_update(skip_locked=True)).first() is not None
+        return hold(self.session, models.consumer.c.name == CONSUMER, HANGS_SEC)
 
     def _read_events(self, place: Place) -> list[Event]:
         """Before rules and runs are read: those made before an event was published are then always seen."""

@@ -30,6 +30,7 @@ from sqlalchemy.orm import Session
 from aiflow_ext.errors import Error
 from aiflow_ext.provider.act.tasks import begin_when_queued, unpark
 from aiflow_ext.provider.config import Config
+from aiflow_ext.provider.db.dialect import give_room_to_sort
 from aiflow_ext.provider.metrics import count
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.decide import Reaction
@@ -63,6 +64,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._config = Config.from_airflow()
         preload()  # before the executors fork
         keep_connections_from_children()
+        give_room_to_sort(settings.get_engine())
         try:
             return super()._execute()
         finally:  # the executors have ended: until then their tasks publish

@@ -9,10 +9,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow import settings
+
 from aiflow_ext import _core
 from aiflow_ext.errors import Error
-from aiflow_ext.provider.config import FOLDER, Config
+from aiflow_ext.provider.config import FOLDER, MYSQL, Config
 from aiflow_ext.provider.db import notify
+from aiflow_ext.provider.db.look import Look
 from aiflow_ext.provider.metrics import BrokerFigures
 from aiflow_ext.provider.scheduler.embedded import Embedded
 from aiflow_ext.provider.world.blame import Key
@@ -65,7 +68,7 @@ class Waker:
             FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
         if config.embedded:
             self._broker = Embedded(config.broker, config.log, BrokerFigures().tell)
-        self._watch: _core.Watch | None = None
+        self._watch: _core.Watch | Look | None = None
         self._database = config.database if "database" in config.wake_sources else ""
         self._sub: _core.Subscription | None = None
         self._broker_log: int | None = None
@@ -136,7 +139,7 @@ class Waker:
         return self._broker_log if self._sub is not None else None
 
     def _forget_own_commits(self) -> None:
-        """SQLite cannot say whose commit it was, and each pass commits: it would wake itself for ever.
+        """SQLite cannot say whose commit it was, and each pass commits: it would wake itself for ever.  MySQL neither.
 
         What others committed during the pass is forgotten, too; the API server's hints, which wait in the
         subscription, make up for nearly all of that, and the next full pass for the rest.
@@ -155,7 +158,7 @@ class Waker:
         """Sleep until a source has something, at most `seconds`, and take what it has.
 
         The database is looked at before we sleep: libpq may hold what its descriptor told of earlier.  While it has
-        no descriptor (SQLite always, PostgreSQL while it is away), it is looked at again every few milliseconds.
+        no descriptor (SQLite and MySQL always, PostgreSQL while it is away), it is looked at again after some ms.
         """
         sub, watch = self._sub, self._watch
         if watch is not None:
@@ -200,7 +203,7 @@ class Waker:
             sub.close()
             self._sub = None
 
-    def _read_watch(self, wake: Wake, watch: _core.Watch) -> bool:
+    def _read_watch(self, wake: Wake, watch: _core.Watch | Look) -> bool:
         """Return whether it told anything that had a name."""
         try:
             changed, payloads = watch.poll()
@@ -224,7 +227,7 @@ class Waker:
         self._next_try = time.monotonic() + RETRY_SEC
         if self._database and self._watch is None:
             try:
-                self._watch = _core.Watch(self._database, notify.CHANNEL)
+                self._watch = self._open_watch()
             except Error as e:
                 self._lost("database", e)
             except ValueError as e:
@@ -236,6 +239,11 @@ class Waker:
                 self._missed = True
             except (Error, TimeoutError, ValueError) as e:
                 self._lost("broker", e)
+
+    def _open_watch(self) -> _core.Watch | Look:
+        if self._database == MYSQL and settings.engine is not None:
+            return Look(settings.engine)
+        return _core.Watch(self._database, notify.CHANNEL)
 
     def _subscribe(self) -> _core.Subscription:
         sub = _core.Subscription(self._config.broker, True, self._config.curve())

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from aiflow_ext.provider.db import models
+from aiflow_ext.provider.db.dialect import is_undone
 from aiflow_ext.provider.world.registry import rules_of
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,9 @@ def _note(mapper: Any, connection: Connection, run: DagRun) -> None:
         with connection.begin_nested():
             connection.execute(delete(models.consumer).where(models.consumer.c.name == row["name"]))
             connection.execute(insert(models.consumer).values(**row))
-    except SQLAlchemyError:
+    except SQLAlchemyError as e:
+        if is_undone(e):  # the run, too
+            raise
         log.warning("aiflow: not noted from where the rules of run %s hear", run.run_id, exc_info=True)
 
 

@@ -558,16 +558,17 @@ const aif_sql_dialect aif_sql_mysql = {
                  " WHERE TABLE_SCHEMA = DATABASE()"
                  " AND TABLE_NAME = 'aiflow_log_head'",
                  ""},
-            /* It ends with its session.  In a hurry lock_wait_timeout is 1. */
+            /* It ends with its session.  In a hurry lock_wait_timeout is 1.
+             * A name has at most 64 characters; MySQL 9 has no SHA1. */
             [AIF_SQL_SCHEMA_LOCK] =
                 {"n",
-                 "SELECT GET_LOCK(CONCAT('aiflow_', SHA1(DATABASE())),"
+                 "SELECT GET_LOCK(CONCAT('aiflow_', SHA2(DATABASE(), 224)),"
                  " IF(@@lock_wait_timeout = 1, 1, 10))",
                  ""},
-            [AIF_SQL_SCHEMA_UNLOCK] =
-                {"n",
-                 "SELECT RELEASE_LOCK(CONCAT('aiflow_', SHA1(DATABASE())))",
-                 ""},
+            [AIF_SQL_SCHEMA_UNLOCK] = {"n",
+                                       "SELECT RELEASE_LOCK(CONCAT('aiflow_', "
+                                       "SHA2(DATABASE(), 224)))",
+                                       ""},
             [AIF_SQL_ODD] =
                 {"nn",
                  "SELECT (SELECT COUNT(*) FROM information_schema.TABLES"

@@ -27,7 +27,7 @@ ROWS = "INSERT INTO aiflow_action (dag_id, run_id, task_id, rule, cause, action,
 @contextmanager
 def log_of(airflow: Deployment) -> Iterator[Callable[..., None]]:
     """What changes the tables of its log."""
-    if airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("postgresql"):
+    if not airflow.log_uri().startswith("sqlite:"):
         yield airflow.sql
     else:
         with closing(sqlite3.connect(airflow.home / "aiflow" / "events.db", timeout=30, isolation_level=None)) as db:

@@ -20,8 +20,7 @@ class Listened(Runs):
     @property
     def log(self) -> str:
         """Where its events are."""
-        uri = self.airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
-        return f"sqlite:{self.airflow.home}/aiflow/events.db" if uri.startswith("sqlite") else uri
+        return self.airflow.log_uri()
 
     def stopped_without_a_scheduler(self, run: Run) -> None:
         """Kill the scheduler, and with it the broker, and put the event into the log."""

@@ -6,11 +6,11 @@ import functools
 from collections.abc import Iterator
 
 import pytest
-from airflows import DAGS, Deployment, On
+from airflows import DAGS, Deployment, On, server_of
 
 
 @pytest.fixture(scope="package")
-def on(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[On]:
+def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[On]:
     """on("sqlite") is the one on SQLite, which has a triggerer, too; they keep nothing of one namespace."""
     dags = tmp_path_factory.mktemp("dags")
     for path in (DAGS / "rules.py", *(DAGS.parents[1] / "crash" / "dags").glob("*.py")):
@@ -22,7 +22,7 @@ def on(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[On]:
             Deployment(
                 tmp_path_factory.mktemp("af"),
                 dags,
-                database=server if database == "postgresql" else database,
+                database=server_of(database),
                 event_mode=True,
                 triggerer=database == "sqlite",
                 config={"aiflow.retention": "short=0"},
