@@ -7,7 +7,7 @@ For each number of runs, each of which waits for an event with a context of its 
 rest      CPU of the scheduler while nothing happens, in ms a second
 one       an event for one of them: ms from just before publish() to the commit of its task's row, and the CPU
 noise     20,000 events that nobody waits for: ms until the scheduler has read them, and the CPU
-all       an event that starts the task of 1,000 of them: CPU a start, and the oldest heartbeat of the scheduler
+all       an event that starts the task of all of them: CPU a start, and the oldest heartbeat of the scheduler
 births    1,000 events, each makes a run: CPU a run, and the oldest heartbeat
 
 One run is made by REST; the others are copies of its rows.  No task runs: its pool has no slot.
@@ -33,7 +33,8 @@ from deployment import Deployment  # noqa: E402
 
 from aiflow_ext import Event, EventClient  # noqa: E402
 
-STARTS, BIRTHS, NOISE = 1000, 1000, 20_000
+BIRTHS, NOISE = 1000, 20_000
+ALL_SEC = 1800.0  # that all starts may take
 SINGLE = 20  # events, each for one run
 COPY_RUN = """
 INSERT INTO dag_run ({columns}) SELECT {values} FROM dag_run, generate_series(%s, %s) AS i WHERE run_id = 'model'
@@ -140,13 +141,13 @@ class Scale:
         return self.read(lambda: self.client.publish_many(Event("scale.noise", str(n)) for n in range(NOISE)))
 
     def all(self) -> tuple[float, float]:
-        """Start the task of STARTS runs that wait."""
+        """Start the task of every run that waits."""
         states = "SELECT count(*) FROM task_instance WHERE dag_id = 'waits' AND state = 'deferred'"
         left = self.airflow.sql(states)[0][0]
         cpu = self.cpu()
         with self.heartbeats():
             self.client.publish(Event("scale.go"))
-            self.airflow.wait_until(lambda: self.airflow.sql(states)[0][0] == 0, what="all are started", poll=0.2)
+            self.airflow.wait_until(lambda: self.airflow.sql(states)[0][0] == 0, ALL_SEC, "all are started", poll=0.2)
         return (self.cpu() - cpu) / left, self.oldest
 
     def births(self) -> tuple[float, float]:

@@ -265,3 +265,15 @@ def test_what_an_edit_takes_away_is_no_lost_hint() -> None:
     work = {"id": "t1", "kind": "work", "rules": [{"on": "start", "when": "event('e0')"}]}
     dags = [{"id": "d0", "tasks": [{"id": "t0", "kind": "work"}, work]}]
     holds(dags, [("run", 0, None), ("edit", 0, ("drop_task", 1, 0))], "postgresql")
+
+
+def test_an_edit_is_read_after_the_clock_has_gone_back_twice() -> None:
+    work = {"id": "t1", "kind": "work", "rules": [{"on": "start", "when": "event('e2')"}]}
+    steps = [
+        ("time", -30),
+        ("time", -30),
+        ("event", "e0", "y", None, 1),
+        ("edit", 0, ("drop_rule", 1, 1)),
+        ("event", "e2", "y", None, 1),
+    ]
+    holds([{"id": "d0", "tasks": [work], "schedule": 3600}], steps)

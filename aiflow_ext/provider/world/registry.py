@@ -60,7 +60,7 @@ class Registry:
         self._looked = now
         rows = session.execute(_changed_since(self._since)).all()
         for version_id, dag_id, dag_hash, updated in rows:
-            self._since = max(self._since, updated - OVERLAP)
+            self._since = max(self._since, min(updated, now) - OVERLAP)  # a clock may have gone back since
             moved = self._latest.get(dag_id) != version_id
             self._latest[dag_id] = version_id
             if moved:  # also where what follows fails
