@@ -54,7 +54,7 @@ test-react: build
 test-beside: build
 	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/airflow --ignore=tests/airflow/react
 test-crash: build ## kill -9 at every labelled point, then count
-	@$(AIRFLOW) $(HANG) 14400 $(PY) -m pytest -q tests/crash
+	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/crash
 test-soak: build ## Brokers and clients killed at random; AIF_SOAK_EVENTS=10000
 	@$(PG) $(HANG) 7200 $(PY) -m pytest -q -s tests/soak
 soak: ## The same with 100,000 events
@@ -65,7 +65,7 @@ test-sim: build ## The whole scheduler, simulated: what fits into three minutes
 	@$(PG) $(HANG) 7200 $(PY) -m pytest -q tests/sim
 soak-sim: build ## The same for hours, from a seed on; SEEDS=100000- STORE=sqlite HOURS=1 JOBS=2
 	@$(PG) $(PY) tests/sim/pure.py
-	@$(AIRFLOW) $(PY) tests/sim/run.py --store $(STORE) --seeds $(SEEDS) --hours $(HOURS) --jobs $(JOBS) --keep-going
+	@$(if $(filter mysql,$(STORE)),$(AIRFLOW),$(PG)) $(PY) tests/sim/run.py --store $(STORE) --seeds $(SEEDS) --hours $(HOURS) --jobs $(JOBS) --keep-going
 fuzz: deps ## Fuzz the decoders; FUZZ_SECONDS=30 FUZZ_SEED=0 (random)
 	$(SUB) fuzz-run CC=clang OUT=build/fuzz SAN='-O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
 

@@ -494,10 +494,10 @@ class World:
         if not self.lost:
             raise Finding("world-differs", "what is remembered of a run is not what the rows say, and no hint was lost")
 
-    def _terminate(self, process: Process, executors: Sequence[Any]) -> None:
+    def _terminate(self, processes: Sequence[Process], executors: Sequence[Any]) -> None:
+        tries = {(process.pid, process.try_id) for process in processes}
         for worker in self.workers:
-            if worker.pid == process.pid and str(worker.ti_id) == process.try_id:
-                worker.term = True
+            worker.term |= (worker.pid, str(worker.ti_id)) in tries
 
     # -- what programs do
 

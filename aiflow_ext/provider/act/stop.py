@@ -61,13 +61,12 @@ class Stops:
                 log.warning("aiflow: a task was not asked to stop, SIGTERM will follow", ti_id=try_id, error=str(e))
         self.asked = (self.asked | self._to_ask.keys()) & self.under_way
         self._to_ask.clear()
-        for process in self._to_term:
-            _terminate(process, self._executors)
+        _terminate(self._to_term, self._executors)
         self._to_term.clear()
 
 
-def _terminate(process: Process, executors: Sequence[Any]) -> None:
-    """SIGTERM a task's process: a child of ours, or of a Celery worker.  Whoever else runs it sees its row changed."""
-    if not terminate(process):
-        for executor in executors:
-            tell_workers(executor, process)
+def _terminate(processes: Sequence[Process], executors: Sequence[Any]) -> None:
+    """SIGTERM processes of tasks: children of ours, or of Celery workers.  Whoever else runs one sees its row changed."""
+    elsewhere = [process for process in processes if not terminate(process)]
+    for executor in executors if elsewhere else ():
+        tell_workers(executor, elsewhere)

@@ -6,6 +6,7 @@ A Celery worker is told through its executor, by a command of ours beside Celery
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import psutil
@@ -51,11 +52,12 @@ def terminate(process: Process) -> bool:
     return True
 
 
-def tell_workers(executor: Any, process: Process) -> None:
+def tell_workers(executor: Any, processes: Sequence[Process]) -> None:
     """Tell all workers of an executor, if it is Celery's, to send SIGTERM; no answer is waited for.
 
     What Celery's broker does not take within ``[celery] operation_timeout`` is lost.
     """
+    told = [process._asdict() for process in processes]
     app = getattr(executor, "celery_app", None)
     if app is None:
         return
@@ -64,11 +66,11 @@ def tell_workers(executor: Any, process: Process) -> None:
 
     try:
         with timeout(seconds=conf.getfloat("celery", "operation_timeout", fallback=1.0)):
-            app.control.broadcast(COMMAND, arguments=process._asdict())
+            app.control.broadcast(COMMAND, arguments={"processes": told})
     except (Exception, AirflowTaskTimeout) as e:
-        log.warning("aiflow: no SIGTERM, Celery's broker does not take it", ti_id=process.try_id, error=str(e))
+        log.warning("aiflow: no SIGTERM, Celery's broker does not take it", processes=told, error=str(e))
     else:
-        log.info("aiflow: Celery workers were told to send SIGTERM", **process._asdict())
+        log.info("aiflow: Celery workers were told to send SIGTERM", processes=told)
 
 
 def obey() -> None:
@@ -76,6 +78,6 @@ def obey() -> None:
     from celery.worker.control import control_command
 
     @control_command(name=COMMAND)  # type: ignore[untyped-decorator]
-    def aiflow_terminate(state: Any, pid: int, hostname: str, try_id: str) -> dict[str, bool]:
-        """Send SIGTERM to the process of a task, if it is one of this worker's."""
-        return {"ok": terminate(Process(pid, hostname, try_id))}
+    def aiflow_terminate(state: Any, processes: list[dict[str, Any]]) -> dict[str, list[bool]]:
+        """Send SIGTERM to processes of tasks, those that are this worker's."""
+        return {"ok": [terminate(Process(**process)) for process in processes]}

@@ -35,7 +35,7 @@ class Polls:
 
 class _Poll:
     def __init__(self, executor: Any, every_sec: float) -> None:
-        self._executor, self._every_sec = executor, every_sec
+        self._executor, self._every_sec = executor, every_sec or 1.0  # 0: without a pause, which stock's loop can do
         self._next = 0.0
         self._stock = executor.sync
         executor.sync = self._sync

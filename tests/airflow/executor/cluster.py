@@ -87,7 +87,9 @@ class Cluster:
             pod["metadata"]["deletionTimestamp"] = datetime.now(UTC).isoformat()
             if process := self._processes.get(name):
                 process.terminate()
-                threading.Timer(30.0, process.kill).start()
+                timer = threading.Timer(30.0, process.kill)
+                timer.daemon = True
+                timer.start()
             self._tell("DELETED", pod)
         return pod
 

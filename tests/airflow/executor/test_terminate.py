@@ -19,8 +19,12 @@ PARENT = "import subprocess, sys; p = subprocess.Popen(['sleep', '36000']); prin
 
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
