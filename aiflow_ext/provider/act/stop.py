@@ -66,7 +66,7 @@ class Stops:
 
 
 def _terminate(processes: Sequence[Process], executors: Sequence[Any]) -> None:
-    """SIGTERM processes of tasks: children of ours, or of Celery workers.  Whoever else runs one sees its row changed."""
+    """SIGTERM processes of tasks: children of ours, or of Celery workers.  Others are ended by their rows."""
     elsewhere = [process for process in processes if not terminate(process)]
     for executor in executors if elsewhere else ():
         tell_workers(executor, elsewhere)
