@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from airflows import Deployment
 
+from aiflow_ext import Event
 from react.test_rules import Runs
 
 UNKNOWN = "what is known of a run was not what the database has"
@@ -24,6 +25,10 @@ def test_a_row_that_changes_without_a_hint_is_found(runs: Runs) -> None:
     run.reach(free="deferred", up="running")  # nothing else changes then
     known = "SELECT 1 FROM aiflow_run WHERE dag_id = ? AND run_id = ?"
     run.until(lambda: airflow.sql(known, run.dag_id, run.run_id), "it is known")
+    acted = "SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler' AND \"offset\" >= ?"
+    for _ in range(2):  # a run that is new is read twice
+        offset = runs.client.publish(Event("nobody's"))
+        run.until(lambda offset=offset: airflow.sql(acted, offset), "the hints until now are taken")
     tells = airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("postgresql")
     if tells:
         airflow.sql("SET session_replication_role = replica")  # no trigger fires in this session
