@@ -277,3 +277,9 @@ def test_an_edit_is_read_after_the_clock_has_gone_back_twice() -> None:
         ("event", "e2", "y", None, 1),
     ]
     holds([{"id": "d0", "tasks": [work], "schedule": 3600}], steps)
+
+
+def test_a_run_whose_end_nobody_told_has_no_periods() -> None:
+    rules = [{"on": "start", "when": "every(seconds=60)"}, {"on": "stop", "when": "event('e1')"}]
+    steps = [("run", 0, None), ("and", "event", "e1", "x", None, 2), ("and", "second"), ("lose",)]
+    holds([{"id": "d0", "tasks": [{"id": "t0", "kind": "work", "rules": rules}]}], steps, "postgresql")

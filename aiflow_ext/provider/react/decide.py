@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import structlog
 from airflow.models.dagrun import DagRun
 from airflow.utils.sqlalchemy import with_row_locks
-from airflow.utils.state import DagRunState
 from sqlalchemy import insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -37,7 +36,7 @@ from aiflow_ext.provider.react import starts, status
 from aiflow_ext.provider.world.begins import known
 from aiflow_ext.provider.world.blame import Blame, Key, is_its_own
 from aiflow_ext.provider.world.registry import Registry
-from aiflow_ext.provider.world.runs import Run, load_tries, of_keys
+from aiflow_ext.provider.world.runs import Run, chunks, load_tries, of_keys
 from aiflow_ext.provider.world.task import TaskState, Try, new_task
 from aiflow_ext.provider.world.world import World
 
@@ -145,6 +144,9 @@ class Decisions:
             if n and self._is_enough():
                 self.amid = True
                 return False
+            if run is not None and not run.active:  # it is over, and nobody has told us
+                self.world.read_again(run.key)
+                continue
             with Blame((task.dag_id, task.run_id)):
                 self.world.touch((task.dag_id, task.run_id))
                 task.core = core
@@ -152,7 +154,12 @@ class Decisions:
         return True
 
     def _tick(self) -> None:
-        for run, task in self.world.due(self.now_ms):
+        due = self.world.due(self.now_ms)
+        self._hold(*{run.key: run for run, _ in due}.values())
+        for run, task in due:
+            if not run.running:
+                self.world.read_again(run.key)
+                continue
             with Blame((task.dag_id, task.run_id)):
                 task.core, fired = task.rules.core.tick(task.core, self.now_ms)
                 self._decide(run, task, fired, f"t{task.due_ms}")
@@ -295,17 +302,15 @@ class Decisions:
 
     def _hold(self, *runs: Run) -> None:
         """Lock the rows of runs as the stock scheduler does, and read their tries again: nobody changes them now."""
-        free = {run.key: run for run in runs if run.key not in self._locked}
-        if not free:
-            return
-        rows = select(DagRun.id, DagRun.state).where(of_keys(DagRun, free)).order_by(DagRun.id)
-        locked = self.session.execute(with_row_locks(rows, self.session, of=DagRun))
-        states = {row.id: str(getattr(row.state, "value", row.state)) for row in locked}
-        for key, run in free.items():
-            run.state = states.get(run.id, "")  # another run of its name is not this one
-            self._locked.add(key)
-            self.world.touch(key)
-        load_tries(self.session, *free.values())
+        for some in chunks(run for run in runs if run.key not in self._locked):
+            rows = select(DagRun.id, DagRun.state).where(of_keys(DagRun, [run.key for run in some])).order_by(DagRun.id)
+            locked = self.session.execute(with_row_locks(rows, self.session, of=DagRun))
+            states = {row.id: str(getattr(row.state, "value", row.state)) for row in locked}
+            for run in some:
+                run.state = states.get(run.id, "")  # another run of its name is not this one
+                self._locked.add(run.key)
+                self.world.touch(run.key)
+            load_tries(self.session, *some)
 
     # What waits
 
@@ -382,7 +387,7 @@ class Decisions:
         state = rule.get("state") or "success"
         for run in [run for run in self.world.of_dag(dag.dag_id) if _reaches(event, run)]:
             self._hold(run)
-            if run.state not in (DagRunState.RUNNING.value, DagRunState.QUEUED.value):
+            if not run.active:
                 continue
             running = [ti for ti in run.tries.values() if ti.state == "running"]
             try:

@@ -65,6 +65,11 @@ class Run:
         """Whether its tasks may run."""
         return self.state == DagRunState.RUNNING.value
 
+    @property
+    def active(self) -> bool:
+        """Whether its rules hear events."""
+        return self.running or self.state == DagRunState.QUEUED.value
+
     def states(self) -> str:
         """Return the digest of the states of its tasks."""
         return digest((ti.task_id, ti.map_index, ti.state) for ti in self.tries.values())
