@@ -37,7 +37,7 @@ def told(log: EventLog) -> int:
 
 def test_killed_at_every_point(deploy: Deploy) -> None:
     """Each event is one event of each asset, each asset event is one event."""
-    airflow = deploy("postgresql", DAGS, event_mode=True, config=WATCHERS)
+    airflow = deploy("postgresql", DAGS, event_mode=True, config=WATCHERS | {"aiflow.tell": "all"})
     airflow.wait_for_dag("counts")
     watching = "SELECT count(*) FROM aiflow_consumer WHERE substr(name, 1, 6) = 'asset:'"
     airflow.wait_until(lambda: airflow.sql(watching)[0][0] >= 3)

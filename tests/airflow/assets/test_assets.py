@@ -31,7 +31,8 @@ def airflow(deploy: Deploy, tmp_path_factory: pytest.TempPathFactory) -> Deploym
     dags = tmp_path_factory.mktemp("dags")
     for path in [*DAGS.glob("*.py"), ROOT / "examples" / "asset_dag.py"]:
         (dags / path.name).symlink_to(path)
-    airflow: Deployment = deploy("postgresql", dags, event_mode=True, config=WATCHERS)
+    config = WATCHERS | {"aiflow.tell": "all"}  # we ask from outside
+    airflow: Deployment = deploy("postgresql", dags, event_mode=True, config=config)
     for dag_id in ("counts", "updates", "listens", "of_elsewhere", "on_new_model"):
         airflow.wait_for_dag(dag_id)
     return airflow
