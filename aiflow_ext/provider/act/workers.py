@@ -57,10 +57,10 @@ def tell_workers(executor: Any, processes: Sequence[Process]) -> None:
 
     What Celery's broker does not take within ``[celery] operation_timeout`` is lost.
     """
-    told = [process._asdict() for process in processes]
     app = getattr(executor, "celery_app", None)
     if app is None:
         return
+    told = [process._asdict() for process in processes]
     from airflow.sdk.exceptions import AirflowTaskTimeout
     from airflow.sdk.execution_time.timeout import timeout
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import structlog
 from airflow.models.dagrun import DagRun
-from airflow.utils.state import DagRunState
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
@@ -210,9 +209,10 @@ class World:
             self._hear(changed or ())
             if version != self._version:  # another scheduler has reacted
                 self._stale |= _stored(session, models.run.c.version > self._version)
-            self._stale |= _active(session, edited)
-            for dag_id in edited:
-                self._stale |= self._of_dag.get(dag_id, set())
+            if edited:
+                rows = active_runs(session, self.registry, DagRun.dag_id.in_(sorted(edited)))
+                self._stale |= {(row.dag_id, row.run_id) for row in rows}
+                self._stale.update(*(self._of_dag.get(dag_id, ()) for dag_id in edited))
             self._read(session, now_ms, aside)
         if self._dags_stale or edited or version != self._version:
             self._read_dags(session, now_ms, aside)
@@ -364,11 +364,3 @@ def _stored(session: Session, *which: ColumnElement[bool]) -> set[Key]:
     """Return the runs that have a row in our table."""
     table = models.run.c
     return {(row.dag_id, row.run_id) for row in session.execute(select(table.dag_id, table.run_id).where(*which))}
-
-
-def _active(session: Session, dag_ids: Collection[str]) -> set[Key]:
-    """Return the active runs of some Dags."""
-    if not dag_ids:
-        return set()
-    active = DagRun.state.in_([DagRunState.RUNNING, DagRunState.QUEUED]), DagRun.dag_id.in_(sorted(dag_ids))
-    return {(row.dag_id, row.run_id) for row in session.execute(select(DagRun.dag_id, DagRun.run_id).where(*active))}
