@@ -217,7 +217,7 @@ def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> 
     session.close()
     run.ends()
     assert "deadlock detected" in logs(runs)
-    assert logs(runs).count(AGAIN) == before + 1
+    assert logs(runs).count(AGAIN) > before  # or both, one after the other: the row is free for a moment
     assert run.actions() == [("a", "start_1", "start", [offset])]
     assert run.offsets("a") == [[offset]]
 

@@ -93,7 +93,7 @@ def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> 
     session.close()
     run.ends()
     assert "Deadlock found" in logs(runs)
-    assert logs(runs).count(AGAIN) == before + 1
+    assert logs(runs).count(AGAIN) > before
     assert run.actions() == [("a", "start_1", "start", [offset])]
     assert run.offsets("a") == [[offset]]
 
