@@ -36,6 +36,7 @@ from aiflow_ext import Event, EventClient  # noqa: E402
 BIRTHS, NOISE = 1000, 20_000
 ALL_SEC = 1800.0  # that all starts may take
 SINGLE = 20  # events, each for one run
+SETTLES = 45.0  # seconds until the scheduler is at rest: the time between its passes doubles up to 30 s
 COPY_RUN = """
 INSERT INTO dag_run ({columns}) SELECT {values} FROM dag_run, generate_series(%s, %s) AS i WHERE run_id = 'model'
 """
@@ -70,22 +71,27 @@ class Scale:
         """Have as many runs that wait, and the scheduler know of them."""
         span = (self.runs, runs - 1)
         conf = "json_build_object('aiflow', json_build_object('context', 'c' || i))"
-        self._copy("dag_run", COPY_RUN, span, {"run_id": "'run' || i", "conf": conf, "logical_date": "NULL"}, {"id"})
+        other = {"run_id": "'run' || i", "conf": conf, "logical_date": "NULL", "last_scheduling_decision": "NULL"}
         fresh = {"id": "gen_random_uuid()", "run_id": "'run' || i"}
-        self._copy("task_instance", COPY_TASK, span, fresh, set())
+        copies = self._copy("dag_run", COPY_RUN, other, {"id"}), self._copy("task_instance", COPY_TASK, fresh, set())
+        self.airflow.sql(";".join(copies), *span, *span)  # at once: Airflow would make tasks for a run without any
         step = max(1, (runs - self.runs) // SINGLE)
         self.fresh = [*range(self.runs, runs, step)][:SINGLE]
         self.runs = runs
         known = "SELECT count(*) FROM aiflow_run WHERE dag_id = 'waits'"
         self.airflow.wait_until(lambda: self.airflow.sql(known)[0][0] > runs, what=f"{runs} runs are known", poll=1)
-        time.sleep(5)  # and what follows from that is done
+        # A run that Airflow begins is examined then.  The database tells of these copies, so they are, too.
+        hint = "'dirty' || chr(31) || dag_id || chr(31) || run_id"
+        self.airflow.sql(f"SELECT pg_notify('aiflow_wake', {hint}) FROM dag_run WHERE dag_id = 'waits'")
+        left = "SELECT count(*) FROM dag_run WHERE dag_id = 'waits' AND last_scheduling_decision IS NULL"
+        self.airflow.wait_until(lambda: self.airflow.sql(left)[0][0] == 0, ALL_SEC, "all are examined", poll=1)
 
-    def _copy(self, table: str, sql: str, span: tuple[int, int], other: dict[str, str], left_out: set[str]) -> None:
+    def _copy(self, table: str, sql: str, other: dict[str, str], left_out: set[str]) -> str:
         of = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = ?"
         names = [name for (name,) in self.airflow.sql(of, table) if name not in left_out]
         values = ", ".join(other.get(name, f'"{name}"') for name in names)
         statement = sql.format(columns=", ".join(f'"{name}"' for name in names), values=values)
-        self.airflow.sql(statement.replace("%s", "?"), *span)
+        return statement.replace("%s", "?")
 
     def cpu(self) -> float:
         return self.airflow.cpu_seconds("scheduler") * 1000
@@ -114,6 +120,7 @@ class Scale:
         self.airflow.wait_until(lambda: self.airflow.sql(sql, *values), what=sql, poll=0.005)
 
     def rest(self, seconds: float) -> list[float]:
+        time.sleep(SETTLES)
         before = self.cpu()
         time.sleep(seconds)
         return [(self.cpu() - before) / seconds]

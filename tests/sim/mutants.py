@@ -124,6 +124,21 @@ def no_reading() -> Any:
     return replaced(World, "_hear", lambda self, changed: None)
 
 
+def always_quiet() -> Any:
+    """a run that was examined once is never examined again by a full pass"""
+    from aiflow_ext.provider.scheduler import runner
+
+    examined = set()
+
+    def broken(world: Any, dag_run: Any) -> bool:
+        if dag_run.id in examined:
+            return True
+        examined.add(dag_run.id)
+        return False
+
+    return replaced(runner, "is_quiet", broken)
+
+
 def no_delta() -> Any:
     """what another scheduler's reaction has changed is not read again"""
     from aiflow_ext.provider.world import world
@@ -557,7 +572,11 @@ PURE = (
     newest_dropped,
     no_grace,
 )
-REMEMBERED = (no_reading, no_delta)  # SQLite does not tell which runs have changed, so all are read each time
+REMEMBERED = (
+    no_reading,
+    no_delta,
+    always_quiet,
+)  # SQLite does not tell which runs have changed, so all are read each time
 MUTANTS: dict[str, Callable[[], Any]] = {
     mutant.__name__: mutant
     for mutant in (

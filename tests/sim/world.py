@@ -157,6 +157,9 @@ class SimWaker(Waker):
 
     def end_broker(self) -> None: ...
 
+    def tells_all(self) -> bool:
+        return self.world.tells
+
     def broker_up(self) -> bool:
         return self.world.broker_up
 

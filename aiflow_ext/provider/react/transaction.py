@@ -122,6 +122,7 @@ class Reactor:
         :raises Error: the log or Airflow's database failed; nothing was done, the next call does it.
         """
         reaction, began = Reaction(), time.monotonic()
+        self.world.current = False
         for _ in range(ROUNDS):
             try:
                 with own_session() as session:

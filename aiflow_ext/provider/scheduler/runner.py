@@ -1,7 +1,7 @@
 """The event scheduler: Airflow's own, which waits for events instead of sleeping, and examines what changed.
 
 Overridden are the sleep, one pass of ``_do_scheduling``, and four small hooks; all else is stock code, called.  A full
-stock pass runs every ``safety_pass_sec``, so every hint may be lost.
+stock pass runs every ``safety_pass_sec``, or more seldom where nothing is to be seen, so every hint may be lost.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from aiflow_ext.provider.scheduler.due import next_due
 from aiflow_ext.provider.scheduler.late import drop_late_words
 from aiflow_ext.provider.scheduler.polled import Polls
 from aiflow_ext.provider.scheduler.preload import preload
+from aiflow_ext.provider.scheduler.quiet import all_quiet, is_quiet, note
 from aiflow_ext.provider.scheduler.retention import chores
 from aiflow_ext.provider.scheduler.slots import waiting_takes_no_slot
 from aiflow_ext.provider.scheduler.wake import Wake, Waker
@@ -52,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 BUSY_RETRY_SEC = 0.005  # a lock that another scheduler holds
 AGAIN_SEC = 1.0  # after Airflow's database has failed
+REST_SEC = 30.0  # between full passes where the database tells of changes, and there is nothing to examine
 
 
 class EventSchedulerJobRunner(SchedulerJobRunner):
@@ -82,6 +84,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._scheduler_idle_sleep_time = self._config.safety_pass_sec
         self._wake = Wake(full=True)
         self._full_at = 0.0
+        self._pause_sec = self._config.safety_pass_sec  # to the next full pass
         self._retry = self._again = False
         self._woken = 0.0
         self._reaction = Reaction()
@@ -231,6 +234,9 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             raise SystemExit
         self._waker.tend()
         wake, self._wake, self._retry = self._wake, Wake(), False
+        if wake:
+            self._pause_sec = self._config.safety_pass_sec
+            self._full_at = min(self._full_at, time.monotonic() + self._pause_sec)
         full = bool(wake.full or self._changes.take()) or time.monotonic() >= self._full_at
         self._react(wake, full)
         full |= RUNS in self._changes.take()  # which tasks it has changed, the reaction says itself
@@ -238,8 +244,13 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             queued = super()._do_scheduling(session)
             if queued:
                 point("pass.committed")
+            changed = self._changes.take()
+            self._wake.full = bool(changed)
+            if not (wake or changed or queued) and self._waker.tells_all() and all_quiet(self._reactor.world, session):
+                self._pause_sec = min(2 * self._pause_sec, max(REST_SEC, self._config.safety_pass_sec))
+            else:
+                self._pause_sec = self._config.safety_pass_sec
             self._full_at = time.monotonic() + self._until_full(session)
-            self._wake.full = bool(self._changes.take())
             if self._changes.take_begun() and (self._reactor.registry.dag_ids() or self._reactor.runs):
                 self._reaction.busy = self._retry = True  # one more reaction: starts may have waited for that
             return queued
@@ -254,7 +265,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         """Seconds to the next full pass: the safety net's, or to when time alone makes work (a schedule, a retry)."""
         now = datetime.now(UTC)
         due = next_due(session, self.scheduler_dag_bag, now)
-        left = self._config.safety_pass_sec
+        left = self._pause_sec
         return left if due is None else min(left, (due - now).total_seconds())
 
     def _react(self, wake: Wake, full: bool) -> None:
@@ -295,7 +306,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         with prohibit_commit(session) as guard:
             runs = self._lock_runs(dirty, session) if dirty else []
             self._stamp_team_names(runs, session)
-            callbacks = self._schedule_all_dag_runs(guard, runs, session)
+            callbacks = self._examine(guard, runs, session)
         for run, callback in callbacks:
             dag = self.scheduler_dag_bag.get_dag_for_run(dag_run=run, session=session)
             if dag:
@@ -364,6 +375,20 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             begin_when_queued(session)
             point("pass.queued")
         return queued
+
+    def _schedule_all_dag_runs(self, guard: Any, dag_runs: Any, session: Session) -> Any:
+        """Stock, of a full pass; quiet runs count as examined."""
+        if quiet := {run.id for run in dag_runs if is_quiet(self._reactor.world, run)}:
+            examined = update(DagRun).where(DagRun.id.in_(quiet))
+            examined = examined.values(last_scheduling_decision=datetime.now(UTC))
+            session.execute(examined.execution_options(synchronize_session=False))
+        return self._examine(guard, [run for run in dag_runs if run.id not in quiet], session)
+
+    def _examine(self, guard: Any, dag_runs: list[DagRun], session: Session) -> Any:
+        callbacks = super()._schedule_all_dag_runs(guard, dag_runs, session)
+        for run, _ in callbacks:  # it is committed, and none of these has raised
+            note(self._reactor.world, run)
+        return callbacks
 
     def _schedule_dag_run(self, dag_run: DagRun, session: Session) -> Any:
         """Stock; but a task whose next start is pending has not ended, and parked tasks are ours."""

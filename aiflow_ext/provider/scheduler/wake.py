@@ -130,6 +130,10 @@ class Waker:
         self._connection = connection
         return named if known else None
 
+    def tells_all(self) -> bool:
+        """Return whether the database itself tells of what changes (NOTIFY), so that nothing need be looked for."""
+        return self._watch is not None and self._watch.fileno() >= 0
+
     def broker_up(self) -> bool:
         """Return whether a broker may answer: ours is not just being started."""
         return self._broker is None or self._broker.up
@@ -144,15 +148,11 @@ class Waker:
         What others committed during the pass is forgotten, too; the API server's hints, which wait in the
         subscription, make up for nearly all of that, and the next full pass for the rest.
         """
-        if self._watch is not None and not self._notified():
+        if self._watch is not None and not self.tells_all():
             try:
                 self._watch.poll()
             except Error as e:
                 self._lost("database", e)
-
-    def _notified(self) -> bool:
-        """Whether the database tells us itself (NOTIFY)."""
-        return self._watch is not None and self._watch.fileno() >= 0
 
     def _listen(self, wake: Wake, seconds: float) -> None:
         """Sleep until a source has something, at most `seconds`, and take what it has.
@@ -195,7 +195,7 @@ class Waker:
             while True:
                 offset, hint = sub.skip()  # the reaction reads the events from the log
                 wake.events |= offset > 0
-                wake.full |= hint is not None and not self._notified()  # after a NOTIFY it is no news
+                wake.full |= hint is not None and not self.tells_all()  # after a NOTIFY it is no news
                 if not offset and hint is None:
                     return
         except Error as e:

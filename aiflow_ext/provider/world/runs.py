@@ -39,6 +39,7 @@ class Run:
     :param stored_seen: `seen` in its row; None: it has none yet.
     :param cleared: once, or more often.
     :param bad_context: its conf has one that no event can have.
+    :param quiet: a scheduler has found nothing to do in it, see scheduler/quiet.py.
     """
 
     id: int
@@ -54,6 +55,7 @@ class Run:
     stored_seen: str | None = None
     cleared: bool = False
     bad_context: bool = False
+    quiet: bool = False
 
     @property
     def key(self) -> Key:

@@ -60,6 +60,7 @@ class World:
         self._changed = changed
         self._version = -1  # of the reaction that this is as of; -1: nothing is read yet
         self.whole = True  # all was read anew the last time
+        self.current = False  # it was read again since somebody set this
         self._audited = 0  # up to which run, by its id
         self._stale: set[Key] = set()  # changed since they were read
         self._left_out: set[Key] = set()  # set aside when they were to be read
@@ -120,7 +121,7 @@ class World:
         found = []
         while self._due and self._due[0][0] <= now_ms:
             if (listener := self._is_due(*heapq.heappop(self._due))) is not None:
-                self._touched.add(listener[0].key)
+                self.touch(listener[0].key)
                 found.append(listener)
         return found
 
@@ -135,6 +136,8 @@ class World:
     def touch(self, key: Key) -> None:
         """A run is being changed, or with run_id "" the rules of a Dag."""
         self._touched.add(key)
+        if (run := self.runs.get(key)) is not None:
+            run.quiet = False
 
     def put(self, run: Run) -> None:
         """Take in a run, instead of the one of its name."""
@@ -218,6 +221,7 @@ class World:
             self._read_dags(session, now_ms, aside)
         edited.clear()
         self._version = version
+        self.current = True
 
     def read_again(self, key: Key) -> None:
         """Some of what was done to a run, or with run_id "" to the rules of a Dag, was undone."""
@@ -286,6 +290,7 @@ class World:
         self._stale |= self._touched | self.ended
         self._dags_stale = True
         self._touched.clear()
+        self.current = False
 
     def _read_all(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
         rows = active_runs(session, self.registry)

@@ -59,6 +59,15 @@ def test_a_migration_of_airflow_may_change_what_triggers_look_at(server: str, tm
             for state, said in (("success", ["dirty\x1fd\x1fr"]), ("scheduled", []), ("running", ["status\x1fd\x1fr"])):
                 cursor.execute(update, [state])
                 assert heard(connection) == said
+            sooner = "UPDATE dag SET next_dagrun_create_after = now() - %s * interval '1 hour' WHERE dag_id = 'd'"
+            for hours, said in ((1, ["full"]), (0, []), (2, ["full"]), (2, [])):
+                cursor.execute(sooner, [hours])
+                assert heard(connection) == said
+            insert(cursor, "dag_bundle", name="x")
+            insert(cursor, "dag", dag_id="e", bundle_name="x")
+            assert heard(connection) == ["full"]
+            insert(cursor, "slot_pool", pool="small")
+            assert heard(connection) == ["full"]
             for change in CHANGES:
                 cursor.execute(change)
             for statement in ("UPDATE dag_run SET state = 'queued'", "UPDATE dag SET is_paused = 1", pool):
