@@ -58,15 +58,15 @@ class Registry:
         if now < self._looked or now >= self._read_all + AGAIN:
             self._since, self._read_all = BEGINNING, now
         self._looked = now
-        rows = session.execute(_changed_since(self._since)).all()
-        for version_id, dag_id, dag_hash, updated in rows:
-            self._since = max(self._since, min(updated, now) - OVERLAP)  # a clock may have gone back since
-            moved = self._latest.get(dag_id) != version_id
-            self._latest[dag_id] = version_id
-            if moved:  # also where what follows fails
+        since = self._since
+        for version_id, dag_id, dag_hash, updated in session.execute(_changed_since(since)).all():
+            since = max(since, min(updated, now) - OVERLAP)  # a clock may have gone back since
+            if self._latest.get(dag_id) != version_id:  # also where what follows fails
                 self.changed.add(dag_id)
             if self._load(session, version_id, dag_hash):
                 self.changed.add(dag_id)
+            self._latest[dag_id] = version_id
+        self._since = since  # where something has failed, all of it is read again
         if len(self._versions) > self._most:
             self._forget_unused(session)
 
@@ -130,7 +130,10 @@ def _changed_since(since: datetime) -> Any:
 
 
 def rules_of(row: SerializedDagModel) -> DagRules | None:
-    """Compile the rules of a serialized Dag; None: it has none, or they cannot be read."""
+    """Compile the rules of a serialized Dag; None: it has none, or they cannot be read.
+
+    :raises MemoryError: it is not known whether it has any: tasks that wait for rules must not be taken for plain ones.
+    """
     try:
         tasks, run = stored_rules(row.data or {"dag": {"tasks": []}})
         if not tasks and run is None:
@@ -140,6 +143,8 @@ def rules_of(row: SerializedDagModel) -> DagRules | None:
             {task_id: _ruleset(rules, row.dag_id) for task_id, rules in tasks.items()},
             _ruleset(run, row.dag_id) if run is not None else None,
         )
+    except MemoryError:
+        raise
     except Exception:
         log.exception("aiflow: the rules of a Dag cannot be read; it runs without them", dag_id=row.dag_id)
         return None
