@@ -35,6 +35,7 @@ from aiflow_ext.provider.act.workers import Process
 from aiflow_ext.provider.config import Config, native_uri
 from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.react import decide as decide_module
+from aiflow_ext.provider.react import tell as tell_module
 from aiflow_ext.provider.react.transaction import Reactor
 from aiflow_ext.provider.scheduler.wake import Wake, Waker
 from aiflow_ext.provider.world import world as world_module
@@ -336,6 +337,7 @@ class World:
 
         decide_module.ACTIONS = 3  # so that it is met
         world_module.AUDITED = 4
+        world_module.FRESH = tell_module.RUNS = 1
         world_module.count = self._differs
         transaction.Reactor.react = self._react  # type: ignore[method-assign]
         outside = _Outside(self)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -45,8 +45,9 @@ log = structlog.get_logger(__name__)
 Fired = tuple[int, str, list[int]]
 T = TypeVar("T")
 
-ACTIONS = 200  # of a transaction
-SLICE_SEC = 1.0  # that events are fed for, and that react() goes on: then Airflow makes its pass, and gives a heartbeat
+ACTIONS = 200  # of each part of a transaction: what waited, events, what is due
+SLICE_SEC = 1.0  # that such a part takes, and that react() goes on: then Airflow makes its pass, and gives a heartbeat
+KEPT_BYTES = 8 << 20  # of values of events of earlier batches; then one that is asked for again is read again
 KEPT_RUNS = 100  # of a Dag that is paused, or away; the newest
 KEPT_AT_ONCE = 10  # are made in a transaction, at about 0.1 s each
 
@@ -77,10 +78,20 @@ class Decisions:
     """What one transaction decides, and does.
 
     `acted` says that a rule fired or a start was carried out, so there may be more to do in the next round; `amid` that
-    some rules have heard an event which others have not.
+    some rules have heard an event which others have not, or that it has not yet stopped all runs that it shall.
+
+    :param stopped: runs that were, where this goes on amid an event; they may go on, until their teardowns have ended.
     """
 
-    def __init__(self, means: Means, session: Session, reaction: Reaction, world: World, now_ms: int) -> None:
+    def __init__(
+        self,
+        means: Means,
+        session: Session,
+        reaction: Reaction,
+        world: World,
+        now_ms: int,
+        stopped: Collection[Key] = (),
+    ) -> None:
         self.means = means
         self.session = session
         self.reaction = reaction
@@ -88,9 +99,11 @@ class Decisions:
         self.now_ms = now_ms
         self.acted = False
         self.amid = False
+        self.stopped = {*stopped}
         self._actions, self._began = 0, 0.0
         self._done: list[dict[str, Any]] = []  # rows of aiflow_action
         self._events_read: dict[int, Event] = {}
+        self._kept_bytes = 0
         self._latest: dict[str, tuple[Any, bool]] = {}
         self._locked: set[Key] = set()
 
@@ -102,7 +115,7 @@ class Decisions:
         fed = 0
         self._events_read = {event.offset: event for event in batch}
         self._settle()
-        self._began = time.monotonic()  # what waited is not counted: each transaction gets on with its events
+        self._begin_part()  # what waited is not counted: each transaction gets on with its events
         for event in batch:
             if self._is_enough() or not self._feed(event):
                 break
@@ -120,6 +133,9 @@ class Decisions:
         return batch[:fed]
 
     # Rules
+
+    def _begin_part(self) -> None:
+        self._actions, self._began = 0, time.monotonic()
 
     def _is_enough(self) -> bool:
         return self._actions >= ACTIONS or time.monotonic() - self._began >= SLICE_SEC
@@ -149,14 +165,21 @@ class Decisions:
                 continue
             with Blame((task.dag_id, task.run_id)):
                 self.world.touch((task.dag_id, task.run_id))
-                task.core = core
+                before, task.core = task.core, core
                 self._decide(run, task, fired, str(event.offset))
+                if self.amid:  # some runs of the Dag are not stopped yet
+                    task.core = before
+                    return False
         return True
 
     def _tick(self) -> None:
-        due = self.world.due(self.now_ms)
+        self._begin_part()
+        due = self.world.due(self.now_ms, ACTIONS)
+        self.acted |= len(due) == ACTIONS
         self._hold(*{run.key: run for run, _ in due}.values())
-        for run, task in due:
+        for n, (run, task) in enumerate(due):
+            if n and self._is_enough():  # they were touched, so they are noted as due again
+                break
             if not run.running:
                 self.world.read_again(run.key)
                 continue
@@ -178,6 +201,8 @@ class Decisions:
             else:
                 before, after = self._act(run, task, rule, kind, offsets)
         self.acted = True
+        if self.amid:  # it fires again in the next transaction, and goes on with what is left
+            return
         self._actions += 1
         self.reaction.work.actions[kind] += 1
         row = task.who | {
@@ -315,8 +340,12 @@ class Decisions:
     # What waits
 
     def _settle(self) -> None:
+        self._begin_part()
         for run, task in self.world.waiting():
             if can_settle(self.means.stops, run, task, self.now_ms):
+                if self._actions and self._is_enough():
+                    self.acted = True
+                    return
                 with Blame((run.dag_id, run.run_id)):
                     self._hold(run)
                     with self._contained(task):
@@ -324,6 +353,7 @@ class Decisions:
                         moment = moment_of(self.means.stops, run, self.now_ms)
                         self._carry_out(run, task, starts.settle(task, ti, moment))
                         self.acted |= len(task.pending) < owed
+                self._actions += not can_settle(self.means.stops, run, task, self.now_ms)
 
     # Rules on Dags
 
@@ -384,10 +414,17 @@ class Decisions:
         self.world.put(run)
 
     def _stop_runs(self, dag: Any, rule: dict[str, Any], event: Event) -> str:
-        state = rule.get("state") or "success"
+        """Stop the runs that an event reaches; where they are too many for one transaction, this is amid the event."""
+        state, before = rule.get("state") or "success", len(self.stopped)
         for run in [run for run in self.world.of_dag(dag.dag_id) if _reaches(event, run)]:
+            if run.key in self.stopped:
+                continue
+            if len(self.stopped) > before and self._is_enough():
+                self.amid = True
+                break
             self._hold(run)
             if not run.active:
+                self.world.read_again(run.key)
                 continue
             running = [ti for ti in run.tries.values() if ti.state == "running"]
             try:
@@ -409,6 +446,8 @@ class Decisions:
                 if task.task_id in teardowns and task.started is None and run.running:  # it does not wait any more
                     task.started = {"events": [event.offset], "rule": rule["name"], "run": run.id}
             self.reaction.dirty.add((run.dag_id, run.run_id))
+            self.stopped.add(run.key)
+            self._actions += 1
         return state
 
     # What actions are given
@@ -431,12 +470,19 @@ class Decisions:
         found = (self._events_read.get(offset) or self._stored(offset, task) for offset in reversed(offsets))
         return tasks.carried(event for event in found if event is not None)
 
+    def _keep(self, event: Event) -> None:
+        """Many runs may begin with the same events of earlier batches: each is read once in a transaction."""
+        self._kept_bytes += len(event.value)
+        if self._kept_bytes <= KEPT_BYTES:
+            self._events_read[event.offset] = event
+
     def _stored(self, offset: int, task: TaskState) -> Event | None:
         """Ask by namespace: what was let go is known of each.  The rules may have changed since: ask for any, too."""
         for namespace in [*dict.fromkeys(pattern[0] for pattern in task.rules.patterns), "*"]:
             with suppress(RetentionError):
                 for event in self.means.log.read(offset - 1, 1, (namespace, "*", "*", "*", "*")):
                     if event.offset == offset:
+                        self._keep(event)
                         return event
         log.warning("aiflow: an event that started it is no longer in the log", offset=offset, **task.who)
         return None

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 PUBLISH_MS = 500  # longest wait for the broker inside a pass
 QUIET_SEC = 1.0  # that a broker which did not answer is left alone
 AT_ONCE = 500  # states in one request
+RUNS = 500  # of which states are told in a transaction
 
 Identity = tuple[str, int]
 
@@ -67,7 +68,7 @@ class Teller:
         return self._news is not None and self._news.waiting(session)
 
     def tell(self, session: Session, world: World, work: Work, *, all_of: bool) -> bool:
-        """Publish it; return whether there was anything.  Without a broker it waits, and the reaction goes on.
+        """Publish it; return whether there was anything, or is more.  Without a broker it waits, the reaction goes on.
 
         :param all_of: whether anybody asks or not.
         """
@@ -77,12 +78,13 @@ class Teller:
         asked = (
             (lambda event: True) if all_of or self._watchers is None else self._asked(session, world, self._watchers)
         )
-        seen = {key: dict(world.runs[key].seen) for key in sorted(world.untold)}
+        seen = {key: dict(world.runs[key].seen) for key in sorted(world.untold)[:RUNS]}
         try:
             changes = (change for change in self._changes(session, world, seen) if asked(change.event))
             while some := list(islice(changes, AT_ONCE)):
                 self._publish_many([change.event for change in some], [change.identity for change in some])
                 told = True
+            told |= len(world.untold) > RUNS
             if self._news is not None:
                 work.told += (asset_events := self._news.tell(session, self._publish, asked))
                 told |= bool(asset_events)

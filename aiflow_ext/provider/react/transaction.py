@@ -44,6 +44,10 @@ CONSUMER = "scheduler"
 BATCH = 1000  # events a transaction reads
 ASIDE_SEC = 10.0  # that a run which cannot be read is left out
 ASIDE_MAX_SEC = 640.0  # the same, where it fails again and again
+HELD_MS, HELD_MAX_MS = (
+    5,
+    100,
+)  # another scheduler holds the consumer's row: between tries, which are twice as far each time
 SHUT_OUT_SEC = 10.0  # another one holds the consumer's row for so long and acts on nothing: it is named
 HANGS_SEC = 60  # of silence, twice what a log may be silent for: then the server ends the session of a reaction
 NOT_OURS = (
@@ -79,6 +83,7 @@ class Reactor:
         self._told_of: int | None = None  # the log of a broker, which is not ours
         # At this offset some rules have heard the next event, and the others hear it next.
         self.amid: int | None = None
+        self.stopped: set[Key] = set()  # by that event
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
         self._stops = Stops(self._client, config.stop_grace_sec, executors)
@@ -88,6 +93,7 @@ class Reactor:
         news = AssetNews() if config.asset_events else None
         self._teller = Teller(self._client, news, broker_up, None if config.tell_all else self._watchers)
         self._shut_out: tuple[int, float] | None = None  # at which offset, and when to say it
+        self._held_ms = HELD_MS
 
     def head(self) -> int | None:
         """Return the offset of the newest event; None: the log cannot say it now."""
@@ -101,14 +107,23 @@ class Reactor:
         self._client.close()
         self._log.close()
 
-    def shut_out(self, session: Session, offset: int) -> None:
-        """Another scheduler holds the consumer's row.  That is normal, unless the consumer does not move."""
-        now = time.monotonic()
+    def shut_out(self, session: Session, offset: int) -> int:
+        """Another scheduler holds the consumer's row.  That is normal, unless the consumer does not move.
+
+        :return: in how many ms to try again.
+        """
+        now, wait_ms = time.monotonic(), self._held_ms
+        self._held_ms = min(2 * wait_ms, HELD_MAX_MS)
         if self._shut_out is not None and self._shut_out[0] == offset:
             if now < self._shut_out[1]:
-                return
+                return wait_ms
             log.warning("aiflow: events wait for who holds the consumer's row", **holder_of(session, CONSUMER))
         self._shut_out = offset, now + SHUT_OUT_SEC
+        return wait_ms
+
+    def let_in(self) -> None:
+        """Nobody else holds it, or nothing is to be done."""
+        self._shut_out, self._held_ms = None, HELD_MS
 
     @property
     def runs(self) -> Collection[Key]:
@@ -195,10 +210,9 @@ class _Transaction:
         place = place_of(self.session, CONSUMER) or self._first_place()
         wanted = self._something_to_do(place)
         if wanted and not self._lock():
-            self.reaction.busy = True
-            self.r.shut_out(self.session, place.offset)
+            self.reaction.due_ms = self.now_ms + self.r.shut_out(self.session, place.offset)
             return False
-        self.r._shut_out = None
+        self.r.let_in()
         if not wanted:
             return False
         point("apply.locked")
@@ -208,7 +222,8 @@ class _Transaction:
         # Whoever is set aside, or was edited amid an event, may ask for anything, and listens later.
         all_of = bool(self.r.aside()) or self.r.amid is not None
         told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=all_of)
-        decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
+        means = self.r._means
+        decisions = Decisions(means, self.session, self.reaction, self.world, self.now_ms, self.r.stopped)
         batch = decisions.decide(batch)
         more = self._feed_watchers(batch)
         point("apply.acted")
@@ -218,9 +233,9 @@ class _Transaction:
         self.session.commit()
         self.world.committed()
         point("apply.committed")
-        self.r.amid = offset if decisions.amid else None
+        self.r.amid, self.r.stopped = (offset, decisions.stopped) if decisions.amid else (None, set())
         self._note_due()
-        return told or more or decisions.acted or (bool(batch) and offset < self.head)
+        return told or more or decisions.acted or self.world.left or (bool(batch) and offset < self.head)
 
     def _first_place(self) -> Place:
         """A new consumer begins at the log's end: what was published before has nobody waiting for it."""
@@ -257,7 +272,7 @@ class _Transaction:
         if (
             self.r.amid != place.offset
         ):  # else a rule that is edited must not hear the event which the old one has heard
-            self.r.amid = None
+            self.r.amid, self.r.stopped = None, set()
             self.r.registry.refresh(self.session)
         self.r.world.refresh(self.session, self.now_ms, self.r.aside())
         return self.r.world

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 
 import structlog
 from airflow.models.dagrun import DagRun
@@ -40,6 +41,7 @@ from aiflow_ext.provider.world.task import TaskState
 log = structlog.get_logger(__name__)
 
 AUDITED = 200  # runs that an audit() reads
+FRESH = 500  # runs that a save() writes for the first time, or because their rules were edited: a second
 DUE_MIN = 1000  # entries of the heap that need not be looked through
 
 Listener = tuple[Run | None, TaskState]
@@ -65,6 +67,7 @@ class World:
         self._stale: set[Key] = set()  # changed since they were read
         self._left_out: set[Key] = set()  # set aside when they were to be read
         self._touched: set[Key] = set()  # changed here since they were read
+        self.left = False  # fresh runs that the last save() has not written
         self._new: set[Key] = set()  # that the last save() has written for the first time
         self._clear()
 
@@ -116,10 +119,10 @@ class World:
         """Whether any rule listens to an event."""
         return bool(self._match.find(event))
 
-    def due(self, now_ms: int) -> list[tuple[Run, TaskState]]:
-        """Return the tasks whose periods are over, and touch them."""
-        found = []
-        while self._due and self._due[0][0] <= now_ms:
+    def due(self, now_ms: int, most: int) -> list[tuple[Run, TaskState]]:
+        """Return the tasks whose periods are over, the first `most` of them, and touch them."""
+        found: list[tuple[Run, TaskState]] = []
+        while self._due and self._due[0][0] <= now_ms and len(found) < most:
             if (listener := self._is_due(*heapq.heappop(self._due))) is not None:
                 self.touch(listener[0].key)
                 found.append(listener)
@@ -172,7 +175,8 @@ class World:
     def _note(self, run: Run) -> None:
         """In which sets it belongs, and what is due."""
         key, tasks = run.key, run.tasks.values()
-        _put(self.fresh, key, run.stored_seen is None or any(task.fresh for task in tasks))
+        begin = (task for task in tasks if task.rules.rules or task.stored is not None)
+        _put(self.fresh, key, run.stored_seen is None or any(task.fresh for task in begin))
         _put(self._waiting, key, any(_waits(run, task) for task in tasks))
         _put(self.untold, key, any(run.seen.get(n, ["", ""]) != [str(ti.id), ti.state] for n, ti in run.tries.items()))
         for task in tasks:
@@ -202,14 +206,12 @@ class World:
             self._left_out.add(key)
         self._stale |= self._left_out - {*aside}
         self._left_out &= {*aside}
-        changed, edited = self._changed(), self.registry.changed
-        if changed is None or version < self._version:  # the row was made anew
-            self._version = -1
+        edited = self.registry.changed
+        self._take_hints(version)
         self.whole = self._version < 0
         if self.whole:
             self._read_all(session, now_ms, aside)
         else:
-            self._hear(changed or ())
             if version != self._version:  # another scheduler has reacted
                 self._stale |= _stored(session, models.run.c.version > self._version)
             if edited:
@@ -242,12 +244,8 @@ class World:
         self._audited = last or 0
         self._dags_stale = True
         version = self._place(session)[1]
-        changed = self._changed()  # what was committed until now, so also all that was read
-        if changed is None:
-            self._version = -1
-            return
-        self._hear(changed)
-        if version != self._version:  # another scheduler has reacted meanwhile
+        self._take_hints(version)  # of what was committed until now, so also of all that was read
+        if version != self._version:  # another scheduler has reacted meanwhile, or all is read anew
             return
         for key in (known | there.keys()) - self._stale - self._left_out - self.fresh - {*aside}:
             if key[0] not in self.registry.changed and not _alike(self.runs.get(key), there.get(key)):
@@ -264,7 +262,10 @@ class World:
 
         :raises RunError: what a run knows cannot be written.
         """
-        self._touched |= self.fresh
+        # Those that are left have heard nothing, so they may wait; where all is read each time, that costs more.
+        most = max(FRESH, len(self.runs) // 10 if self.whole else 0)
+        self.left = len(self.fresh) > most
+        self._touched.update(islice(self.fresh, most))
         runs = [self.runs[key] for key in sorted(self._touched & self.runs.keys())]
         self._new = {run.key for run in runs if run.stored_seen is None}
         save_runs(session, runs, self._version + 1)
@@ -310,6 +311,17 @@ class World:
         table = models.consumer.c
         row = session.execute(select(table.offset, table.version).where(table.name == self._consumer)).first()
         return (row.offset, row.version) if row is not None else (0, 0)
+
+    def _take_hints(self, version: int) -> None:
+        """Hear what others have changed.  Where that is not known, or this fails on the way, all is read anew.
+
+        :param version: of the consumer's row; one that is behind ours is of a row that was made anew.
+        """
+        known, self._version = self._version, -1
+        changed = self._changed()
+        if changed is not None and version >= known:
+            self._hear(changed)
+            self._version = known
 
     def _hear(self, changed: Collection[Key]) -> None:
         """Keep those of these runs that may be ours; with run_id "" it is a Dag."""

@@ -55,7 +55,7 @@ def watchers(session: Session) -> None:
 
 
 def reactor() -> None:
-    """Runs that were aside once, and tries that were asked to stop with their run."""
+    """Runs that were aside once, tries that were asked to stop with their run, and how long we have been shut out."""
     memory = Reactor(Config.from_airflow(), None, None, lambda: True, lambda: None, lambda: None, [])
     now = time.monotonic()
     memory._aside = {("d", "long ago"): (now - 1000, 10.0), ("d", "now"): (now + 1000, 10.0)}
@@ -65,6 +65,10 @@ def reactor() -> None:
     memory._stops.under_way = {"one"}
     memory._stops.carry_out()
     assert memory._stops.asked == {"one"}
+    with create_session() as session:  # another scheduler reacts: we look less and less often, until it lets us in
+        for _ in range(2):
+            assert [memory.shut_out(session, 7) for _ in range(7)] == [5, 10, 20, 40, 80, 100, 100]
+            memory.let_in()
     memory.close()
 
 

@@ -1,0 +1,87 @@
+"""What is remembered where a look at the database fails on the way, and where much is new at once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from aiflow_ext import Event
+from aiflow_ext.provider.db.consumers import Place
+from aiflow_ext.provider.metrics import Work
+from aiflow_ext.provider.react.tell import Teller
+from aiflow_ext.provider.world.registry import DagRules, Registry
+from aiflow_ext.provider.world.runs import Run
+from aiflow_ext.provider.world.task import Try
+from aiflow_ext.provider.world.world import FRESH, World
+
+MANY = 2 * FRESH + 1
+
+
+@pytest.mark.parametrize("how", ["refresh", "audit"])
+def test_hints_that_are_lost_on_the_way_have_all_read_anew(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    registry, session = Registry(), cast("Any", None)
+    world = World(registry, "scheduler", lambda: {("d", "r")})
+    monkeypatch.setattr(world, "_place", lambda session: (0, 7))
+    monkeypatch.setattr("aiflow_ext.provider.world.world.active_runs", lambda *args, **kwargs: [])
+    for name in ("_read_all", "_read", "_read_dags"):
+        monkeypatch.setattr(world, name, lambda session, now_ms, aside: None)
+    look = {"refresh": lambda: world.refresh(session, 0), "audit": lambda: world.audit(session, 0, ())}[how]
+    for whole in (True, False):
+        world.refresh(session, 0)
+        assert world.whole == whole
+
+    def no_memory() -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "dag_ids", no_memory)
+        with pytest.raises(MemoryError):
+            look()
+    monkeypatch.setattr(world, "_changed", set)  # each is told once
+    world.refresh(session, 0)
+    assert world.whole
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> World:
+    """Runs that are new, and of which nothing was told."""
+    world, rules = World(Registry(), "scheduler", set), DagRules("d", {}, None)
+    world.whole = False
+    for n in range(MANY):
+        ti = Try(uuid4(), "t", -1, "deferred", 1, parked=True, pid=None, hostname="")
+        world.put(Run(n, "d", str(n), "running", rules, 0, None, {}, {"t": ti}))
+
+    def save(session: Any, runs: list[Run], version: int) -> None:
+        for run in runs:
+            run.stored_seen = "{}"
+
+    monkeypatch.setattr("aiflow_ext.provider.world.world.save_runs", save)
+    return world
+
+
+def test_runs_that_are_new_are_written_in_slices(many: World) -> None:
+    session = cast("Any", SimpleNamespace(execute=lambda _: None))
+    written = []
+    for left in (True, True, False):
+        many.save(session, Place(0, None))
+        written.append(len(many._touched))
+        many.committed()
+        assert many.left == left
+    assert written == [FRESH, FRESH, 1]
+    assert not many.fresh
+
+
+def test_states_are_told_in_slices(many: World) -> None:
+    told: list[Event] = []
+    client = SimpleNamespace(publish=lambda events, *_: told.extend(events))
+    teller = Teller(cast("Any", client), None, lambda: True, None)
+    for left in (True, True, False):
+        teller.tell(cast("Any", None), many, Work(), all_of=True)
+        for key in {*many._touched}:
+            many._note(many.runs[key])
+        many._touched.clear()
+        assert bool(many.untold) == left
+    assert len({event.sender for event in told}) == MANY
