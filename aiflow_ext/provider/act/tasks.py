@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -154,8 +155,44 @@ def restart_by_airflow(session: Session, ti: Try) -> bool:
     return True
 
 
+class _WithoutTrigger:
+    """A session for TaskInstance.defer_task(), which makes a trigger and writes one task at a time."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def add(self, trigger: Any) -> None:
+        """Make none."""
+
+    def flush(self) -> None:
+        """Write all tasks at once, later."""
+
+
+@contextmanager
+def parking() -> Iterator[None]:
+    """Let the stock scheduler park tasks without a trigger: with 5,000 of them its statements took 18 s of a run."""
+    stock = TI.defer_task
+
+    def defer_task(ti: TI, *, session: Session) -> bool:
+        args = ti.start_trigger_args
+        if args is None or args.next_method != RESUME_METHOD:
+            return stock(ti, session=session)
+        done = stock(ti, session=_WithoutTrigger(session))  # type: ignore[arg-type]
+        ti.trigger_timeout = None  # else Airflow ends the wait then
+        return done
+
+    TI.defer_task = defer_task  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        TI.defer_task = stock  # type: ignore[method-assign]
+
+
 def unpark(session: Session, dag_id: str, run_id: str) -> None:
-    """Take parked tasks away from the triggerer: in event mode the scheduler starts them, without a time limit."""
+    """Take tasks that a stock scheduler has parked away from the triggerer: ours starts them, without a time limit."""
     from airflow.models.trigger import Trigger
 
     parked = (TI.dag_id == dag_id, TI.run_id == run_id, *WAITS, TI.trigger_id.is_not(None))

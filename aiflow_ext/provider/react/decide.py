@@ -46,6 +46,7 @@ Fired = tuple[int, str, list[int]]
 T = TypeVar("T")
 
 ACTIONS = 200  # of each part of a transaction: what waited, events, what is due
+STOPS = 100  # of runs by a rule on their Dag, of a transaction: some 10 ms each
 SLICE_SEC = 1.0  # that such a part takes, and that react() goes on: then Airflow makes its pass, and gives a heartbeat
 KEPT_BYTES = 8 << 20  # of values of events of earlier batches; then one that is asked for again is read again
 KEPT_RUNS = 100  # of a Dag that is paused, or away; the newest
@@ -419,7 +420,8 @@ class Decisions:
         for run in [run for run in self.world.of_dag(dag.dag_id) if _reaches(event, run)]:
             if run.key in self.stopped:
                 continue
-            if len(self.stopped) > before and self._is_enough():
+            now = len(self.stopped) - before
+            if now >= STOPS or (now and self._is_enough()):
                 self.amid = True
                 break
             self._hold(run)
@@ -447,7 +449,6 @@ class Decisions:
                     task.started = {"events": [event.offset], "rule": rule["name"], "run": run.id}
             self.reaction.dirty.add((run.dag_id, run.run_id))
             self.stopped.add(run.key)
-            self._actions += 1
         return state
 
     # What actions are given

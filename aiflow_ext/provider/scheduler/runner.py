@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from aiflow_ext.errors import Error
-from aiflow_ext.provider.act.tasks import begin_when_queued, unpark
+from aiflow_ext.provider.act.tasks import begin_when_queued, parking, unpark
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db.dialect import give_room_to_sort
 from aiflow_ext.provider.metrics import count
@@ -397,7 +397,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         point("pass.read")
         if not self._goes_on(dag_run, session):
             return None
-        with unended(session, dag_run):
+        with unended(session, dag_run), parking():
             callback = super()._schedule_dag_run(dag_run, session)
         session.flush()
         unpark(session, dag_run.dag_id, dag_run.run_id)

@@ -13,7 +13,7 @@ from airflows import Deployment
 
 from aiflow_ext import Event
 from aiflow_ext.provider.react import decide
-from aiflow_ext.provider.react.decide import ACTIONS, Decisions, Reaction
+from aiflow_ext.provider.react.decide import ACTIONS, STOPS, Decisions, Reaction
 from aiflow_ext.provider.world.registry import DagRules
 from aiflow_ext.provider.world.runs import Run
 from aiflow_ext.provider.world.task import Ruleset, TaskState
@@ -47,7 +47,7 @@ def test_a_stop_of_many_runs_is_made_in_slices(runs: Runs) -> None:
     ends = airflow.sql("SELECT end_date FROM dag_run WHERE dag_id = 'halted' AND state = 'success'")
     assert (len(ends), after) == (MANY, "success")
     last = datetime.fromtimestamp(at_ms / 1000, UTC) - timedelta(milliseconds=1)
-    assert 0 < sum(moment(end) >= last for (end,) in ends) <= ACTIONS  # by the transaction that wrote it down
+    assert 0 < sum(moment(end) >= last for (end,) in ends) <= STOPS  # by the transaction that wrote it down
     made = "SELECT count(*) FROM aiflow_action WHERE dag_id = 'halted' AND rule = 'begin'"
     airflow.wait_until(lambda: airflow.sql(made) == [(MANY + 1,)], what="a run is made after it")
     left = "SELECT count(*) FROM dag_run WHERE dag_id = 'halted' AND state IN ('queued', 'running')"
