@@ -97,7 +97,10 @@ _TRIGGERS = {  # name: (when, what its function does)
             " (SELECT 1 FROM dag_run WHERE dag_id = NEW.dag_id AND state IN ('queued', 'running'))"
         ),
     ),
-    "slot_pool": ("AFTER INSERT OR UPDATE ON slot_pool FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{FULL}');"),
+    "slot_pool": (
+        "AFTER INSERT OR UPDATE ON slot_pool FOR EACH STATEMENT",
+        f"PERFORM pg_notify('{CHANNEL}', '{FULL}');",
+    ),
     "asset_event": ("AFTER INSERT ON asset_event FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{EVENTS}');"),
     "asset_dag_run_queue": (
         "AFTER INSERT ON asset_dag_run_queue FOR EACH STATEMENT",
