@@ -10,7 +10,6 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,6 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from aiflow_ext.provider.react import decide
 from sim import tasks
 from sim.dags import ups
 from sim.model import Firing, RulesModel
@@ -92,7 +90,6 @@ class Check:
         self.kept: dict[str, list[tuple[Key, int, str | None]]] = defaultdict(list)  # runs that wait for their Dag
         self.last_action = 0
         self.causes: dict[Task, int] = {}  # of the newest firings: the events
-        self.ticks = 0  # of the newest firings: those that periods made
         self.clock_back = False  # it went back once
         self.before: Shot | None = None
         self.offset: int | None = None  # as the last reaction left it
@@ -266,7 +263,7 @@ class Check:
             "SELECT id, dag_id, run_id, task_id, rule, action, offsets, cause, after FROM aiflow_action"
             f" WHERE id > {self.last_action} ORDER BY id"
         )
-        self.causes, self.ticks = {}, 0
+        self.causes = {}
         for number, dag_id, run_id, task_id, rule, action, offsets, cause, after in (
             settings.Session().connection().exec_driver_sql(sql)
         ):
@@ -274,7 +271,6 @@ class Check:
             self.firings += 1
             out[dag_id, run_id, task_id].append((rule, action, tuple(json.loads(offsets))))
             self.causes[dag_id, run_id, task_id] = int(cause) if cause.isdigit() else 0
-            self.ticks += cause.startswith("t")
             if after == "error":
                 self.fault("action-failed", f"{dag_id}.{task_id}: rule {rule} met an exception")
         return out
@@ -374,14 +370,10 @@ class Check:
         return any(task["kind"] == "teardown" for task in self.specs[dag_id]["tasks"])
 
     def _firings(self, task: Task, run: RunModel, batch: list[Any], before: Shot, now: int) -> list[list[Any]]:
-        """What each model that is still possible says fires, in order; of each event the first rule decides (R2).
-
-        Where as many periods were over as a transaction does, this one may be left for the next.
-        """
+        """What each model that is still possible says fires, in order; of each event the first rule decides (R2)."""
         out = []
-        left: list[tuple[RulesModel, list[Any]]] = []
-        running = before.runs.get(task[:2]) == "running"
-        for model in [*self.models[task]]:
+        running = before.runs.get(task[:2]) == "running" and task not in self._left(now)
+        for model in self.models[task]:
             seq = []
             for event in batch:
                 if event.offset <= run.since or (event.context is not None and event.context != run.context):
@@ -389,14 +381,16 @@ class Check:
                 own = event.namespace == "airflow" and event.sender == task[1]
                 if fired := model.feed(event, own):
                     seq.append((fired[0], event))
-            if running and (due := model.due) is not None and due <= now:
-                if self.ticks >= decide.ACTIONS:
-                    left.append((deepcopy(model), [*seq]))
-                if fired := model.tick(now):
-                    seq.append((fired[0], None))
+            if running and (due := model.due) is not None and due <= now and (fired := model.tick(now)):
+                seq.append((fired[0], None))
             out.append(seq)
-        self.models[task] += [model for model, _ in left]
-        return out + [seq for _, seq in left]
+        return out
+
+    def _left(self, now: int) -> set[Task]:
+        """The tasks whose periods are over, and which the next transaction looks at."""
+        assert self.world.running is not None
+        known = self.world.running.runner._reactor.world
+        return {(*key, task_id) for due, key, task_id in known._due if due <= now and known._is_due(due, key, task_id)}
 
     def _match(self, task: Task, expected: list[list[Any]], found: list[Any]) -> list[Any]:
         """Keep the models that said what was done."""
