@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from aiflow_ext._event import Event
 from aiflow_ext.provider.world.runs import Run
-from aiflow_ext.provider.world.task import Try
+from aiflow_ext.provider.world.task import Pattern, Try
 from aiflow_ext.rules.conditions import STATES
 
 NAMESPACE = "airflow"
@@ -20,6 +20,22 @@ TYPE = "TASK_STATUS_CHANGED"
 
 _AFTER_RUNNING = frozenset({"success", "failed", "up_for_retry", "up_for_reschedule", "deferred", "restarting"})
 _STEPS = ("scheduled", "queued", "running")
+
+
+def may_ask(pattern: Pattern, dag_id: str) -> bool:
+    """Return whether a pattern may match a state of a task of a Dag."""
+    namespace, key, kind, _ = pattern
+    of_dag = f"{dag_id}."
+    stem = key.removesuffix("*")
+    return (
+        _matches(namespace, NAMESPACE)
+        and _matches(kind, TYPE)
+        and (key.startswith(of_dag) or (stem != key and of_dag.startswith(stem)))
+    )
+
+
+def _matches(field: str, text: str) -> bool:
+    return field == text or (field.endswith("*") and text.startswith(field[:-1]))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
 from aiflow_ext.provider.world.blame import Blame, Key
+from aiflow_ext.provider.world.task import Pattern
 from aiflow_ext.provider.world.world import World
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 PUBLISH_MS = 500  # longest wait for the broker inside a pass
 QUIET_SEC = 1.0  # that a broker which did not answer is left alone
 AT_ONCE = 500  # states in one request
+NOTED_SEC = 1.0  # after so long it is noted what states nobody asks for: those of many tasks at once
 RUNS = 500  # of which states are told in a transaction
 
 Identity = tuple[str, int]
@@ -53,19 +55,50 @@ class Teller:
         self._broker_up = broker_up
         self._watchers = watchers
         self._quiet_until = 0.0
+        self._unnoted_since: float | None = None  # there are states that nobody asks for
+        self._patterns: frozenset[Pattern] = frozenset()  # of all rules
+        self._asks: dict[str, bool] = {}  # whether one of them may ask for states of a Dag's tasks
 
     def forget(self) -> None:
         """The transaction was undone: what it knew may not be so."""
         if self._news is not None:
             self._news.forget()
 
-    def waiting(self, session: Session, world: World) -> bool:
-        """Whether there may be something to tell.  Reads only."""
-        if time.monotonic() < self._quiet_until or not self._broker_up():
+    def waiting(self, session: Session, world: World, *, all_of: bool) -> bool:
+        """Whether there may be something to tell, or to note.  Reads only.
+
+        :param all_of: whether anybody asks or not.
+        """
+        now = time.monotonic()
+        if now < self._quiet_until or not self._broker_up():
             return False
-        if world.untold:
+        if not world.untold:
+            self._unnoted_since = None
+        elif all_of or self._may_be_asked(session, world) or now >= self._due(now):
             return True
         return self._news is not None and self._news.waiting(session)
+
+    def due_ms(self, world: World, now_ms: int) -> int | None:
+        """Return when states that nobody asks for are to be noted."""
+        now = time.monotonic()
+        if not world.untold or not self._broker_up():
+            return None
+        return now_ms + round(1000 * max(0.0, self._due(now) - now, self._quiet_until - now))
+
+    def _due(self, now: float) -> float:
+        if self._unnoted_since is None:
+            self._unnoted_since = now
+        return self._unnoted_since + NOTED_SEC
+
+    def _may_be_asked(self, session: Session, world: World) -> bool:
+        """Whether somebody may ask for one of the states that are not told."""
+        if self._watchers is None:
+            return True
+        if (patterns := world.registry.patterns()) is not self._patterns:
+            self._patterns, self._asks = patterns, {}
+        for dag_id in {dag_id for dag_id, _ in world.untold} - self._asks.keys():
+            self._asks[dag_id] = any(status.may_ask(pattern, dag_id) for pattern in patterns)
+        return any(self._asks[dag_id] for dag_id, _ in world.untold) or self._watchers.any(session)
 
     def tell(self, session: Session, world: World, work: Work, *, all_of: bool) -> bool:
         """Publish it; return whether there was anything, or is more.  Without a broker it waits, the reaction goes on.
@@ -85,6 +118,7 @@ class Teller:
                 self._publish_many([change.event for change in some], [change.identity for change in some])
                 told = True
             told |= len(world.untold) > RUNS
+            self._unnoted_since = None
             if self._news is not None:
                 work.told += (asset_events := self._news.tell(session, self._publish, asked))
                 told |= bool(asset_events)

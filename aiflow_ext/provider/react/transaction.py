@@ -219,9 +219,7 @@ class _Transaction:
         place = place_of(self.session, CONSUMER) or Place(0, None)
         batch: Sequence[Event] = self._read_events(place)
         self.world = self._world(place)
-        # Whoever is set aside, or was edited amid an event, may ask for anything, and listens later.
-        all_of = bool(self.r.aside()) or self.r.amid is not None
-        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=all_of)
+        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=self._may_listen_later())
         means = self.r._means
         decisions = Decisions(means, self.session, self.reaction, self.world, self.now_ms, self.r.stopped)
         batch = decisions.decide(batch)
@@ -266,7 +264,12 @@ class _Transaction:
         waiting |= any(task.pending and not closed(self.session, dag_id) for dag_id, task in world.dags.items())
         if world.ended or world.fresh or due or waiting:
             return True
-        return self.r._teller.waiting(self.session, world) or self.r._watchers.behind(self.session, place)
+        told = self.r._teller.waiting(self.session, world, all_of=self._may_listen_later())
+        return told or self.r._watchers.behind(self.session, place)
+
+    def _may_listen_later(self) -> bool:
+        """Whether there is anybody who may ask for anything: who is set aside, or was edited amid an event."""
+        return bool(self.r.aside()) or self.r.amid is not None
 
     def _world(self, place: Place) -> World:
         if (
@@ -309,7 +312,7 @@ class _Transaction:
         self.r._stops.under_way = {t.stopping["try"] for _, t in self.world.waiting() if t.stopping is not None}
 
     def _due(self, world: World) -> None:
-        times = [due] if (due := world.next_due()) is not None else []
+        times = [due for due in (world.next_due(), self.r._teller.due_ms(world, self.now_ms)) if due is not None]
         times += [
             due_ms(t.stopping, self.r._stops.grace_ms, self.r._stops.asked)
             for run, t in world.waiting()

@@ -12,12 +12,12 @@ from uuid import UUID
 import structlog
 from airflow.models.dag_version import DagVersion
 from airflow.models.serialized_dag import SerializedDagModel
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from aiflow_ext import _core
 from aiflow_ext.provider.author.operators import Rules, holds, stored_rules
-from aiflow_ext.provider.world.task import Ruleset
+from aiflow_ext.provider.world.task import Pattern, Ruleset
 from aiflow_ext.rules import compile_rules
 
 log = structlog.get_logger(__name__)
@@ -50,6 +50,7 @@ class Registry:
         self._looked = self._read_all = BEGINNING
         self.changed: set[str] = set()
         self._used: set[UUID] = set()  # by runs that are pinned to them
+        self._patterns: frozenset[Pattern] | None = None
         self._most = FEW  # then what is not used any more is forgotten
 
     def refresh(self, session: Session) -> None:
@@ -59,7 +60,7 @@ class Registry:
             self._since, self._read_all = BEGINNING, now
         self._looked = now
         since = self._since
-        for version_id, dag_id, dag_hash, updated in session.execute(_changed_since(since)).all():
+        for version_id, dag_id, dag_hash, updated in session.execute(_CHANGED_SINCE, {"since": since}).all():
             since = max(since, min(updated, now) - OVERLAP)  # a clock may have gone back since
             if self._latest.get(dag_id) != version_id:  # also where what follows fails
                 self.changed.add(dag_id)
@@ -85,6 +86,14 @@ class Registry:
         """Return the Dags whose tasks or runs follow rules."""
         return [d for d, v in self._latest.items() if self._versions[v][1] is not None]
 
+    def patterns(self) -> frozenset[Pattern]:
+        """Return which events any rule waits for."""
+        if self._patterns is None:
+            found = [rules for _, rules in self._versions.values() if rules is not None]
+            rulesets = [ruleset for rules in found for ruleset in (*rules.tasks.values(), rules.run) if ruleset]
+            self._patterns = frozenset(pattern for ruleset in rulesets for pattern in ruleset.patterns)
+        return self._patterns
+
     def with_run_rules(self) -> list[DagRules]:
         """Return the Dags that events start or stop."""
         found = (self._versions[v][1] for v in self._latest.values())
@@ -97,6 +106,7 @@ class Registry:
         used = self._used | {*self._latest.values()}
         self._versions = {version: rules for version, rules in self._versions.items() if version in used}
         self._used.clear()
+        self._patterns = None
         self._most = 2 * len(self._versions) + FEW
 
     def _load(self, session: Session, version_id: UUID, dag_hash: str | None) -> bool:
@@ -106,10 +116,11 @@ class Registry:
         row = session.scalar(select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version_id))
         rules = rules_of(row) if row is not None else None
         self._versions[version_id] = (row.dag_hash if row is not None else "", rules)
+        self._patterns = None
         return rules is not None or (known is not None and known[1] is not None)
 
 
-def _changed_since(since: datetime) -> Any:
+def _changed_since() -> Any:
     """The latest version of each Dag that was written after `since`."""
     newest = (
         select(DagVersion.dag_id, func.max(DagVersion.version_number).label("number"))
@@ -125,8 +136,11 @@ def _changed_since(since: datetime) -> Any:
         )
         .join(DagVersion, DagVersion.id == SerializedDagModel.dag_version_id)
         .join(newest, (newest.c.dag_id == DagVersion.dag_id) & (newest.c.number == DagVersion.version_number))
-        .where(SerializedDagModel.last_updated > since)
+        .where(SerializedDagModel.last_updated > bindparam("since"))
     )
+
+
+_CHANGED_SINCE = _changed_since()  # asked in each look, and made once
 
 
 def rules_of(row: SerializedDagModel) -> DagRules | None:

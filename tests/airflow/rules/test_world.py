@@ -11,10 +11,11 @@ import pytest
 from aiflow_ext import Event
 from aiflow_ext.provider.db.consumers import Place
 from aiflow_ext.provider.metrics import Work
-from aiflow_ext.provider.react.tell import Teller
+from aiflow_ext.provider.react import status
+from aiflow_ext.provider.react.tell import NOTED_SEC, Teller
 from aiflow_ext.provider.world.registry import DagRules, Registry
 from aiflow_ext.provider.world.runs import Run
-from aiflow_ext.provider.world.task import Try
+from aiflow_ext.provider.world.task import Pattern, Try
 from aiflow_ext.provider.world.world import FRESH, World
 
 MANY = 2 * FRESH + 1
@@ -85,3 +86,36 @@ def test_states_are_told_in_slices(many: World) -> None:
         many._touched.clear()
         assert bool(many.untold) == left
     assert len({event.sender for event in told}) == MANY
+
+
+@pytest.mark.parametrize(
+    ("pattern", "asks"),
+    [
+        (("airflow", "d.t", status.TYPE, "*"), True),
+        (("airflow", "d.g.t", status.TYPE, "*"), True),
+        (("*", "*", "*", "*"), True),
+        (("air*", "d.*", "TASK*", "r"), True),
+        (("airflow", "d*", "*", "*"), True),
+        (("airflow", "dd.t", "*", "*"), False),
+        (("airflow", "d", "*", "*"), False),
+        (("airflow", "dd*", "*", "*"), False),
+        (("airflow", "d.t", "ASSET_UPDATED", "*"), False),
+        (("", "d.t", "*", "*"), False),
+    ],
+)
+def test_states_that_nobody_asks_for_are_noted_later(
+    many: World, monkeypatch: pytest.MonkeyPatch, pattern: Pattern, asks: bool
+) -> None:
+    session, watchers = cast("Any", None), cast("Any", SimpleNamespace(any=lambda _: False))
+    now = [1000.0]
+    monkeypatch.setattr("aiflow_ext.provider.react.tell.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(many.registry, "patterns", lambda: frozenset([pattern]))
+    teller = Teller(cast("Any", None), None, lambda: True, watchers)
+    assert teller.waiting(session, many, all_of=False) == asks
+    assert teller.waiting(session, many, all_of=True)
+    if not asks:
+        now[0] += NOTED_SEC / 2
+        assert teller.due_ms(many, 5) == 5 + round(NOTED_SEC * 500)
+        assert not teller.waiting(session, many, all_of=False)
+        now[0] += NOTED_SEC / 2
+        assert teller.waiting(session, many, all_of=False)
