@@ -90,6 +90,7 @@ class Check:
         self.kept: dict[str, list[tuple[Key, int, str | None]]] = defaultdict(list)  # runs that wait for their Dag
         self.last_action = 0
         self.causes: dict[Task, int] = {}  # of the newest firings: the events
+        self.stops: dict[Key, int] = {}  # of the runs that rules on their Dags have stopped: the first event that did
         self.clock_back = False  # it went back once
         self.before: Shot | None = None
         self.offset: int | None = None  # as the last reaction left it
@@ -196,9 +197,13 @@ class Check:
                 if task in cleared:
                     self.ledgers[task].told, self.ledgers[task].again = None, False
                 over = key in made and after.runs.get(key) != "running"  # no period is due in it any more
-                fired = self._firings(task, run, self._heard(task, batch, amid), before, 0 if over or amid else now)
+                heard = self._heard(task, batch, amid)
+                end = self.stops[key] if over else None  # its rules hear nothing behind it, and may not hear it
+                fired = self._firings(
+                    task, run, [e for e in heard if end is None or e.offset <= end], before, 0 if over or amid else now
+                )
                 found = actual.pop(task, [])
-                fired = self._match(task, fired, found)
+                fired = self._match(task, fired, found, end)
                 was = before.tis.get(task)
                 if task in cleared and fired and was is not None and was.state in ("scheduled", "queued"):
                     self.ledgers[task].free = True  # was it given more events, or did it wait anew, first?
@@ -282,6 +287,7 @@ class Check:
     def _dag_firings(self, batch: list[Any], amid: list[Any], actual: Any, after: Shot) -> dict[Key, int]:
         """Rules on Dags; returns the runs that the batch has stopped, and the offset of the last event that did."""
         touched: dict[Key, int] = {}
+        self.stops.clear()
         for dag_id, (_, rules) in self.rules.items():
             if rules is None:
                 self.kept.pop(dag_id, None)
@@ -303,6 +309,7 @@ class Check:
                     for key, run in self.runs.items():
                         if key[0] == dag_id and event.context in (None, run.context) and event.offset > run.since:
                             touched[key] = event.offset
+                            self.stops.setdefault(key, event.offset)
                             self._stopped(key, after)
                             if after.runs.get(key) in ("running", "queued") and not self._teardowns(dag_id):
                                 self.fault("dag-not-stopped", f"{key} is {after.runs.get(key)} after {firing}")
@@ -392,9 +399,11 @@ class Check:
         known = self.world.running.runner._reactor.world
         return {(*key, task_id) for due, key, task_id in known._due if due <= now and known._is_due(due, key, task_id)}
 
-    def _match(self, task: Task, expected: list[list[Any]], found: list[Any]) -> list[Any]:
-        """Keep the models that said what was done."""
-        fits = [n for n, seq in enumerate(expected) if [(f.rule, f.action, f.offsets) for f, _ in seq] == list(found)]
+    def _match(self, task: Task, expected: list[list[Any]], found: list[Any], end: int | None = None) -> list[Any]:
+        """Keep the models that said what was done; of the event at `end` either may be."""
+        shown = [[(f.rule, f.action, f.offsets) for f, _ in seq] for seq in expected]
+        first = [[(f.rule, f.action, f.offsets) for f, e in seq if e and e.offset != end] for seq in expected]
+        fits = [n for n in range(len(expected)) if list(found) in (shown[n], first[n] if end else shown[n])]
         if fits:
             self.models[task] = [self.models[task][n] for n in fits]
             return expected[fits[0]]
