@@ -496,6 +496,19 @@ mysql_text(void *db, int column)
     return (aif_str){p, p == NULL ? 0 : s->lengths[column]};
 }
 
+/* Nobody takes in what is left.  The server is told so by a reset: it cannot
+ * say it to a socket whose window is closed, nor hears that it was shut down,
+ * and would hold the tables until the kernel forgets the socket (60 s). */
+static void
+mysql_cut(MYSQL *conn)
+{
+    const int fd = (int)mysql_get_socket(conn);
+    const struct linger now = {.l_onoff = 1};
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    (void)shutdown(fd, SHUT_RDWR);
+}
+
 /* What is left of an answer must be taken in. */
 static void
 mysql_done(void *db)
@@ -514,7 +527,7 @@ mysql_done(void *db)
         }
     }
     if (bytes >= DRAIN_BYTES) {
-        (void)shutdown((int)mysql_get_socket(s->conn), SHUT_RDWR);
+        mysql_cut(s->conn);
     }
     mysql_free_result(s->asked);
     s->asked = NULL;
