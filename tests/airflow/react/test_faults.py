@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,7 @@ HERE = Path(__file__).parent
 SCHEDULERS = ("scheduler", "scheduler-2")
 AGAIN = "aiflow: events wait for the next pass"
 # What a reaction comes to while it holds the consumer's row, and what stands in its way there.
-PLACES = {
-    "reading": "SELECT 1 FROM dag_run WHERE run_id = %s FOR UPDATE",
-    "acting": "SELECT 1 FROM task_instance WHERE run_id = %s FOR UPDATE",
-    "saving": "SELECT 1 FROM aiflow_rule_state WHERE run_id = %s FOR UPDATE",
-}
+PLACES = {"reading": "dag_run", "acting": "task_instance", "saving": "aiflow_rule_state"}
 
 CONFIG = {"aiflow.stop_grace_sec": "600", "core.test_connection": "Enabled"}
 FAILS = "aiflow: Airflow's database fails"
@@ -75,6 +71,10 @@ class Session:
     def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         self._cursor.execute(statement, values)
         return self._cursor.fetchall() if self._cursor.description else []
+
+    def lock(self, place: str, run: Run) -> None:
+        """Stand in the way of a reaction."""
+        self.run(f"SELECT 1 FROM {PLACES[place]} WHERE run_id = %s FOR UPDATE", run.run_id)
 
     def close(self) -> None:
         """Give back what it has locked."""
@@ -148,6 +148,25 @@ def parked(runs: Runs, dag_id: str = "heard") -> Run:
     return run
 
 
+def ends_with_one_start(run: Run, offset: int) -> None:
+    """Its task has begun once, by this event."""
+    run.ends()
+    assert run.actions() == [("a", "start_1", "start", [offset])]
+    assert run.offsets("a") == [[offset]]
+
+
+def lose_a_connection(runs: Runs, session: Session, place: str, end: Callable[[], None]) -> None:
+    """`end` ends that of the reaction which waits for our session: all of it is tried again."""
+    run = parked(runs)
+    session.lock(place, run)
+    before = logs(runs).count(AGAIN)
+    offset = run.send("go")
+    end()
+    run.until(lambda: logs(runs).count(AGAIN) > before, "it says so")
+    session.close()
+    ends_with_one_start(run, offset)
+
+
 def delete(run: Run) -> None:
     """As people do: Airflow deletes no run that goes on."""
     path = f"dags/{run.dag_id}/dagRuns/{run.run_id}"
@@ -203,9 +222,9 @@ def test_a_burst_on_twenty_runs_is_acted_on_once(runs: Runs) -> None:
 def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> None:
     """The reaction holds the consumer's row and wants ours; we want the consumer's."""
     run, gate = parked(runs), Session(runs)
-    gate.run(PLACES["reading"], run.run_id)
+    gate.lock("reading", run)
     session.run("SET deadlock_timeout = '1h'")  # the other one is to notice
-    session.run(PLACES[place], run.run_id)
+    session.lock(place, run)
     before = logs(runs).count(AGAIN)
     offset = run.send("go")
     waits_for(runs, gate.pid)
@@ -215,26 +234,18 @@ def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> 
     gate.close()
     wanted.join()
     session.close()
-    run.ends()
+    ends_with_one_start(run, offset)
     assert "deadlock detected" in logs(runs)
     assert logs(runs).count(AGAIN) > before  # or both, one after the other: the row is free for a moment
-    assert run.actions() == [("a", "start_1", "start", [offset])]
-    assert run.offsets("a") == [[offset]]
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_connection_that_is_lost_in_a_reaction(runs: Runs, session: Session, place: str) -> None:
-    run = parked(runs)
-    session.run(PLACES[place], run.run_id)
-    before = logs(runs).count(AGAIN)
-    offset = run.send("go")
-    reacts = waits_for(runs, session.pid)
-    assert runs.airflow.sql("SELECT pg_terminate_backend(?)", reacts) == [(True,)]
-    run.until(lambda: logs(runs).count(AGAIN) > before, "it says so")
-    session.close()
-    run.ends()
-    assert run.actions() == [("a", "start_1", "start", [offset])]
-    assert run.offsets("a") == [[offset]]
+    def end() -> None:
+        reacts = waits_for(runs, session.pid)
+        assert runs.airflow.sql("SELECT pg_terminate_backend(?)", reacts) == [(True,)]
+
+    lose_a_connection(runs, session, place, end)
 
 
 @pytest.mark.parametrize("place", ["before", "commit"])
@@ -294,7 +305,7 @@ def test_what_an_executor_was_given_in_a_transaction_that_is_undone(
 def test_who_refers_to_rows_of_a_reaction_does_not_wait(runs: Runs, session: Session) -> None:
     """A foreign key asks whether its row is there, while somebody may hold what the reaction wants next: a deadlock."""
     run, other = parked(runs), Session(runs)
-    session.run(PLACES["saving"], run.run_id)
+    session.lock("saving", run)
     run.send("go")
     waits_for(runs, session.pid)
     for table in ("dag_run", "task_instance"):
@@ -310,7 +321,7 @@ def test_a_run_is_deleted_in_the_middle_of_a_reaction(runs: Runs) -> None:
     both = [parked(runs) for _ in range(2)]
     gates = [Session(runs) for _ in both]
     for run, gate in zip(both, gates, strict=True):
-        gate.run(PLACES["reading"], run.run_id)
+        gate.lock("reading", run)
     runs.client.publish(Event("go"))
     waiting = "SELECT 1 FROM pg_stat_activity WHERE ? = ANY (pg_blocking_pids(pid))"
     first = runs.airflow.wait_until(lambda: [n for n in range(2) if runs.airflow.sql(waiting, gates[n].pid)])[0]
@@ -525,9 +536,7 @@ def test_airflows_disk_is_full(alone: Runs) -> None:
     finally:
         limit_files(scheduler, resource.RLIM_INFINITY)
         reader.close()
-    run.ends()
-    assert run.offsets("a") == [[offset]]
-    assert run.actions() == [("a", "start_1", "start", [offset])]
+    ends_with_one_start(run, offset)
     runs_on.open("deaf")
     runs_on.ends()
     assert len(runs_on.lines("deaf")) == 1

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import MySQLdb
 import pytest
@@ -14,14 +15,11 @@ from sqlalchemy import make_url
 
 from aiflow_ext import Event
 from react import test_faults as faults
-from react.test_faults import AGAIN, airflow_on, alive, logs, parked  # noqa: F401
-from react.test_rules import Run, Runs
-
-# What a reaction comes to while it holds the consumer's row, and what stands in its way there.
-PLACES = {"reading": "dag_run", "acting": "task_instance", "saving": "aiflow_rule_state"}
+from react.test_faults import AGAIN, PLACES, airflow_on, alive, ends_with_one_start, logs, parked  # noqa: F401
+from react.test_rules import Runs
 
 
-class Session:
+class Session(faults.Session):
     """A session of ours in Airflow's database, in a transaction."""
 
     def __init__(self, runs: Runs) -> None:
@@ -32,13 +30,9 @@ class Session:
         self.number = self._connection.thread_id()
         self.run("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
-    def run(self, statement: str, *values: object) -> None:
+    def run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         self._cursor.execute(statement, values or None)
-        self._cursor.fetchall()
-
-    def lock(self, place: str, run: Run) -> None:
-        """Stand in the way of a reaction."""
-        self.run(f"SELECT 1 FROM {PLACES[place]} WHERE run_id = %s FOR UPDATE", run.run_id)
+        return list(self._cursor.fetchall())
 
     def close(self) -> None:
         """Give back what it has locked."""
@@ -91,25 +85,17 @@ def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> 
     who_waits(runs, session)
     session.run("SELECT 1 FROM aiflow_consumer WHERE name = 'scheduler' FOR UPDATE")
     session.close()
-    run.ends()
+    ends_with_one_start(run, offset)
     assert "Deadlock found" in logs(runs)
     assert logs(runs).count(AGAIN) > before
-    assert run.actions() == [("a", "start_1", "start", [offset])]
-    assert run.offsets("a") == [[offset]]
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_connection_that_is_lost_in_a_reaction(runs: Runs, session: Session, place: str) -> None:
-    run = parked(runs)
-    session.lock(place, run)
-    before = logs(runs).count(AGAIN)
-    offset = run.send("go")
-    runs.airflow.sql(f"KILL {who_waits(runs, session)}")
-    run.until(lambda: logs(runs).count(AGAIN) > before, "it says so")
-    session.close()
-    run.ends()
-    assert run.actions() == [("a", "start_1", "start", [offset])]
-    assert run.offsets("a") == [[offset]]
+    def end() -> None:
+        runs.airflow.sql(f"KILL {who_waits(runs, session)}")
+
+    faults.lose_a_connection(runs, session, place, end)
 
 
 def test_a_scheduler_that_hangs_lets_go(runs: Runs, session: Session) -> None:
@@ -141,8 +127,7 @@ def test_a_server_that_goes_away_for_a_while(runs: Runs) -> None:
         session = Session(runs)
         try:
             while not enough.wait(0.2):
-                session._cursor.execute(others)
-                for (number,) in session._cursor.fetchall():
+                for (number,) in session.run(others):
                     try:
                         session.run(f"KILL {number}")
                     except MySQLdb.OperationalError:  # it has ended
