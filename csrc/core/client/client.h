@@ -116,8 +116,8 @@ AIF_MUST_CHECK aif_err aif_sub_remove(aif_sub *s, uint64_t stream,
 /* Wait up to timeout_ms for at least one event; adds 0 or more of one stream
  * to out, each event once, in offset order.  *stream (may be NULL) is which, 0
  * where there is none.  hint, where not NULL and at least AIF_HINT_MAX + 1
- * bytes, gets the last hint's text or "" and *hinted says if there was one; a
- * hint ends the wait too.
+ * bytes, gets a hint's text or "" and *hinted says if there was one; a hint
+ * ends the wait too, and the next one waits for the next call.
  * An error with *stream set has ended that stream, and no other; its events so
  * far were handed out. */
 AIF_MUST_CHECK aif_err aif_sub_next(aif_sub *s, int timeout_ms, aif_batch *out,

@@ -143,7 +143,7 @@ taking_is_enough(const aif_taking *t)
     if (t->opens != NULL) {
         return t->opens->live;
     }
-    return t->full || t->out->n - t->events >= TAKE_EVENTS ||
+    return t->full || t->hinted || t->out->n - t->events >= TAKE_EVENTS ||
            t->out->bytes - t->bytes >= TAKE_BYTES;
 }
 

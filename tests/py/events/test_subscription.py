@@ -135,6 +135,17 @@ def test_hints_come_beside_events(broker, client):
         assert (of, [e.key for e in got], hint) == (stream, ["a"], None)
 
 
+def test_each_hint_is_told(broker, client, until):
+    """They came as one, so that who hears them could not say what had changed."""
+    with _core.Subscription(broker.uri, hints=True) as subscription:
+        subscription.add([("*", "*", "*", "*")], None, 60_000)
+        for n in range(3):
+            client.hint(str(n))
+        client.publish(Event("a"))
+        until(lambda: client.head() == 1)
+        assert [subscription.next(60_000)[2] for _ in range(3)] == ["0", "1", "2"]
+
+
 def test_skip_says_that_something_came_and_makes_no_events(broker, client, until):
     with _core.Subscription(broker.uri, hints=True) as subscription:
         assert subscription.skip() == (0, None)
