@@ -20,7 +20,8 @@ from aiflow_ext.provider.act.tasks import TI, WAITS
 
 Text = TypeVar("Text", str, Any)
 
-SECOND = timedelta(seconds=1)  # SQLite's now() has no fractions: a run of this second would wait for the next
+# A stock scheduler's now() has whole seconds on SQLite and MySQL: a run of this second would wait for the next.
+SECOND = timedelta(seconds=1)
 
 
 def create(

@@ -9,7 +9,9 @@ from airflow.utils.sqlalchemy import get_dialect_name
 from sqlalchemy import CursorResult, Engine, Table, and_, event, func, insert, or_, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import functions
 
 # Of MySQL: a deadlock, for which it undoes the whole transaction and forgets its savepoints; and what it says then when
 # SQLAlchemy goes back to one.
@@ -17,6 +19,8 @@ UNDONE = (1213, 1305)
 BEFORE = "aiflow_wait_timeout"  # of a connection, what it was
 SORTS = "aiflow_sorts"  # of a connection, that it has room to sort
 SORT_BYTES = 16 << 20  # MySQL takes as much of it as a sort needs
+# now() has whole seconds there.
+NOW = {"mysql": "NOW(6)", "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')"}
 
 
 def insert_unless_there(session: Session, table: Table, row: dict[str, Any]) -> bool:
@@ -89,6 +93,16 @@ def _give_room(connection: Any, record: Any, proxy: Any) -> None:
         cursor.execute(f"SET SESSION sort_buffer_size = {larger}")
         cursor.close()
         record.info[SORTS] = True
+
+
+def let_now_have_fractions(engine: Engine) -> None:
+    """From now on, in this process, now() is the moment, and not the second in which it is.
+
+    Airflow lets a run begin where its `run_after` is not after now(): one that a user makes would wait for the next
+    second, of which nobody tells.
+    """
+    if (exact := NOW.get(engine.dialect.name)) is not None:
+        compiles(functions.now, engine.dialect.name)(lambda element, compiler, **_: exact)
 
 
 def is_undone(error: BaseException) -> bool:

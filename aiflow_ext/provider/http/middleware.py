@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 WATCHED = ("/execution/", "/api/v2/")
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-HEARTBEAT = "/heartbeat"
+QUIET = ("/heartbeat", "/rtif", "/rendered-map-index")  # what tasks write that makes no work
+QUIET_TOO = ("/execution/xcoms/", "/execution/variables/", "/execution/store/")
 PATIENCE = 1.0  # seconds that a request waits for the broker
 AWAY_SEC = 5.0  # for so long none waits after one did in vain
 
@@ -61,7 +62,8 @@ def _may_change(scope: Scope) -> bool:
         scope["type"] == "http"
         and scope["method"] in CHANGING
         and scope["path"].startswith(WATCHED)
-        and not scope["path"].endswith(HEARTBEAT)
+        and not scope["path"].endswith(QUIET)
+        and not scope["path"].startswith(QUIET_TOO)
     )
 
 

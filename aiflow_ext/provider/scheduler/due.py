@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.models.dag import DagModel
@@ -14,11 +14,15 @@ from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
+SOON = timedelta(milliseconds=50)
 RETRIES = 200  # that are looked at; those beyond wait for the next full pass
 
 
 def next_due(session: Session, dag_bag: Any, now: datetime) -> datetime | None:
     """Return the next moment at which a run is created or may begin, or a retry or a reschedule is due.
+
+    Whether it is time for a run, Airflow asks the database, whose clock may be behind the one that the run was made by.
+    Then each moment is twice as far away as the one before, until that clock has come to it.
 
     :param dag_bag: the scheduler's, for the delays of retries.
     :return: a time after `now`; None where there is none.
@@ -26,13 +30,16 @@ def next_due(session: Session, dag_bag: Any, now: datetime) -> datetime | None:
     create, run = DagModel.next_dagrun_create_after, DagRun.run_after
     reschedule = TaskReschedule.reschedule_date
     queries = (
-        select(func.min(create)).where(create > now, DagModel.is_paused.is_(False), DagModel.is_stale.is_(False)),
-        select(func.min(run)).where(run > now, DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING])),
+        select(func.min(create)).where(
+            create > func.now(), DagModel.is_paused.is_(False), DagModel.is_stale.is_(False)
+        ),
+        select(func.min(run)).where(run > func.now(), DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING])),
         select(func.min(reschedule))
         .join(TI, TI.id == TaskReschedule.ti_id)
         .where(reschedule > now, TI.state == TaskInstanceState.UP_FOR_RESCHEDULE),
     )
-    times = [time for query in queries if (time := session.scalar(query)) is not None]
+    found = [time for query in queries if (time := session.scalar(query)) is not None]
+    times = [time if time > now else now + max(SOON, now - time) for time in found]
     return min([*times, *_retries(session, dag_bag, now)], default=None)
 
 

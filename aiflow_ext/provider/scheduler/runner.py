@@ -30,7 +30,7 @@ from sqlalchemy.orm import Session
 from aiflow_ext.errors import Error
 from aiflow_ext.provider.act.tasks import begin_when_queued, parking, unpark
 from aiflow_ext.provider.config import Config
-from aiflow_ext.provider.db.dialect import give_room_to_sort
+from aiflow_ext.provider.db.dialect import give_room_to_sort, let_now_have_fractions
 from aiflow_ext.provider.metrics import count
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.decide import Reaction
@@ -39,6 +39,7 @@ from aiflow_ext.provider.react.unended import unended
 from aiflow_ext.provider.scheduler.changes import RUNS, Changes
 from aiflow_ext.provider.scheduler.children import keep_connections_from_children, let_workers_end
 from aiflow_ext.provider.scheduler.due import next_due
+from aiflow_ext.provider.scheduler.hints import Named
 from aiflow_ext.provider.scheduler.late import drop_late_words
 from aiflow_ext.provider.scheduler.polled import Polls
 from aiflow_ext.provider.scheduler.preload import preload
@@ -67,6 +68,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         preload()  # before the executors fork
         keep_connections_from_children()
         give_room_to_sort(settings.get_engine())
+        let_now_have_fractions(settings.get_engine())
         try:
             return super()._execute()
         finally:  # the executors have ended: until then their tasks publish
@@ -88,6 +90,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._retry = self._again = False
         self._woken = 0.0
         self._reaction = Reaction()
+        self._named = Named()
         self._waker = waker = Waker(self._config, self.executors)
         self._changes = Changes(settings.get_engine())
         try:
@@ -234,6 +237,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             raise SystemExit
         self._waker.tend()
         wake, self._wake, self._retry = self._wake, Wake(), False
+        if wake.tasks and not wake.full:
+            wake.know(self._named.look_up(wake.tasks, session))
         if wake:
             self._pause_sec = self._config.safety_pass_sec
             self._full_at = min(self._full_at, time.monotonic() + self._pause_sec)

@@ -18,6 +18,7 @@ from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.db.look import Look
 from aiflow_ext.provider.metrics import BrokerFigures
 from aiflow_ext.provider.scheduler.embedded import Embedded
+from aiflow_ext.provider.scheduler.hints import Told, task_in
 from aiflow_ext.provider.world.blame import Key
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,15 @@ EVERYTHING = ("*", "*", "*", "*")
 
 @dataclass
 class Wake:
-    """What was heard.  `full`: anything may have changed; `events`: the log has more; `dirty`, `status`: runs."""
+    """What was heard.  `full`: anything may have changed; `events`: the log has more; `dirty`, `status`: runs, and in
+    `tasks` the like of tasks whose runs are not known."""
 
     full: bool = False
     events: bool = False
     executor: bool = False
     dirty: set[Key] = field(default_factory=set)
     status: set[Key] = field(default_factory=set)
+    tasks: set[Told] = field(default_factory=set)
 
     def hear(self, payload: str) -> None:
         """Note what a notification of the database says."""
@@ -49,8 +52,22 @@ class Wake:
         elif kind != notify.RUN:
             self.full = True
 
+    def hear_hint(self, path: str) -> None:
+        """Note what the api-server says: which request it has served."""
+        if (task := task_in(path)) is not None:
+            self.tasks.add(task)
+        else:
+            self.full = True
+
+    def know(self, runs: dict[Told, Key] | None) -> None:
+        """Note the runs of the tasks; None: anything may have changed."""
+        self.tasks.clear()
+        self.full |= runs is None
+        for (kind, _), run in (runs or {}).items():
+            (self.dirty if kind == notify.DIRTY else self.status).add(run)
+
     def __bool__(self) -> bool:
-        return bool(self.full or self.events or self.executor or self.dirty or self.status)
+        return bool(self.full or self.events or self.executor or self.dirty or self.status or self.tasks)
 
 
 class Waker:
@@ -195,7 +212,8 @@ class Waker:
             while True:
                 offset, hint = sub.skip()  # the reaction reads the events from the log
                 wake.events |= offset > 0
-                wake.full |= hint is not None and not self.tells_all()  # after a NOTIFY it is no news
+                if hint is not None and not self.tells_all():  # after a NOTIFY it is no news
+                    wake.hear_hint(hint)
                 if not offset and hint is None:
                     return
         except Error as e:

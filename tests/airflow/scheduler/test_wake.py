@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event as Flag
@@ -18,7 +19,7 @@ from airflows import free_tcp
 from aiflow_ext import EventClient, _core
 from aiflow_ext.provider.config import SOURCES, Config
 from aiflow_ext.provider.http import middleware as api
-from aiflow_ext.provider.scheduler.wake import Waker
+from aiflow_ext.provider.scheduler.wake import Wake, Waker
 
 Wait = Callable[..., Waker]
 
@@ -66,6 +67,55 @@ def test_the_api_server_wakes_a_scheduler_whose_broker_is_on_tcp(waker: Wait, mo
             api.wake("/api/v2/dags")  # one that is sent while it connects may be lost
     api._handles.pop("hints").close()
     assert hint == "/api/v2/dags"
+
+
+def test_a_hint_about_a_task_names_it(waker: Wait, tmp_path: Path) -> None:
+    """Any led to a full pass; and of those that came together, all but one were lost."""
+    one, other = uuid.uuid4(), uuid.uuid4()
+    waiting, heard, deadline = waker(), Wake(), time.monotonic() + 60
+    with EventClient(f"ipc://{tmp_path}/broker") as client:
+        while not waiting.wait(0.1).full and time.monotonic() < deadline:
+            client.hint("/api/v2/dags/a")  # one that is sent while it connects may be lost
+        while waiting.wait(0.5):  # those before
+            continue
+        client.hint(f"/execution/task-instances/{one}/run")
+        client.hint(f"/execution/task-instances/{other}/state")
+        while len(heard.tasks) < 2 and time.monotonic() < deadline:
+            heard.tasks |= waiting.wait(60).tasks
+    assert heard.tasks == {("status", one), ("dirty", other)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/execution/task-instances/{uuid.UUID(int=7)}/other",
+        "/execution/task-instances/7/state",
+        f"/execution/task-instances/{uuid.UUID(int=7)}/state/",
+        f"x/execution/task-instances/{uuid.UUID(int=7)}/state",
+        "/execution/dag-runs/a/b",
+        "",
+    ],
+)
+def test_any_other_hint_says_that_all_may_have_changed(path: str) -> None:
+    wake = Wake()
+    wake.hear_hint(path)
+    assert wake == Wake(full=True)
+
+
+def test_what_makes_no_work_is_no_hint() -> None:
+    def wakes(method: str, path: str) -> bool:
+        return api._may_change({"type": "http", "method": method, "path": path})
+
+    task = f"/execution/task-instances/{uuid.uuid4()}"
+    assert wakes("PATCH", f"{task}/run")
+    assert wakes("PATCH", f"{task}/state")
+    assert wakes("PATCH", f"{task}/skip-downstream")
+    assert wakes("POST", "/execution/dag-runs/a/b")
+    assert wakes("POST", "/api/v2/dags/a/dagRuns")
+    assert not wakes("PUT", f"{task}/heartbeat")
+    assert not wakes("PUT", f"{task}/rtif")
+    assert not wakes("POST", "/execution/xcoms/a/b/c/return_value")
+    assert not wakes("GET", f"{task}/state")
 
 
 @pytest.mark.skipif("AIF_TEST_POOLER" not in os.environ, reason="no PgBouncer: tests/with_pgbouncer gives one")
