@@ -69,6 +69,7 @@ def tries(airflow: Deployment, run_id: str) -> int:
     return int(rows[0][0])
 
 
+@pytest.mark.core
 def test_killed_at_every_point(airflow: Deployment) -> None:
     run_id = airflow.rest.trigger("counted", run_id="r")
     airflow.wait_until(lambda: airflow.states("counted", run_id).get("count") == "deferred", what="parked")

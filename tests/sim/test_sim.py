@@ -20,6 +20,7 @@ if "AIF_TEST_AIRFLOW_MYSQL" in os.environ:  # `make test-mysql`
     STORES.append(("mysql", "0-9"))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(("store", "seeds"), STORES)
 def test_nothing_is_found(store: str, seeds: str) -> None:
     command = [sys.executable, str(RUN), "--store", store, "--seeds", seeds, "--steps", "30", "--jobs", "2"]

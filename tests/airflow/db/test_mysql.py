@@ -157,6 +157,7 @@ def test_each_version_becomes_the_newest(airflow: Deployment) -> None:
     assert tables(airflow) == wanted
 
 
+@pytest.mark.core
 def test_what_an_earlier_version_left_is_completed(airflow: Deployment) -> None:
     """It was refused at aiflow_action with error 1071, and MySQL kept the tables that it had made before."""
     wanted = tables(airflow)
@@ -169,6 +170,7 @@ def test_what_an_earlier_version_left_is_completed(airflow: Deployment) -> None:
     }
 
 
+@pytest.mark.core
 def test_keys_of_the_longest_ids_fit_and_refuse_a_second_one(airflow: Deployment) -> None:
     ids = ["d" * 250, "r" * 250, "t" * 250]
     airflow.sql(
@@ -190,14 +192,17 @@ def test_keys_of_the_longest_ids_fit_and_refuse_a_second_one(airflow: Deployment
         airflow.sql(once, *values, "[]")
 
 
+@pytest.mark.core
 def test_a_row_is_held_and_a_silent_session_ends(airflow: Deployment) -> None:
     in_airflow(airflow, HELD)
 
 
+@pytest.mark.core
 def test_rows_that_carry_events_are_sorted(airflow: Deployment) -> None:
     in_airflow(airflow, SORTS)
 
 
+@pytest.mark.core
 def test_a_look_sees_what_others_change(airflow: Deployment) -> None:
 
     in_airflow(airflow, LOOKS)

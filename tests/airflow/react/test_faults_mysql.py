@@ -67,11 +67,12 @@ def who_waits(runs: Runs, session: Session) -> int:
     return int(runs.airflow.wait_until(lambda: runs.airflow.sql(waiting, session.number), what="who waits")[0][0])
 
 
-test_a_burst_on_twenty_runs_is_acted_on_once = faults.test_a_burst_on_twenty_runs_is_acted_on_once
+test_a_burst_on_twenty_runs_is_acted_on_once = pytest.mark.core(faults.test_a_burst_on_twenty_runs_is_acted_on_once)
 test_a_task_is_cleared_while_its_stop_is_under_way = faults.test_a_task_is_cleared_while_its_stop_is_under_way
 test_one_of_two_is_killed_in_a_burst = faults.test_one_of_two_is_killed_in_a_burst
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("place", ["acting", "saving"])
 def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> None:
     """The reaction holds the consumer's row and wants ours; we want the consumer's.  Who has changed less is undone."""
@@ -90,6 +91,7 @@ def test_a_deadlock_is_tried_again(runs: Runs, session: Session, place: str) -> 
     assert logs(runs).count(AGAIN) > before
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("place", PLACES)
 def test_a_connection_that_is_lost_in_a_reaction(runs: Runs, session: Session, place: str) -> None:
     def end() -> None:

@@ -102,6 +102,7 @@ def runs(shared: Deployment) -> Iterator[Runs]:
     made.client.close()
 
 
+@pytest.mark.core
 def test_a_task_with_a_start_rule_waits_deferred(runs: Runs) -> None:
     run = runs.begin("waits")
     run.reach(free="deferred", up="running", a=None, last=None)
@@ -119,6 +120,7 @@ def test_a_task_with_a_start_rule_waits_deferred(runs: Runs) -> None:
     run.ends()
 
 
+@pytest.mark.core
 def test_the_first_rule_that_fires_decides(runs: Runs) -> None:
     run = runs.begin("first")
     run.reach(starts="deferred", ends="deferred")
@@ -128,6 +130,7 @@ def test_the_first_rule_that_fires_decides(runs: Runs) -> None:
     assert sorted(run.actions()) == [("ends", "stop_1", "stop", [offset]), ("starts", "start_1", "start", [offset])]
 
 
+@pytest.mark.core
 def test_while_running_once_is_one_more_start_with_all_events(runs: Runs) -> None:
     run = runs.begin("while_once")
     run.reach(a="deferred")
@@ -143,6 +146,7 @@ def test_while_running_once_is_one_more_start_with_all_events(runs: Runs) -> Non
     assert len(run.lines("a")) == 2
 
 
+@pytest.mark.core
 def test_while_running_each_is_one_start_per_event_in_order(runs: Runs) -> None:
     run = runs.begin("while_each")
     run.reach(a="deferred")
@@ -175,6 +179,7 @@ def test_while_running_ignore_forgets_the_event(runs: Runs) -> None:
     assert run.offsets("a") == [[first]]
 
 
+@pytest.mark.core
 def test_stop_asks_first_and_ends_in_success(runs: Runs) -> None:
     run = runs.begin("stops")
     run.until(lambda: run.lines("heard") and run.lines("stream") and run.lines("failed"), "all run")
@@ -205,6 +210,7 @@ def test_stop_and_restart_of_a_task_that_does_not_listen(runs: Runs) -> None:
     assert len(run.lines("restarted")) == 2
 
 
+@pytest.mark.core
 def test_restart_stops_and_starts_and_is_no_failure(runs: Runs) -> None:
     run = runs.begin("restarts")
     run.reach(serve="deferred")
@@ -219,6 +225,7 @@ def test_restart_stops_and_starts_and_is_no_failure(runs: Runs) -> None:
     run.ends()
 
 
+@pytest.mark.core
 def test_status_of_a_task_of_the_run(runs: Runs) -> None:
     run = runs.begin("statuses")
     run.reach(on_running="success", on_quick="success", after="deferred")
@@ -251,6 +258,7 @@ def test_all_of_and_count(runs: Runs) -> None:
     run.ends()
 
 
+@pytest.mark.core
 def test_a_retry_starts_with_the_same_events(runs: Runs) -> None:
     run = runs.begin("retries")
     run.reach(flaky="deferred")
@@ -279,6 +287,7 @@ def test_any_operator_and_its_templates(runs: Runs) -> None:
     assert (runs.airflow.home / f"{run.run_id}.value").read_text() == "4711\n"
 
 
+@pytest.mark.core
 def test_events_reach_runs_that_were_there_and_have_their_context(runs: Runs) -> None:
     runs.client.publish(Event("go"))  # before the run
     run, other = runs.begin("templates"), runs.begin("templates")
@@ -293,6 +302,7 @@ def test_events_reach_runs_that_were_there_and_have_their_context(runs: Runs) ->
     assert (runs.airflow.home / f"{run.run_id}.value").read_text() == "everybodys\n"
 
 
+@pytest.mark.core
 def test_an_event_makes_and_ends_runs_of_a_dag(runs: Runs) -> None:
     context = uuid.uuid4().hex[:8]
     offset = runs.client.publish(Event("make", "v", context=context))
@@ -315,6 +325,7 @@ def test_a_wrong_rule_is_an_import_error_that_says_what_to_write(runs: Runs) -> 
     assert "'b'" in text
 
 
+@pytest.mark.core
 def test_a_native_dag_runs_unchanged(runs: Runs) -> None:
     run_id = runs.airflow.run_dag("native")
     assert runs.airflow.rest.run_state("native", run_id) == "success"
