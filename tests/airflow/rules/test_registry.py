@@ -20,7 +20,7 @@ class Database:
         self.error: Exception | None = error
         self.rows = [(uuid4(), "d", "hash", datetime.now(UTC))]
 
-    def execute(self, _: Any) -> Any:
+    def execute(self, _: Any, since: Any) -> Any:
         """Which Dags have changed."""
         return SimpleNamespace(all=lambda: self.rows)
 
