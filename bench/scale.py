@@ -119,11 +119,12 @@ class Scale:
         """Look each 5 ms, on a connection that stays."""
         self.airflow.wait_until(lambda: self.airflow.sql(sql, *values), what=sql, poll=0.005)
 
-    def rest(self, seconds: float) -> list[float]:
+    def rest(self, seconds: float) -> tuple[list[float], list[float]]:
         time.sleep(SETTLES)
-        before = self.cpu()
-        time.sleep(seconds)
-        return [(self.cpu() - before) / seconds]
+        with self.heartbeats():
+            before = self.cpu()
+            time.sleep(seconds)
+            return [(self.cpu() - before) / seconds], [self.oldest]
 
     def one(self) -> tuple[list[float], list[float]]:
         took, used = [], []
@@ -170,7 +171,8 @@ def measure(scale: Scale, numbers: list[int], idle: float) -> dict[str, dict[str
     found: dict[str, dict[str, list[float]]] = {}
     for runs in numbers:
         scale.grow(runs)
-        of = found[str(runs)] = {"rest [ms/s]": scale.rest(idle)}
+        of = found[str(runs)] = {}
+        of["rest [ms/s]"], of["rest, oldest heartbeat [s]"] = scale.rest(idle)
         of["one [ms]"], of["one, CPU [ms]"] = scale.one()
         print(f"  {runs} runs: { ({k: round(report.median(v), 1) for k, v in of.items()}) }", flush=True)
     last = found[str(numbers[-1])]

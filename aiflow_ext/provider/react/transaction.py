@@ -62,7 +62,8 @@ class Reactor:
 
     :param broker_up: whether a broker may answer.
     :param broker_log: the id of the log that it serves; None: not known.
-    :param changed: see `World`.
+    :param changed: and
+    :param beat: see `World`.
     :param executors: Airflow's, of this scheduler.
     """
 
@@ -74,10 +75,11 @@ class Reactor:
         broker_up: Callable[[], bool],
         broker_log: Callable[[], int | None],
         changed: Callable[[], Collection[Key] | None],
+        beat: Callable[[], None],
         executors: Sequence[Any],
     ) -> None:
         self.registry = Registry()
-        self.world = World(self.registry, CONSUMER, changed)
+        self.world = World(self.registry, CONSUMER, changed, beat)
         self._config = config
         self._broker_log = broker_log
         self._told_of: int | None = None  # the log of a broker, which is not ours

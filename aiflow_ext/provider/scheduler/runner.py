@@ -16,6 +16,7 @@ from typing import Any
 import airflow.jobs.scheduler_job_runner as stock
 import structlog
 from airflow import settings
+from airflow.jobs.job import perform_heartbeat
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
@@ -101,6 +102,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                 waker.broker_up,
                 waker.broker_log,
                 waker.changed,
+                self._beat,
                 self.executors,
             )
             note_begins(self._reactor.head)
@@ -124,6 +126,11 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             self._changes.close()
             let_workers_end(self.executors)  # stock ends the executors next
             waker.close()
+
+    def _beat(self) -> None:
+        """Tell that we are alive, in a reaction that takes long; not on SQLite, where it may hold the only lock."""
+        if self._waker.tells_all():
+            perform_heartbeat(self.job, heartbeat_callback=self.heartbeat_callback, only_if_necessary=True)
 
     def _run_stock_loop(self) -> None:
         """Where Airflow's database fails (a deadlock, a lost connection, a full disk), the loop begins again.

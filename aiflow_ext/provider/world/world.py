@@ -27,6 +27,7 @@ from aiflow_ext.provider.world.blame import Blame, Key
 from aiflow_ext.provider.world.dags import read_dags
 from aiflow_ext.provider.world.registry import Registry
 from aiflow_ext.provider.world.runs import (
+    CHUNK,
     Run,
     active_runs,
     chunks,
@@ -53,13 +54,21 @@ class World:
     :param consumer: whose row of aiflow_consumer says how many reactions there were.
     :param changed: returns the runs whose rows others have changed, and committed, since it was asked last, and with
         run_id "" the Dags that are gone; None: it does not know, so all is read anew.
+    :param beat: is called now and then while all is read.
     """
 
-    def __init__(self, registry: Registry, consumer: str, changed: Callable[[], Collection[Key] | None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        consumer: str,
+        changed: Callable[[], Collection[Key] | None],
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self.offset = 0
         self.registry = registry
         self._consumer = consumer
         self._changed = changed
+        self._beat = beat
         self._version = -1  # of the reaction that this is as of; -1: nothing is read yet
         self.whole = True  # all was read anew the last time
         self.current = False  # it was read again since somebody set this
@@ -298,7 +307,11 @@ class World:
         active = {(row.dag_id, row.run_id): row for row in rows}
         self._left_out = active.keys() & {*aside}
         wanted = [row for key, row in active.items() if key not in self._left_out]
-        found = dict(read_runs(session, self.registry, wanted, self.offset, now_ms))
+        found: dict[Key, Run] = {}
+        for key, run in read_runs(session, self.registry, wanted, self.offset, now_ms):
+            found[key] = run
+            if len(found) % CHUNK == 0:
+                self._beat()
         stored = _stored(session)
         self._clear()
         for run in found.values():

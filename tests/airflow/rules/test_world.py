@@ -14,7 +14,7 @@ from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
 from aiflow_ext.provider.react.tell import NOTED_SEC, Teller
 from aiflow_ext.provider.world.registry import DagRules, Registry
-from aiflow_ext.provider.world.runs import Run
+from aiflow_ext.provider.world.runs import CHUNK, Run
 from aiflow_ext.provider.world.task import Pattern, Try
 from aiflow_ext.provider.world.world import FRESH, World
 
@@ -44,6 +44,18 @@ def test_hints_that_are_lost_on_the_way_have_all_read_anew(monkeypatch: pytest.M
     monkeypatch.setattr(world, "_changed", set)  # each is told once
     world.refresh(session, 0)
     assert world.whole
+
+
+def test_a_scheduler_that_reads_all_tells_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, beats = DagRules("d", {}, None), []
+    found = [(("d", str(n)), Run(n, "d", str(n), "running", rules, 0, None, {})) for n in range(2 * CHUNK + 1)]
+    monkeypatch.setattr("aiflow_ext.provider.world.world.active_runs", lambda *_: [])
+    monkeypatch.setattr("aiflow_ext.provider.world.world.read_runs", lambda *_: iter(found))
+    monkeypatch.setattr("aiflow_ext.provider.world.world._stored", lambda *_: set())
+    world = World(Registry(), "scheduler", lambda: None, lambda: beats.append(1))
+    world._read_all(cast("Any", None), 0, ())
+    assert len(world.runs) == len(found)
+    assert len(beats) == 2
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def watchers(session: Session) -> None:
 
 def reactor() -> None:
     """Runs that were aside once, tries that were asked to stop with their run, and how long we have been shut out."""
-    memory = Reactor(Config.from_airflow(), None, None, lambda: True, lambda: None, lambda: None, [])
+    memory = Reactor(Config.from_airflow(), None, None, lambda: True, lambda: None, lambda: None, lambda: None, [])
     now = time.monotonic()
     memory._aside = {("d", "long ago"): (now - 1000, 10.0), ("d", "now"): (now + 1000, 10.0)}
     assert memory.aside() == {("d", "now")} == {*memory._aside}
