@@ -3,6 +3,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PG = tests/with_postgres tests/with_pgbouncer tests/with_mysql# give a test its databases, AIF_TEST_PG, AIF_TEST_POOLER, AIF_TEST_MYSQL
 AIRFLOW = $(PG) tests/with_airflow_mysql# and one for an Airflow on MySQL, AIF_TEST_AIRFLOW_MYSQL
+NO_MYSQL = env -u AIF_TEST_AIRFLOW_MYSQL# else all of these run on MySQL, too: test-mysql does that
 HANG = timeout --foreground -k 20 -s INT# so that CI ends, and says where
 FUZZ_SECONDS ?= 30# for all fuzzers together
 SEEDS ?= 100000-
@@ -51,29 +52,29 @@ test-py-asan: build ## The same, with a sanitized extension
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan-py $(HANG) 12000 $(VENV)/bin/pytest -q tests/py -k 'not libraries_keep and not test_install and not test_fork'
 test-airflow: test-react test-beside ## Tests with a real Airflow; with -j2 both halves at once
 test-react: build
-	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/airflow/react
+	@$(PG) $(NO_MYSQL) $(HANG) 14400 $(PY) -m pytest -q tests/airflow/react
 test-beside: build
-	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/airflow --ignore=tests/airflow/react
+	@$(PG) $(NO_MYSQL) $(HANG) 14400 $(PY) -m pytest -q tests/airflow --ignore=tests/airflow/react
 test-crash: build ## kill -9 at every labelled point, then count
-	@$(PG) $(HANG) 14400 $(PY) -m pytest -q tests/crash
+	@$(PG) $(NO_MYSQL) $(HANG) 14400 $(PY) -m pytest -q tests/crash
 test-soak: build ## Brokers and clients killed at random; AIF_SOAK_EVENTS=10000
 	@$(PG) $(HANG) 7200 $(PY) -m pytest -q -s tests/soak
 soak: ## The same with 100,000 events
 	@AIF_SOAK_EVENTS=100000 $(MAKE) --no-print-directory test-soak
 test-mysql: build ## All of these that know a database, with Airflow itself on MySQL
 	@$(AIRFLOW) $(HANG) 14400 $(PY) -m pytest -q tests/airflow tests/crash tests/sim -k mysql
-test-mysql-core: build ## Of these what proves most; where no MySQL server can be had it is skipped, not with AIF_TEST_ALL=1
+test-mysql-core: build ## What proves most of them; skipped where no MySQL server can be had, but not with AIF_TEST_ALL=1
 	@mkdir -p build && rm -f build/mysql.skipped
 	@if test -n "$$AIF_TEST_AIRFLOW_MYSQL" || .ci/mysql build/mysql; then \
 		$(AIRFLOW) $(HANG) 7200 $(PY) -m pytest -q tests/airflow tests/crash tests/sim -k mysql -m core; \
 	elif test -n "$$AIF_TEST_ALL"; then \
-		echo "test-mysql-core: AIF_TEST_ALL is set, and there is no MySQL server" >&2; exit 1; \
+		echo "test-mysql-core: no MySQL server, and AIF_TEST_ALL is set: see above why .ci/mysql has none, or set AIF_TEST_AIRFLOW_MYSQL to one" >&2; exit 1; \
 	else \
-		echo "SKIPPED: Airflow on MySQL is NOT TESTED: .ci/mysql found no server; AIF_TEST_AIRFLOW_MYSQL may name one" | \
+		echo "SKIPPED: Airflow on MySQL is NOT TESTED: .ci/mysql found no server; set AIF_TEST_AIRFLOW_MYSQL to mysql://user:password@host:port/database" | \
 			tee build/mysql.skipped >&2; \
 	fi
 test-sim: build ## The whole scheduler, simulated: what fits into three minutes
-	@$(PG) $(HANG) 7200 $(PY) -m pytest -q tests/sim
+	@$(PG) $(NO_MYSQL) $(HANG) 7200 $(PY) -m pytest -q tests/sim
 soak-sim: build ## The same for hours, from a seed on; SEEDS=100000- STORE=sqlite HOURS=1 JOBS=2
 	@$(PG) $(PY) tests/sim/pure.py
 	@$(if $(filter mysql,$(STORE)),$(AIRFLOW),$(PG)) $(PY) tests/sim/run.py --store $(STORE) --seeds $(SEEDS) --hours $(HOURS) --jobs $(JOBS) --keep-going

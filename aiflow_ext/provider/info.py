@@ -67,8 +67,8 @@ def get_provider_info() -> dict[str, Any]:
                     "safety_pass_sec": _option(
                         "float",
                         "2.0",
-                        "Seconds between two full passes of the stock scheduler, whatever was heard. On PostgreSQL "
-                        "they become up to 30 where no run has anything to be examined for.",
+                        "Seconds between two full passes of the stock scheduler, whatever it hears. On PostgreSQL, "
+                        "while nothing is heard and no run has anything to do, up to 30.",
                     ),
                     "stop_grace_sec": _option(
                         "float",

@@ -321,7 +321,7 @@ a_page_that_grew_too_long_is_left(void **state)
         aif_batch_fini(&out);
     }
     assert_in_range(reads, 8, 9);
-    sql("SET lock_wait_timeout = 30"); /* the server is not at one of them */
+    sql("SET lock_wait_timeout = 30"); /* no page that was left holds the table */
     sql("ALTER TABLE aiflow_event COMMENT = 'changed'");
     sql("SET lock_wait_timeout = DEFAULT");
 }

@@ -572,11 +572,8 @@ PURE = (
     newest_dropped,
     no_grace,
 )
-REMEMBERED = (
-    no_reading,
-    no_delta,
-    always_quiet,
-)  # SQLite does not tell which runs have changed, so all are read each time
+# SQLite does not tell which runs have changed, so all are read each time.
+REMEMBERED = (no_reading, no_delta, always_quiet)
 MUTANTS: dict[str, Callable[[], Any]] = {
     mutant.__name__: mutant
     for mutant in (

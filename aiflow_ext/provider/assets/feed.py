@@ -41,7 +41,7 @@ class Watchers:
         here = {name: row.offset for name, row in rows.items() if row.is_in(place.log_id)}
         return any(max(row, self._level.get(name, -1)) < place.offset for name, row in here.items())
 
-    def any(self, session: Session) -> bool:
+    def exist(self, session: Session) -> bool:
         """Whether there is one."""
         return bool(_served(session))
 

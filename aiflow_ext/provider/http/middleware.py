@@ -18,8 +18,9 @@ log = logging.getLogger(__name__)
 
 WATCHED = ("/execution/", "/api/v2/")
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-QUIET = ("/heartbeat", "/rtif", "/rendered-map-index")  # what tasks write that makes no work
-QUIET_TOO = ("/execution/xcoms/", "/execution/variables/", "/execution/store/")
+# Requests of tasks that make no work for the scheduler.
+NO_WORK_ENDS = ("/heartbeat", "/rtif", "/rendered-map-index")
+NO_WORK_BEGINS = ("/execution/xcoms/", "/execution/variables/", "/execution/store/")
 PATIENCE = 1.0  # seconds that a request waits for the broker
 AWAY_SEC = 5.0  # for so long none waits after one did in vain
 
@@ -62,8 +63,8 @@ def _may_change(scope: Scope) -> bool:
         scope["type"] == "http"
         and scope["method"] in CHANGING
         and scope["path"].startswith(WATCHED)
-        and not scope["path"].endswith(QUIET)
-        and not scope["path"].startswith(QUIET_TOO)
+        and not scope["path"].endswith(NO_WORK_ENDS)
+        and not scope["path"].startswith(NO_WORK_BEGINS)
     )
 
 

@@ -46,7 +46,7 @@ Fired = tuple[int, str, list[int]]
 T = TypeVar("T")
 
 ACTIONS = 200  # of each part of a transaction: what waited, events, what is due
-STOPS = 100  # of runs by a rule on their Dag, of a transaction: some 10 ms each
+STOPS = 100  # runs that one firing of a rule on their Dag stops in a transaction: some 10 ms each
 SLICE_SEC = 1.0  # that such a part takes, and that react() goes on: then Airflow makes its pass, and gives a heartbeat
 KEPT_BYTES = 8 << 20  # of values of events of earlier batches; then one that is asked for again is read again
 KEPT_RUNS = 100  # of a Dag that is paused, or away; the newest
@@ -81,7 +81,8 @@ class Decisions:
     `acted` says that a rule fired or a start was carried out, so there may be more to do in the next round; `amid` that
     some rules have heard an event which others have not, or that it has not yet stopped all runs that it shall.
 
-    :param stopped: runs that were, where this goes on amid an event; they may go on, until their teardowns have ended.
+    :param stopped: where this goes on amid an event, the runs that it has stopped, or could not stop; they may go on,
+        until their teardowns have ended.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Decisions:
                 if self.amid:  # some runs of the Dag are not stopped yet
                     task.core = before
                     return False
+        self.stopped.clear()
         return True
 
     def _tick(self) -> None:
@@ -429,6 +431,7 @@ class Decisions:
                 self.world.read_again(run.key)
                 continue
             running = [ti for ti in run.tries.values() if ti.state == "running"]
+            self.stopped.add(run.key)
             try:
                 with savepoint(self.session):
                     of_run = self._dag(run)
@@ -448,7 +451,6 @@ class Decisions:
                 if task.task_id in teardowns and task.started is None and run.running:  # it does not wait any more
                     task.started = {"events": [event.offset], "rule": rule["name"], "run": run.id}
             self.reaction.dirty.add((run.dag_id, run.run_id))
-            self.stopped.add(run.key)
         return state
 
     # What actions are given

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 PUBLISH_MS = 500  # longest wait for the broker inside a pass
 QUIET_SEC = 1.0  # that a broker which did not answer is left alone
 AT_ONCE = 500  # states in one request
-NOTED_SEC = 1.0  # after so long it is noted what states nobody asks for: those of many tasks at once
+NOTED_SEC = 1.0  # states that nobody asks for are saved as seen after so long: many at once
 RUNS = 500  # of which states are told in a transaction
 
 Identity = tuple[str, int]
@@ -74,7 +74,7 @@ class Teller:
             return False
         if not world.untold:
             self._unnoted_since = None
-        elif all_of or self._may_be_asked(session, world) or now >= self._due(now):
+        elif all_of or self._may_be_asked(session, world) or now >= self._note_at(now):
             return True
         return self._news is not None and self._news.waiting(session)
 
@@ -83,9 +83,9 @@ class Teller:
         now = time.monotonic()
         if not world.untold or not self._broker_up():
             return None
-        return now_ms + round(1000 * max(0.0, self._due(now) - now, self._quiet_until - now))
+        return now_ms + round(1000 * max(0.0, self._note_at(now) - now, self._quiet_until - now))
 
-    def _due(self, now: float) -> float:
+    def _note_at(self, now: float) -> float:
         if self._unnoted_since is None:
             self._unnoted_since = now
         return self._unnoted_since + NOTED_SEC
@@ -98,7 +98,7 @@ class Teller:
             self._patterns, self._asks = patterns, {}
         for dag_id in {dag_id for dag_id, _ in world.untold} - self._asks.keys():
             self._asks[dag_id] = any(status.may_ask(pattern, dag_id) for pattern in patterns)
-        return any(self._asks[dag_id] for dag_id, _ in world.untold) or self._watchers.any(session)
+        return any(self._asks[dag_id] for dag_id, _ in world.untold) or self._watchers.exist(session)
 
     def tell(self, session: Session, world: World, work: Work, *, all_of: bool) -> bool:
         """Publish it; return whether there was anything, or is more.  Without a broker it waits, the reaction goes on.

@@ -44,10 +44,8 @@ CONSUMER = "scheduler"
 BATCH = 1000  # events a transaction reads
 ASIDE_SEC = 10.0  # that a run which cannot be read is left out
 ASIDE_MAX_SEC = 640.0  # the same, where it fails again and again
-HELD_MS, HELD_MAX_MS = (
-    5,
-    100,
-)  # another scheduler holds the consumer's row: between tries, which are twice as far each time
+HELD_MS = 5  # between two tries while another scheduler holds the consumer's row; then twice as long each time,
+HELD_MAX_MS = 100  # up to this
 SHUT_OUT_SEC = 10.0  # another one holds the consumer's row for so long and acts on nothing: it is named
 HANGS_SEC = 60  # of silence, twice what a log may be silent for: then the server ends the session of a reaction
 NOT_OURS = (
@@ -62,7 +60,7 @@ class Reactor:
 
     :param broker_up: whether a broker may answer.
     :param broker_log: the id of the log that it serves; None: not known.
-    :param changed: and
+    :param changed: see `World`.
     :param beat: see `World`.
     :param executors: Airflow's, of this scheduler.
     """

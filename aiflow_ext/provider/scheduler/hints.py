@@ -24,22 +24,22 @@ PATH = re.compile(
 KINDS = {"run": STATUS, "state": DIRTY, "skip-downstream": DIRTY}  # as NOTIFY says it
 TASKS_MAX = 500  # that are looked up; where there are more, a full pass costs less
 
-Told = tuple[str, UUID]  # a kind of KINDS, and the id of a task instance
+TaskHint = tuple[str, UUID]  # a kind of KINDS, and the id of a task instance
 
 
-def task_in(hint: str) -> Told | None:
+def task_in(hint: str) -> TaskHint | None:
     """Return which task a hint names, and whether its run is to be examined; None: anything may have changed."""
     found = PATH.fullmatch(hint)
     return (KINDS[found[2]], UUID(found[1])) if found else None
 
 
-class Named:
+class RunsOfTasks:
     """The runs of the tasks that hints name."""
 
     def __init__(self) -> None:
         self._assets: Any = None
 
-    def look_up(self, tasks: set[Told], session: Session) -> dict[Told, Key] | None:
+    def look_up(self, tasks: set[TaskHint], session: Session) -> dict[TaskHint, Key] | None:
         """Return the run of each; None where they do not tell all that may have changed.
 
         The request in which a task ends may also make asset events, which start other runs.  And a task that is to be

@@ -7,6 +7,7 @@ a difference.  Where nobody tells of changes, each look makes all of them anew, 
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,14 +40,16 @@ def is_quiet(world: World, dag_run: DagRun) -> bool:
 
 def all_quiet(world: World, session: Session) -> bool:
     """Return whether none of the runs that go on need be examined, those without rules included."""
-    quiet = sum(run.quiet and run.running for run in world.runs.values())
+    if not world.current:
+        return False
+    quiet = Counter(run.dag_id for run in world.runs.values() if run.quiet and run.running)
     running = (
-        select(func.count())
-        .select_from(DagRun)
+        select(DagRun.dag_id, func.count())
         .join(DagModel, DagModel.dag_id == DagRun.dag_id)
         .where(DagRun.state == DagRunState.RUNNING, DagModel.is_paused.is_(False), DagModel.is_stale.is_(False))
+        .group_by(DagRun.dag_id)
     )
-    return world.current and quiet >= (session.scalar(running) or 0)
+    return all(number <= quiet[dag_id] for dag_id, number in session.execute(running))
 
 
 def _waits_for_rows(dag_run: DagRun, run: Run) -> bool:

@@ -1,7 +1,7 @@
 """The event scheduler: Airflow's own, which waits for events instead of sleeping, and examines what changed.
 
-Overridden are the sleep, one pass of ``_do_scheduling``, and four small hooks; all else is stock code, called.  A full
-stock pass runs every ``safety_pass_sec``, or more seldom where nothing is to be seen, so every hint may be lost.
+Overridden are the sleep, one pass of ``_do_scheduling``, and small hooks that call stock; all else is stock code.  A
+full stock pass runs every ``safety_pass_sec``, or more seldom where nothing is to be seen, so every hint may be lost.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from aiflow_ext.provider.react.unended import unended
 from aiflow_ext.provider.scheduler.changes import RUNS, Changes
 from aiflow_ext.provider.scheduler.children import keep_connections_from_children, let_workers_end
 from aiflow_ext.provider.scheduler.due import next_due
-from aiflow_ext.provider.scheduler.hints import Named
+from aiflow_ext.provider.scheduler.hints import RunsOfTasks
 from aiflow_ext.provider.scheduler.late import drop_late_words
 from aiflow_ext.provider.scheduler.polled import Polls
 from aiflow_ext.provider.scheduler.preload import preload
@@ -91,7 +91,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._retry = self._again = False
         self._woken = 0.0
         self._reaction = Reaction()
-        self._named = Named()
+        self._named = RunsOfTasks()
         self._waker = waker = Waker(self._config, self.executors)
         self._changes = Changes(settings.get_engine())
         try:
@@ -129,7 +129,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _beat(self) -> None:
         """Tell that we are alive, in a reaction that takes long; not on SQLite, where it may hold the only lock."""
-        if self._waker.tells_all():
+        if settings.get_engine().dialect.name != "sqlite":
             perform_heartbeat(self.job, heartbeat_callback=self.heartbeat_callback, only_if_necessary=True)
 
     def _run_stock_loop(self) -> None:
@@ -245,9 +245,9 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._waker.tend()
         wake, self._wake, self._retry = self._wake, Wake(), False
         if wake.tasks and not wake.full:
-            wake.know(self._named.look_up(wake.tasks, session))
+            wake.add_runs(self._named.look_up(wake.tasks, session))
         if wake:
-            self._pause_sec = self._config.safety_pass_sec
+            self._set_pause(at_rest=False)
             self._full_at = min(self._full_at, time.monotonic() + self._pause_sec)
         full = bool(wake.full or self._changes.take()) or time.monotonic() >= self._full_at
         self._react(wake, full)
@@ -258,10 +258,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                 point("pass.committed")
             changed = self._changes.take()
             self._wake.full = bool(changed)
-            if not (wake or changed or queued) and self._waker.tells_all() and all_quiet(self._reactor.world, session):
-                self._pause_sec = min(2 * self._pause_sec, max(REST_SEC, self._config.safety_pass_sec))
-            else:
-                self._pause_sec = self._config.safety_pass_sec
+            nothing = not (wake or changed or queued)
+            self._set_pause(nothing and self._waker.tells_all() and all_quiet(self._reactor.world, session))
             self._full_at = time.monotonic() + self._until_full(session)
             if self._changes.take_begun() and (self._reactor.registry.dag_ids() or self._reactor.runs):
                 self._reaction.busy = self._retry = True  # one more reaction: starts may have waited for that
@@ -272,6 +270,11 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._wake.full |= RUNS in changed  # a place for a queued run is free
         self._wake.dirty |= dirty if changed else set()
         return queued
+
+    def _set_pause(self, at_rest: bool) -> None:
+        """At rest each time to the next full pass is twice the one before, up to REST_SEC."""
+        usual = self._config.safety_pass_sec
+        self._pause_sec = min(2 * self._pause_sec, max(REST_SEC, usual)) if at_rest else usual
 
     def _until_full(self, session: Session) -> float:
         """Seconds to the next full pass: the safety net's, or to when time alone makes work (a schedule, a retry)."""

@@ -18,7 +18,7 @@ from aiflow_ext.provider.db import notify
 from aiflow_ext.provider.db.look import Look
 from aiflow_ext.provider.metrics import BrokerFigures
 from aiflow_ext.provider.scheduler.embedded import Embedded
-from aiflow_ext.provider.scheduler.hints import Told, task_in
+from aiflow_ext.provider.scheduler.hints import TaskHint, task_in
 from aiflow_ext.provider.world.blame import Key
 
 log = logging.getLogger(__name__)
@@ -30,15 +30,17 @@ EVERYTHING = ("*", "*", "*", "*")
 
 @dataclass
 class Wake:
-    """What was heard.  `full`: anything may have changed; `events`: the log has more; `dirty`, `status`: runs, and in
-    `tasks` the like of tasks whose runs are not known."""
+    """What was heard.  `full`: anything may have changed; `events`: the log has more; `dirty`, `status`: runs.
+
+    :param tasks: that hints name, and whose runs are not looked up yet.
+    """
 
     full: bool = False
     events: bool = False
     executor: bool = False
     dirty: set[Key] = field(default_factory=set)
     status: set[Key] = field(default_factory=set)
-    tasks: set[Told] = field(default_factory=set)
+    tasks: set[TaskHint] = field(default_factory=set)
 
     def hear(self, payload: str) -> None:
         """Note what a notification of the database says."""
@@ -59,7 +61,7 @@ class Wake:
         else:
             self.full = True
 
-    def know(self, runs: dict[Told, Key] | None) -> None:
+    def add_runs(self, runs: dict[TaskHint, Key] | None) -> None:
         """Note the runs of the tasks; None: anything may have changed."""
         self.tasks.clear()
         self.full |= runs is None

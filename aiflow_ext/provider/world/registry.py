@@ -133,9 +133,8 @@ def _changed_since() -> Any:
         .join(DagVersion, DagVersion.id == SerializedDagModel.dag_version_id)
         .where(
             SerializedDagModel.last_updated > bindparam("since"),
-            ~exists().where(
-                newer.dag_id == DagVersion.dag_id, newer.version_number > DagVersion.version_number
-            ),  # with 50,000 versions half the time of a join with each Dag's newest
+            # With 50,000 versions this takes half the time of a join with the newest one of each Dag.
+            ~exists().where(newer.dag_id == DagVersion.dag_id, newer.version_number > DagVersion.version_number),
         )
     )
 

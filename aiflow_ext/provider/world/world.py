@@ -71,7 +71,7 @@ class World:
         self._beat = beat
         self._version = -1  # of the reaction that this is as of; -1: nothing is read yet
         self.whole = True  # all was read anew the last time
-        self.current = False  # it was read again since somebody set this
+        self.current = False  # refresh() has succeeded since react() began
         self._audited = 0  # up to which run, by its id
         self._stale: set[Key] = set()  # changed since they were read
         self._left_out: set[Key] = set()  # set aside when they were to be read
@@ -271,7 +271,7 @@ class World:
 
         :raises RunError: what a run knows cannot be written.
         """
-        # Those that are left have heard nothing, so they may wait; where all is read each time, that costs more.
+        # Fresh runs that are left have heard nothing, so they may wait; where all is read each time, rounds cost more.
         most = max(FRESH, len(self.runs) // 10 if self.whole else 0)
         self.left = len(self.fresh) > most
         self._touched.update(islice(self.fresh, most))

@@ -496,9 +496,9 @@ mysql_text(void *db, int column)
     return (aif_str){p, p == NULL ? 0 : s->lengths[column]};
 }
 
-/* Nobody takes in what is left.  The server is told so by a reset: it cannot
- * say it to a socket whose window is closed, nor hears that it was shut down,
- * and would hold the tables until the kernel forgets the socket (60 s). */
+/* The rest of the answer is not read.  A reset tells the server at once: after
+ * a plain shutdown it could not send what is left, and would hold the tables
+ * until the kernel gives the socket up (60 s). */
 static void
 mysql_cut(MYSQL *conn)
 {

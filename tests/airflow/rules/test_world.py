@@ -13,6 +13,7 @@ from aiflow_ext.provider.db.consumers import Place
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
 from aiflow_ext.provider.react.tell import NOTED_SEC, Teller
+from aiflow_ext.provider.scheduler.quiet import all_quiet
 from aiflow_ext.provider.world.registry import DagRules, Registry
 from aiflow_ext.provider.world.runs import CHUNK, Run
 from aiflow_ext.provider.world.task import Pattern, Try
@@ -118,7 +119,7 @@ def test_states_are_told_in_slices(many: World) -> None:
 def test_states_that_nobody_asks_for_are_noted_later(
     many: World, monkeypatch: pytest.MonkeyPatch, pattern: Pattern, asks: bool
 ) -> None:
-    session, watchers = cast("Any", None), cast("Any", SimpleNamespace(any=lambda _: False))
+    session, watchers = cast("Any", None), cast("Any", SimpleNamespace(exist=lambda _: False))
     now = [1000.0]
     monkeypatch.setattr("aiflow_ext.provider.react.tell.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(many.registry, "patterns", lambda: frozenset([pattern]))
@@ -131,3 +132,16 @@ def test_states_that_nobody_asks_for_are_noted_later(
         assert not teller.waiting(session, many, all_of=False)
         now[0] += NOTED_SEC / 2
         assert teller.waiting(session, many, all_of=False)
+
+
+@pytest.mark.parametrize(("running", "rests"), [({"d": 2}, True), ({"d": 2, "other": 1}, False), ({"d": 3}, False)])
+def test_it_is_no_rest_while_a_run_may_have_to_be_examined(running: dict[str, int], rests: bool) -> None:
+    """Quiet runs of a Dag that is paused are not counted there, and stand for no other run."""
+    world = World(Registry(), "scheduler", set)
+    for dag_id, number in (("d", 2), ("paused", 10)):
+        for n in range(number):
+            world.put(Run(n, dag_id, str(n), "running", DagRules(dag_id, {}, None), 0, None, {}, quiet=True))
+    session = cast("Any", SimpleNamespace(execute=lambda _: running.items()))
+    assert not all_quiet(world, session)  # it is not known what has changed
+    world.current = True
+    assert all_quiet(world, session) == rests

@@ -62,4 +62,4 @@ def test_a_run_is_due_by_the_databases_clock(on: On, database: str) -> None:
     )
     airflow.rest.call("PATCH", f"dags/while_each/dagRuns/{made['dag_run_id']}", {"state": "failed"})
     airflow.rest.call("DELETE", f"dags/while_each/dagRuns/{made['dag_run_id']}")
-    assert [float(line) for line in asked.stdout.splitlines() if line[0] in "-0123456789"] == [0.0, 0.05, 20.0, 40.0]
+    assert [float(line) for line in asked.stdout.splitlines()[-4:]] == [0.0, 0.05, 20.0, 40.0]

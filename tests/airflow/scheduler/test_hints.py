@@ -16,13 +16,13 @@ LOOK_UP = """if True:  # in a process with Airflow's configuration
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
-    from aiflow_ext.provider.scheduler.hints import Named
+    from aiflow_ext.provider.scheduler.hints import RunsOfTasks
     from aiflow_ext.provider.scheduler.wake import Wake
-    named, key = Named(), ("templates", sys.argv[1])
+    named, key = RunsOfTasks(), ("templates", sys.argv[1])
 
     def ask(*tasks):
         wake = Wake(tasks={*tasks})
-        wake.know(named.look_up(wake.tasks, session))
+        wake.add_runs(named.look_up(wake.tasks, session))
         return wake
 
     with create_session() as session:

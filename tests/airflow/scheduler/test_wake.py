@@ -114,7 +114,9 @@ def test_what_makes_no_work_is_no_hint() -> None:
     assert wakes("POST", "/api/v2/dags/a/dagRuns")
     assert not wakes("PUT", f"{task}/heartbeat")
     assert not wakes("PUT", f"{task}/rtif")
-    assert not wakes("POST", "/execution/xcoms/a/b/c/return_value")
+    assert not wakes("PATCH", f"{task}/rendered-map-index")
+    for path in ("xcoms/a/b/c/return_value", "variables/a", "store/a"):
+        assert not wakes("POST", f"/execution/{path}")
     assert not wakes("GET", f"{task}/state")
 
 
