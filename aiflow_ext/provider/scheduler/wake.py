@@ -121,6 +121,7 @@ class Waker:
         while True:
             self.tend()
             wake.events |= self._missed
+            wake.full |= self._missed and not self.tells_all()  # hints were lost
             self._missed = False
             self._listen(wake, min(max(0.0, deadline - time.monotonic()), 1.0))
             if wake or time.monotonic() >= deadline:

@@ -69,14 +69,21 @@ def test_the_api_server_wakes_a_scheduler_whose_broker_is_on_tcp(waker: Wait, mo
     assert hint == "/api/v2/dags"
 
 
+def test_hints_that_were_lost_while_there_was_no_broker(waker: Wait) -> None:
+    """A run that a user made while it came up began with the next full pass."""
+    waiting, deadline = waker(), time.monotonic() + 60
+    while not (wake := waiting.wait(60)).events and time.monotonic() < deadline:
+        continue
+    assert wake.full
+
+
 def test_a_hint_about_a_task_names_it(waker: Wait, tmp_path: Path) -> None:
     """Any led to a full pass; and of those that came together, all but one were lost."""
     one, other = uuid.uuid4(), uuid.uuid4()
     waiting, heard, deadline = waker(), Wake(), time.monotonic() + 60
     with EventClient(f"ipc://{tmp_path}/broker") as client:
-        while not waiting.wait(0.1).full and time.monotonic() < deadline:
-            client.hint("/api/v2/dags/a")  # one that is sent while it connects may be lost
-        while waiting.wait(0.5):  # those before
+        client.head(60)  # a hint that is sent while it connects may be lost
+        while waiting.wait(0.5):  # the broker came up
             continue
         client.hint(f"/execution/task-instances/{one}/run")
         client.hint(f"/execution/task-instances/{other}/state")
@@ -157,11 +164,13 @@ def test_a_commit_to_sqlite_ends_the_wait(waker: Wait, tmp_path: Path) -> None:
                 other.execute("INSERT INTO t VALUES (1)")
                 other.commit()
 
+    while waiting.wait(1):  # the broker comes up, which ends a wait, too
+        continue
     thread = Thread(target=commit)
     thread.start()
     deadline = time.monotonic() + 60
     try:
-        while not waiting.wait(60).full:  # the broker comes up meanwhile, which ends a wait, too
+        while not waiting.wait(60).full:
             assert time.monotonic() < deadline
     finally:
         heard.set()
