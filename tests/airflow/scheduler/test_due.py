@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from airflows import DATABASES, On
 
-from scheduler.test_fallbacks import restarted
+from scheduler.test_fallbacks import client, restarted
 
 # In a process with Airflow's configuration: by a clock that is so many seconds ahead of a run's time, when is it due?
 DUE = """if True:
@@ -35,6 +35,9 @@ def test_a_run_that_a_user_makes_begins_at_once(on: On, database: str) -> None:
     made: list[str] = []
     with restarted(airflow, safety_pass_sec="100000"):
         airflow.launch("scheduler")
+        with client(airflow) as events:
+            events.head(1200)  # its broker is there
+        airflow.rest.unpause("while_each")  # the api-server goes to it: this hint may be lost
         for _ in range(5):
             run_id = airflow.rest.trigger("while_each")
             airflow.wait_until(lambda run_id=run_id: airflow.rest.run_state("while_each", run_id) == "running")
