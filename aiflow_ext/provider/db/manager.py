@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import structlog
 from airflow.utils.db_manager import BaseDBManager
 from airflow.utils.sqlalchemy import get_dialect_name
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from aiflow_ext.provider.db import models, notify
+
+log = structlog.get_logger(__name__)
 
 HERE = Path(__file__).parent
 
@@ -41,3 +44,13 @@ class AiflowDBManager(BaseDBManager):
         """Go back to a revision of ours; "base" removes everything."""
         self._release_metadata_locks_if_needed()
         command.downgrade(self.get_alembic_config(), to_revision, sql=show_sql_only)
+
+
+def is_migrated(engine: Engine) -> bool:
+    """Return whether the database has our newest tables and triggers; say so where it has not."""
+    newest = [*AiflowDBManager.revision_heads_map.values()][-1]
+    with engine.connect() as connection:
+        found = connection.scalar(text(f"SELECT version_num FROM {AiflowDBManager.version_table_name}"))
+    if found != newest:
+        log.warning("aiflow: the database is of another version; type: airflow db migrate", is_at=found, wants=newest)
+    return bool(found == newest)

@@ -82,25 +82,25 @@ _TRIGGERS = {  # name: (when, what its function does)
         + f" IF TG_OP = 'DELETE' THEN {_run_of('OLD')}"
         f" ELSIF TG_OP = 'INSERT' OR NEW.state <> OLD.state THEN {_run_of('NEW')} END IF;",
     ),
-    "dag": (  # it is new, or makes its next run sooner
+    "dag": (  # it is new, makes its next run sooner, or has room for one again
         "AFTER INSERT OR UPDATE OR DELETE ON dag FOR EACH ROW",
         _full_if(
             "TG_OP = 'INSERT' OR OLD.is_paused AND NOT NEW.is_paused OR OLD.is_stale AND NOT NEW.is_stale"
             " OR NEW.next_dagrun_create_after < coalesce(OLD.next_dagrun_create_after, 'infinity')"
+            " OR OLD.exceeds_max_non_backfill AND NOT NEW.exceeds_max_non_backfill"
         )
         + f" IF TG_OP = 'DELETE' THEN {_named('OLD.dag_id', repr(''))} END IF;",
     ),
-    "serialized_dag": (  # its file was edited, and a run goes on
+    "serialized_dag": (  # its file was edited: runs that go on, or assets that wait, may have become work
         "AFTER INSERT OR UPDATE ON serialized_dag FOR EACH ROW",
-        _full_if(
-            "(TG_OP = 'INSERT' OR NEW.dag_hash <> OLD.dag_hash) AND EXISTS"
-            " (SELECT 1 FROM dag_run WHERE dag_id = NEW.dag_id AND state IN ('queued', 'running'))"
-        ),
+        "IF TG_OP = 'INSERT' OR NEW.dag_hash <> OLD.dag_hash THEN"
+        f" PERFORM pg_notify('{CHANNEL}', '{FULL}'); {_named('NEW.dag_id', repr(''))} END IF;",
     ),
     "slot_pool": (
         "AFTER INSERT OR UPDATE ON slot_pool FOR EACH STATEMENT",
         f"PERFORM pg_notify('{CHANNEL}', '{FULL}');",
     ),
+    "asset_active": ("AFTER INSERT ON asset_active FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{FULL}');"),
     "asset_event": ("AFTER INSERT ON asset_event FOR EACH STATEMENT", f"PERFORM pg_notify('{CHANNEL}', '{EVENTS}');"),
     "asset_dag_run_queue": (
         "AFTER INSERT ON asset_dag_run_queue FOR EACH STATEMENT",

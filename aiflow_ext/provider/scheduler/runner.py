@@ -32,6 +32,7 @@ from aiflow_ext.errors import Error
 from aiflow_ext.provider.act.tasks import begin_when_queued, parking, unpark
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db.dialect import give_room_to_sort, let_now_have_fractions
+from aiflow_ext.provider.db.manager import is_migrated
 from aiflow_ext.provider.metrics import count
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.decide import Reaction
@@ -88,6 +89,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._wake = Wake(full=True)
         self._full_at = 0.0
         self._pause_sec = self._config.safety_pass_sec  # to the next full pass
+        self._may_rest = is_migrated(settings.get_engine())
         self._retry = self._again = False
         self._woken = 0.0
         self._reaction = Reaction()
@@ -233,6 +235,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _until_due(self) -> float:
         """Seconds to the next full pass, or to what a rule, a stop or an executor has to do before."""
+        if not self._waker.tells_all():  # it may have been lost since
+            self._full_at = min(self._full_at, time.monotonic() + self._config.safety_pass_sec)
         due = min(self._full_at - time.monotonic(), self._polls.until())
         if self._reaction.due_ms is not None:
             due = min(due, self._reaction.due_ms / 1000 - time.time())
@@ -258,7 +262,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
                 point("pass.committed")
             changed = self._changes.take()
             self._wake.full = bool(changed)
-            nothing = not (wake or changed or queued)
+            nothing = self._may_rest and not (wake or changed or queued)
             self._set_pause(nothing and self._waker.tells_all() and all_quiet(self._reactor.world, session))
             self._full_at = time.monotonic() + self._until_full(session)
             if self._changes.take_begun() and (self._reactor.registry.dag_ids() or self._reactor.runs):

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SEC = 1.0  # between tries to open a source that is away
 NAMED_MAX = 100_000  # runs that have changed since somebody asked; more: all are read anew
+PEOPLE = "/api/v2/"  # the paths of their requests
 EVERYTHING = ("*", "*", "*", "*")
 
 
@@ -215,7 +216,8 @@ class Waker:
             while True:
                 offset, hint = sub.skip()  # the reaction reads the events from the log
                 wake.events |= offset > 0
-                if hint is not None and not self.tells_all():  # after a NOTIFY it is no news
+                # What a task does, NOTIFY tells; but no trigger tells of all that people can do.
+                if hint is not None and (not self.tells_all() or hint.startswith(PEOPLE)):
                     wake.hear_hint(hint)
                 if not offset and hint is None:
                     return

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import structlog
 from airflow.models.dag_version import DagVersion
@@ -50,6 +51,7 @@ class Registry:
         self._looked = self._read_all = BEGINNING
         self.changed: set[str] = set()
         self._used: set[UUID] = set()  # by runs that are pinned to them
+        self._in_use: WeakValueDictionary[UUID, DagRules] = WeakValueDictionary()  # also by runs that are remembered
         self._patterns: frozenset[Pattern] | None = None
         self._most = FEW  # then what is not used any more is forgotten
 
@@ -71,6 +73,10 @@ class Registry:
         if len(self._versions) > self._most:
             self._forget_unused(session)
 
+    def look_at_all(self) -> None:
+        """Let the next refresh() read all: a Dag was edited, at whatever time its row says."""
+        self._since = BEGINNING
+
     def of_run(self, session: Session, dag_id: str, pinned: UUID | None) -> DagRules | None:
         """Return the rules a run follows: of the version it is pinned to, else of its Dag's latest."""
         version_id = pinned or self._latest.get(dag_id)
@@ -89,7 +95,7 @@ class Registry:
     def patterns(self) -> frozenset[Pattern]:
         """Return which events any rule waits for."""
         if self._patterns is None:
-            found = [rules for _, rules in self._versions.values() if rules is not None]
+            found = list(self._in_use.values())
             rulesets = [ruleset for rules in found for ruleset in (*rules.tasks.values(), rules.run) if ruleset]
             self._patterns = frozenset(pattern for ruleset in rulesets for pattern in ruleset.patterns)
         return self._patterns
@@ -116,6 +122,8 @@ class Registry:
         row = session.scalar(select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version_id))
         rules = rules_of(row) if row is not None else None
         self._versions[version_id] = (row.dag_hash if row is not None else "", rules)
+        if rules is not None:
+            self._in_use[version_id] = rules
         self._patterns = None
         return rules is not None or (known is not None and known[1] is not None)
 

@@ -340,7 +340,9 @@ class World:
         """Keep those of these runs that may be ours; with run_id "" it is a Dag."""
         ours = {*self.registry.dag_ids()}
         self._stale |= {key for key in changed if key[1] and (key[0] in ours or key in self.runs or key in self.ended)}
-        self._dags_stale |= any(not run_id for _, run_id in changed)
+        if any(not run_id for _, run_id in changed):
+            self._dags_stale = True
+            self.registry.look_at_all()
 
     def _read(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
         """Read those that are stale."""

@@ -10,6 +10,7 @@ from airflows import DAGS
 from deployment import Deployment
 
 FILLED = {"uuid": "gen_random_uuid()", "integer": "0", "character varying": "'x'", "json": "'{}'", "jsonb": "'{}'"}
+VERSION = "00000000-0000-0000-0000-000000000001"
 CHANGES = (  # each was refused, or made the next UPDATE of the table fail
     "ALTER TABLE task_instance ALTER COLUMN state TYPE varchar(40)",
     "ALTER TABLE task_instance DROP COLUMN trigger_id",
@@ -68,6 +69,15 @@ def test_a_migration_of_airflow_may_change_what_triggers_look_at(server: str, tm
             assert heard(connection) == ["full"]
             insert(cursor, "slot_pool", pool="small")
             assert heard(connection) == ["full"]
+            for full, said in (("true", []), ("false", ["full"])):  # of runs
+                cursor.execute(f"UPDATE dag SET exceeds_max_non_backfill = {full} WHERE dag_id = 'd'")
+                assert heard(connection) == said
+            insert(cursor, "dag_version", id=VERSION, dag_id="e")
+            insert(cursor, "serialized_dag", dag_id="e", dag_hash="one", dag_version_id=VERSION)
+            assert heard(connection) == ["full", "run\x1fe\x1f"]
+            for hash_, said in (("one", []), ("two", ["full", "run\x1fe\x1f"])):
+                cursor.execute("UPDATE serialized_dag SET dag_hash = %s", [hash_])
+                assert heard(connection) == said
             for change in CHANGES:
                 cursor.execute(change)
             for statement in ("UPDATE dag_run SET state = 'queued'", "UPDATE dag SET is_paused = 1", pool):

@@ -9,15 +9,17 @@ from uuid import uuid4
 
 import pytest
 
+from aiflow_ext import _core
 from aiflow_ext.provider.world import registry
-from aiflow_ext.provider.world.registry import Registry, rules_of
+from aiflow_ext.provider.world.registry import DagRules, Registry, rules_of
+from aiflow_ext.provider.world.task import Ruleset
 
 
 class Database:
     """One Dag, whose rules cannot be read as long as there is an `error`."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error: Exception | None = error
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
         self.rows = [(uuid4(), "d", "hash", datetime.now(UTC))]
 
     def execute(self, _: Any, since: Any) -> Any:
@@ -50,3 +52,18 @@ def test_a_dag_whose_rules_find_no_memory_is_no_dag_without_rules(monkeypatch: p
     monkeypatch.setattr(registry, "stored_rules", no_memory)
     with pytest.raises(MemoryError):
         rules_of(cast("Any", SimpleNamespace(dag_id="d", data={})))
+
+
+def test_what_a_run_waits_for_is_known_as_long_as_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It follows a version that is not its Dag's newest any more, and that nobody has asked for since."""
+    known, database = Registry(), Database(None)
+    pattern = ("airflow", "other.task", "*", "*")
+    ruleset = Ruleset((), _core.Rules([]), (pattern,), "", waits=True)
+    monkeypatch.setattr(registry, "rules_of", lambda row: DagRules("d", {"t": ruleset}, None))
+    of_run = known.of_run(cast("Any", database), "d", database.rows[0][0])
+    for _ in range(2):
+        known._forget_unused(cast("Any", SimpleNamespace(scalars=lambda _: [])))
+        assert known.patterns() == {pattern}
+    del of_run
+    known._forget_unused(cast("Any", SimpleNamespace(scalars=lambda _: [])))
+    assert not known.patterns()

@@ -1,5 +1,4 @@
-"""NOTIFY triggers for what a full pass found soon enough, and finds late where there is nothing to do (ADR 0018): a Dag
-that is new, or makes its next run sooner, and a pool that is new."""
+"""NOTIFY triggers for what a full pass found soon enough, and finds late where there is nothing to do (ADR 0018)."""
 
 from __future__ import annotations
 
