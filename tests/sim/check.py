@@ -217,7 +217,9 @@ class Check:
         """Which runs are active now, and with which rules."""
         now = self.world.clock.ms
         active = {
-            key for key, state in before.runs.items() if state in ("running", "queued") and self._has_rules(key[0])
+            key
+            for key, state in before.runs.items()
+            if state in ("running", "queued") and (key in self.runs or self._has_rules(key[0]))
         }
         for key in [k for k in self.runs if k not in active or k in self.anew]:
             del self.runs[key]
