@@ -87,9 +87,11 @@ up: build ## Start an Airflow in event mode with the demo's Dags and its UI, and
 	@$(PY) examples/demo.py up
 down: ## Stop what `make up` started
 	@$(PY) examples/demo.py down
-bench: deps build ## Measure, stock Airflow beside it; writes bench/results
+bench: deps build ## Measure, stock Airflow beside it; writes bench/results and bench/plots
 	$(SUB) c-bench
-	@$(PG) sh -ec 'for b in $(filter-out bench/report.py bench/on_mysql.py bench/mysql_wake.py,$(wildcard bench/*.py)); do $(PY) $$b; done'
+	@$(PG) sh -ec 'for b in $(filter-out bench/report.py bench/on_mysql.py bench/mysql_wake.py bench/plot.py,$(wildcard bench/*.py)); do $(PY) $$b; done'
+	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt matplotlib
+	@$(PY) bench/plot.py
 bench-broker: deps build ## The event service beside its peers: JetStream, Redis Streams, notification-service
 	@$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt nats-py redis
 	$(SUB) c-bench

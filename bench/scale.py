@@ -9,6 +9,7 @@ one       an event for one of them: ms from just before publish() to the commit 
 noise     20,000 events that nobody waits for: ms until the scheduler has read them, and the CPU
 all       an event that starts the task of all of them: CPU a start, and the oldest heartbeat of the scheduler
 births    1,000 events, each makes a run: CPU a run, and the oldest heartbeat
+stock     what Airflow itself uses to make such a run: CPU a run
 
 One run is made by REST; the others are copies of its rows.  No task runs: its pool has no slot.
 """
@@ -16,6 +17,7 @@ One run is made by REST; the others are copies of its rows.  No task runs: its p
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import threading
@@ -43,6 +45,27 @@ INSERT INTO dag_run ({columns}) SELECT {values} FROM dag_run, generate_series(%s
 COPY_TASK = """
 INSERT INTO task_instance ({columns}) SELECT {values} FROM task_instance, generate_series(%s, %s) AS i
 WHERE run_id = 'model'
+"""
+
+STOCK = """if True:  # as Airflow's scheduler makes runs: ten in a transaction; none of these begins
+    import sys, time
+    from datetime import UTC, datetime, timedelta
+    from airflow.models.dagbag import DBDagBag
+    from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState
+    from airflow.utils.types import DagRunTriggeredByType, DagRunType
+    with create_session() as session:
+        dag = DBDagBag().get_latest_version_of_dag("born", session=session)
+        kind = {"run_type": DagRunType.MANUAL, "triggered_by": DagRunTriggeredByType.TEST, "state": DagRunState.QUEUED}
+        for n in range(-10, 200):
+            if n == 0:
+                began = time.process_time()
+            at = datetime.now(UTC) + timedelta(days=1)
+            dag.create_dagrun(run_id=f"stock{n}", run_after=at, conf={"n": n}, session=session, **kind)
+            session.flush()
+            if n % 10 == 9:
+                session.commit()
+        print((time.process_time() - began) * 1000 / 200)
 """
 
 
@@ -166,6 +189,10 @@ class Scale:
             self.airflow.wait_until(lambda: self.airflow.sql(made)[0][0] >= BIRTHS, what="all are born", poll=0.2)
         return (self.cpu() - cpu) / BIRTHS, self.oldest
 
+    def stock(self) -> float:
+        done = subprocess.run([sys.executable, "-c", STOCK], env=self.airflow.env, check=True, capture_output=True)
+        return float(done.stdout.split()[-1])
+
 
 def measure(scale: Scale, numbers: list[int], idle: float) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
@@ -183,6 +210,7 @@ def measure(scale: Scale, numbers: list[int], idle: float) -> dict[str, dict[str
     ):
         last[f"{name} [{unit[0]}]"], last[f"{name} [{unit[1]}]"] = [first], [second]
         print(f"  {name}: {first:.1f} {unit[0]}, {second:.1f} {unit[1]}", flush=True)
+    last["stock, a run [CPU ms]"] = [scale.stock()]
     return found
 
 
