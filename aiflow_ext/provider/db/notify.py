@@ -24,8 +24,14 @@ EVENTS = "events"  # there may be something to tell: react
 
 _KNOWN = "EXISTS (SELECT 1 FROM aiflow_run AS known WHERE known.dag_id = NEW.dag_id AND known.run_id = NEW.run_id)"
 
+_NAMED = f"PERFORM pg_notify('{CHANNEL}', hint || chr(31) || NEW.dag_id || chr(31) || NEW.run_id);"
+
 _TI = f"""
 IF NEW.state IS NOT DISTINCT FROM OLD.state AND NEW.id = OLD.id AND NEW.map_index = OLD.map_index THEN
+    IF OLD.trigger_id IS NULL AND NEW.trigger_id IS NOT NULL AND {_KNOWN} THEN
+        hint := '{DIRTY}'; -- a stock scheduler gave a task that waits for its rules to the triggerer
+        {_NAMED}
+    END IF;
     RETURN NULL;
 ELSIF NEW.state = 'running' THEN
     hint := '{STATUS}';
@@ -41,7 +47,7 @@ IF hint IS NULL AND (NEW.state = 'deferred' OR {_KNOWN}) THEN
     hint := '{RUN}';
 END IF;
 IF hint IS NOT NULL THEN
-    PERFORM pg_notify('{CHANNEL}', hint || chr(31) || NEW.dag_id || chr(31) || NEW.run_id);
+    {_NAMED}
 END IF;
 """
 

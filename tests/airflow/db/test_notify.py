@@ -60,6 +60,13 @@ def test_a_migration_of_airflow_may_change_what_triggers_look_at(server: str, tm
             for state, said in (("success", ["dirty\x1fd\x1fr"]), ("scheduled", []), ("running", ["status\x1fd\x1fr"])):
                 cursor.execute(update, [state])
                 assert heard(connection) == said
+            remembered = "INSERT INTO aiflow_run (dag_id, run_id, since, dag_run_id, version, seen)"
+            cursor.execute(f"{remembered} VALUES ('d', 'r', 0, 0, 0, '{{}}')")
+            cursor.execute("INSERT INTO trigger (id, classpath, kwargs, created_date) VALUES (1, 'x', '{}', now())")
+            for trigger, said in ((1, ["dirty\x1fd\x1fr"]), (1, []), (None, [])):
+                cursor.execute("UPDATE task_instance SET trigger_id = %s WHERE dag_id = 'd'", [trigger])
+                assert heard(connection) == said
+            cursor.execute("DELETE FROM aiflow_run")
             sooner = "UPDATE dag SET next_dagrun_create_after = now() - %s * interval '1 hour' WHERE dag_id = 'd'"
             for hours, said in ((1, ["full"]), (0, []), (2, ["full"]), (2, [])):
                 cursor.execute(sooner, [hours])

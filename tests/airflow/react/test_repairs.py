@@ -267,8 +267,9 @@ def test_clear_runs_a_task_with_the_events_of_its_last_start(runs: Edited) -> No
     kept = "SELECT task_id FROM aiflow_rule_state WHERE run_id = ?"
     assert runs.airflow.sql(kept, run.run_id) == [("f",)]  # for a clear
     runs.airflow.rest.call("DELETE", f"dags/{run.dag_id}/dagRuns/{run.run_id}")
-    runs.airflow.restart("scheduler")  # at its first event it looks for what deleted runs left
-    run.send("first")
+    goes_on = "SELECT 1 FROM aiflow_run WHERE run_id = ?"
+    run.until(lambda: not runs.airflow.sql(goes_on, run.run_id), "its end is seen")
+    runs.airflow.restart("scheduler")  # when it begins it looks for what deleted runs left
     run.until(lambda: not runs.airflow.sql(kept, run.run_id), "forgotten")
 
 
