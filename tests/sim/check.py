@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
+from aiflow_ext.provider.react import decide
 from sim import tasks
 from sim.dags import ups
 from sim.model import Firing, RulesModel
@@ -430,6 +432,7 @@ class Check:
         if before.runs.get(task[:2]) != "running":
             self._queued(task, ledger, was, now, fired)
             return
+        kept = deepcopy(ledger)
         seen = Seen(was.ti_id, was.state, was.number, was.method, was.told)
         out = Outlook()
         can = self._can(task, seen, before, after)
@@ -443,9 +446,16 @@ class Check:
         if is_open or out.open or ledger.free:
             tasks.sync(ledger, was, now)
             return
+        if out.must is not None and not fired and now == was and self._left_some(before, after):
+            self.ledgers[task] = kept  # its turn is in the next transaction
+            return
         if out.must is not None and not self._waits(task):
             out.must = ()  # it has lost the rules that it was to be started by, and begins as a plain one (R78)
         self._compare(task, ledger, was, now, out, fired)
+
+    def _left_some(self, before: Shot, after: Shot) -> bool:
+        """Whether the reaction has changed as many tasks as one does, so that others may still wait for it."""
+        return sum(after.tis.get(task) != was for task, was in before.tis.items()) >= decide.ACTIONS
 
     def _queued(self, task: Task, ledger: Ledger, was: Seen, now: Seen | None, fired: list[Any]) -> None:
         """The run has not begun, or a user queued it again: starts wait, and a stop is done (R83)."""
