@@ -90,6 +90,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         self._full_at = 0.0
         self._pause_sec = self._config.safety_pass_sec  # to the next full pass
         self._may_rest = is_migrated(settings.get_engine())
+        self._examined: set[Key] = set()  # runs, in the newest full pass
         self._retry = self._again = False
         self._woken = 0.0
         self._reaction = Reaction()
@@ -256,8 +257,11 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
         full = bool(wake.full or self._changes.take()) or time.monotonic() >= self._full_at
         self._react(wake, full)
         full |= RUNS in self._changes.take()  # which tasks it has changed, the reaction says itself
+        dirty = wake.dirty | self._reaction.dirty
         if full or self._reaction.made_runs:
+            self._examined = set()
             queued = super()._do_scheduling(session)
+            self._wake.dirty |= dirty - self._examined  # it examines those whose turn it is, 20 at most
             if queued:
                 point("pass.committed")
             changed = self._changes.take()
@@ -268,7 +272,6 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             if self._changes.take_begun() and (self._reactor.registry.dag_ids() or self._reactor.runs):
                 self._reaction.busy = self._retry = True  # one more reaction: starts may have waited for that
             return queued
-        dirty = wake.dirty | self._reaction.dirty
         queued = self._schedule_dirty(dirty, session)
         changed = self._changes.take()
         self._wake.full |= RUNS in changed  # a place for a queued run is free
@@ -406,6 +409,7 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
     def _examine(self, guard: Any, dag_runs: list[DagRun], session: Session) -> Any:
         callbacks = super()._schedule_all_dag_runs(guard, dag_runs, session)
         for run, _ in callbacks:  # it is committed, and none of these has raised
+            self._examined.add((run.dag_id, run.run_id))
             note(self._reactor.world, run)
         return callbacks
 
