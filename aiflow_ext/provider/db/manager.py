@@ -10,6 +10,7 @@ from airflow.utils.db_manager import BaseDBManager
 from airflow.utils.sqlalchemy import get_dialect_name
 from alembic import command
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from aiflow_ext.provider.db import models, notify
 
@@ -49,8 +50,11 @@ class AiflowDBManager(BaseDBManager):
 def is_migrated(engine: Engine) -> bool:
     """Return whether the database has our newest tables and triggers; say so where it has not."""
     newest = [*AiflowDBManager.revision_heads_map.values()][-1]
-    with engine.connect() as connection:
-        found = connection.scalar(text(f"SELECT version_num FROM {AiflowDBManager.version_table_name}"))
+    try:
+        with engine.connect() as connection:
+            found = connection.scalar(text(f"SELECT version_num FROM {AiflowDBManager.version_table_name}"))
+    except SQLAlchemyError:  # it has none, or is away: stock scheduling begins all the same
+        found = None
     if found != newest:
         log.warning("aiflow: the database is of another version; type: airflow db migrate", is_at=found, wants=newest)
     return bool(found == newest)

@@ -7,9 +7,11 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from aiflow_ext import Event
 from aiflow_ext.provider.db.consumers import Place
+from aiflow_ext.provider.db.manager import AiflowDBManager, is_migrated
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
 from aiflow_ext.provider.react.tell import NOTED_SEC, Teller
@@ -145,3 +147,18 @@ def test_it_is_no_rest_while_a_run_may_have_to_be_examined(running: dict[str, in
     assert not all_quiet(world, session)  # it is not known what has changed
     world.current = True
     assert all_quiet(world, session) == rests
+
+
+def test_a_database_without_our_tables_is_not_migrated() -> None:
+    """It ended the scheduler, stock scheduling and all."""
+    engine = create_engine("sqlite://")
+    assert not is_migrated(engine)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE aiflow_alembic_version (version_num TEXT)"))
+        connection.execute(text("INSERT INTO aiflow_alembic_version VALUES ('0008')"))
+    assert not is_migrated(engine)
+    with engine.begin() as connection:
+        newest = [*AiflowDBManager.revision_heads_map.values()][-1]
+        connection.execute(text("UPDATE aiflow_alembic_version SET version_num = :newest"), {"newest": newest})
+    assert is_migrated(engine)
+    engine.dispose()
