@@ -228,6 +228,8 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
             seconds = BUSY_RETRY_SEC
         elif self._wake:
             seconds = 0.0
+        if not self._waker.tells_all():  # the database told when the time was set, and does not any more
+            self._full_at = min(self._full_at, time.monotonic() + self._config.safety_pass_sec)
         heard = self._waker.wait(min(seconds, self._until_due()))
         self._woken = time.monotonic()
         heard.full |= self._wake.full
@@ -236,8 +238,6 @@ class EventSchedulerJobRunner(SchedulerJobRunner):
 
     def _until_due(self) -> float:
         """Seconds to the next full pass, or to what a rule, a stop or an executor has to do before."""
-        if not self._waker.tells_all():  # it may have been lost since
-            self._full_at = min(self._full_at, time.monotonic() + self._config.safety_pass_sec)
         due = min(self._full_at - time.monotonic(), self._polls.until())
         if self._reaction.due_ms is not None:
             due = min(due, self._reaction.due_ms / 1000 - time.time())

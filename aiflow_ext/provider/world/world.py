@@ -53,7 +53,7 @@ class World:
 
     :param consumer: whose row of aiflow_consumer says how many reactions there were.
     :param changed: returns the runs whose rows others have changed, and committed, since it was asked last, and with
-        run_id "" the Dags that are gone; None: it does not know, so all is read anew.
+        run_id "" the Dags that are gone, or were edited; None: it does not know, so all is read anew.
     :param beat: is called now and then while all is read.
     """
 
@@ -184,6 +184,7 @@ class World:
     def _note(self, run: Run) -> None:
         """In which sets it belongs, and what is due."""
         key, tasks = run.key, run.tasks.values()
+        # A task that waits, and has lost its rules before it had a row, has nothing to be written.
         begin = (task for task in tasks if task.rules.rules or task.stored is not None)
         _put(self.fresh, key, run.stored_seen is None or any(task.fresh for task in begin))
         _put(self._waiting, key, any(_waits(run, task) for task in tasks))
