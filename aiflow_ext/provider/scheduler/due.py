@@ -11,11 +11,34 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance as TI
 from airflow.models.taskreschedule import TaskReschedule
 from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, exists, func, select
 from sqlalchemy.orm import Session, joinedload
 
 SOON = timedelta(milliseconds=50)
 RETRIES = 200  # that are looked at; those beyond wait for the next full pass
+
+# One statement, which is built once: it is asked after each pass.
+_create, _run, _reschedule = DagModel.next_dagrun_create_after, DagRun.run_after, TaskReschedule.reschedule_date
+_MOMENTS = select(
+    select(func.min(_create))
+    .where(_create > func.now(), DagModel.is_paused.is_(False), DagModel.is_stale.is_(False))
+    .scalar_subquery(),
+    select(func.min(_run))
+    .where(_run > func.now(), DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING]))
+    .scalar_subquery(),
+    select(func.min(_reschedule))
+    .join(TI, TI.id == TaskReschedule.ti_id)
+    .where(_reschedule > bindparam("now", type_=_reschedule.type), TI.state == TaskInstanceState.UP_FOR_RESCHEDULE)
+    .scalar_subquery(),
+    exists().where(TI.state == TaskInstanceState.UP_FOR_RETRY),
+)
+_WAITING = (
+    select(TI)
+    .join(DagRun, (DagRun.dag_id == TI.dag_id) & (DagRun.run_id == TI.run_id))
+    .where(TI.state == TaskInstanceState.UP_FOR_RETRY, DagRun.state == DagRunState.RUNNING)
+    .options(joinedload(TI.dag_run))
+    .limit(RETRIES)
+)
 
 
 def next_due(session: Session, dag_bag: Any, now: datetime) -> datetime | None:
@@ -27,31 +50,13 @@ def next_due(session: Session, dag_bag: Any, now: datetime) -> datetime | None:
     :param dag_bag: the scheduler's, for the delays of retries.
     :return: a time after `now`; None where there is none.
     """
-    create, run = DagModel.next_dagrun_create_after, DagRun.run_after
-    reschedule = TaskReschedule.reschedule_date
-    queries = (
-        select(func.min(create)).where(
-            create > func.now(), DagModel.is_paused.is_(False), DagModel.is_stale.is_(False)
-        ),
-        select(func.min(run)).where(run > func.now(), DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING])),
-        select(func.min(reschedule))
-        .join(TI, TI.id == TaskReschedule.ti_id)
-        .where(reschedule > now, TI.state == TaskInstanceState.UP_FOR_RESCHEDULE),
-    )
-    found = [time for query in queries if (time := session.scalar(query)) is not None]
-    times = [time if time > now else now + max(SOON, now - time) for time in found]
-    return min([*times, *_retries(session, dag_bag, now)], default=None)
+    *moments, retries = session.execute(_MOMENTS, {"now": now}).one()
+    times = [time if time > now else now + max(SOON, now - time) for time in moments if time is not None]
+    return min([*times, *(_retries(session, dag_bag, now) if retries else ())], default=None)
 
 
 def _retries(session: Session, dag_bag: Any, now: datetime) -> Iterator[datetime]:
-    waiting = (
-        select(TI)
-        .join(DagRun, (DagRun.dag_id == TI.dag_id) & (DagRun.run_id == TI.run_id))
-        .where(TI.state == TaskInstanceState.UP_FOR_RETRY, DagRun.state == DagRunState.RUNNING)
-        .options(joinedload(TI.dag_run))
-        .limit(RETRIES)
-    )
-    for ti in session.scalars(waiting):
+    for ti in session.scalars(_WAITING):
         dag = dag_bag.get_dag_for_run(dag_run=ti.dag_run, session=session)
         if dag is None or not dag.has_task(ti.task_id) or ti.end_date is None:
             continue
