@@ -248,6 +248,19 @@ from_state(module_state *st, const aif_rules_state *s, PyObject *before)
     return bytes;
 }
 
+static int
+to_reader(PyObject *o, aif_reader *in)
+{
+    if (!PyBytes_Check(o)) {
+        PyErr_Format(PyExc_TypeError, "state must be bytes, not %.100s",
+                     Py_TYPE(o)->tp_name);
+        return -1;
+    }
+    in->p = (const uint8_t *)PyBytes_AS_STRING(o);
+    in->n = (size_t)PyBytes_GET_SIZE(o);
+    return 0;
+}
+
 static aif_rules_state *
 to_state(PyObject *op, PyObject *o)
 {
@@ -255,13 +268,9 @@ to_state(PyObject *op, PyObject *o)
     aif_reader in;
     aif_error e;
 
-    if (!PyBytes_Check(o)) {
-        PyErr_Format(PyExc_TypeError, "state must be bytes, not %.100s",
-                     Py_TYPE(o)->tp_name);
+    if (to_reader(o, &in) < 0) {
         return NULL;
     }
-    in.p = (const uint8_t *)PyBytes_AS_STRING(o);
-    in.n = (size_t)PyBytes_GET_SIZE(o);
     if (aif_state_decode(((Rules *)op)->rules, &in, &s, &e) != AIF_OK) {
         raise_error(state_of(op), &e);
         return NULL;
@@ -427,11 +436,33 @@ Rules_due(PyObject *op, PyObject *arg)
     return due == INT64_MAX ? Py_NewRef(Py_None) : PyLong_FromLongLong(due);
 }
 
+PyDoc_STRVAR(heard__doc__,
+             "heard($self, state, /)\n--\n\n"
+             "Up to which offset the rules have heard whose state this is: "
+             "any rules.");
+
+static PyObject *
+Rules_heard(PyObject *op, PyObject *arg)
+{
+    aif_reader in;
+    uint64_t heard;
+    aif_error e;
+
+    if (to_reader(arg, &in) < 0) {
+        return NULL;
+    }
+    if (aif_state_heard(&in, &heard, &e) != AIF_OK) {
+        return raise_error(state_of(op), &e);
+    }
+    return PyLong_FromUnsignedLongLong(heard);
+}
+
 static PyMethodDef Rules_methods[] = {
     {"start", METHOD(Rules_start), FAST, start__doc__},
     {"feed", METHOD(Rules_feed), FAST, feed__doc__},
     {"tick", METHOD(Rules_tick), FAST, tick__doc__},
     {"due", Rules_due, METH_O, due__doc__},
+    {"heard", Rules_heard, METH_O, heard__doc__},
     {NULL, NULL, 0, NULL},
 };
 

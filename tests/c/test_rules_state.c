@@ -235,6 +235,32 @@ a_cut_state_is_corrupt(void **state)
     aif_buf_fini(&b);
 }
 
+/* Of whichever rules it is: an edited rule begins where the old one was. */
+static void
+a_state_says_how_far_its_rules_have_heard(void **state)
+{
+    fixture *fx = *state;
+    uint64_t heard = 0;
+    aif_reader in;
+    aif_error e;
+    aif_buf b;
+
+    rich(fx);
+    b = encoded(fx);
+    in = (aif_reader){b.p, b.n};
+    assert_int_equal(aif_state_heard(&in, &heard, &e), AIF_OK);
+    assert_int_equal(heard, 5); /* rich() has fed five */
+    for (size_t n = 0; n < 17; n++) { /* the version and two numbers */
+        in = (aif_reader){b.p, n};
+        assert_int_equal(aif_state_heard(&in, &heard, &e), AIF_ECORRUPT);
+    }
+    b.p[0] = 2;
+    in = (aif_reader){b.p, b.n};
+    assert_int_equal(aif_state_heard(&in, &heard, &e), AIF_ECORRUPT);
+    assert_non_null(strstr(e.text, "version 2"));
+    aif_buf_fini(&b);
+}
+
 /* Whatever byte is changed: refused, or a state that is written the same. */
 static void
 a_changed_byte_is_corrupt_or_kept(void **state)
@@ -438,6 +464,7 @@ main(void)
         TEST(r44_a_stored_state_goes_on_where_it_was),
         TEST(r45_a_state_of_other_rules_is_refused),
         TEST(a_cut_state_is_corrupt),
+        TEST(a_state_says_how_far_its_rules_have_heard),
         TEST(a_changed_byte_is_corrupt_or_kept),
         TEST(adding_a_rule_survives_every_failed_allocation),
         TEST(making_rules_and_states_survives_it),

@@ -59,6 +59,11 @@ class Shot:
     runs: dict[Key, str] = field(default_factory=dict)
     choices: dict[Task, dict[str, list[str]]] = field(default_factory=dict)  # of branches and short circuits
     offset: int = 0
+    progress: dict[str, int] = field(default_factory=dict)  # of a Dag that is behind; "": of all others
+
+    def of(self, dag_id: str) -> int:
+        """Up to which offset the rules of a Dag have heard."""
+        return self.progress.get(dag_id, self.progress.get("", self.offset))
 
 
 def fresh_bag() -> DBDagBag:
@@ -92,10 +97,11 @@ class Check:
         self.kept: dict[str, list[tuple[Key, int, str | None]]] = defaultdict(list)  # runs that wait for their Dag
         self.last_action = 0
         self.causes: dict[Task, int] = {}  # of the newest firings: the events
+        self.fired_at: dict[Task, int] = defaultdict(int)  # the same, of the newest one ever
         self.stops: dict[Key, int] = {}  # of the runs that rules on their Dags have stopped: the first event that did
         self.clock_back = False  # it went back once
         self.before: Shot | None = None
-        self.offset: int | None = None  # as the last reaction left it
+        self.offset: tuple[int, dict[str, int]] | None = None  # as the last reaction left it
         self.firings = 0
         self.reactions = 0
         self._bag = fresh_bag()
@@ -131,11 +137,12 @@ class Check:
         if name == "apply.locked":
             self.before = self.shot(settings.Session())
             self._alone()
-            if self.offset not in (None, self.before.offset):
-                self.fault("offset-alone", f"it was {self.offset}, is {self.before.offset}, and no reaction moved it")
+            now = self.before.offset, self.before.progress
+            if self.offset not in (None, now):
+                self.fault("offset-alone", f"it was {self.offset}, is {now}, and no reaction moved it")
         elif name == "apply.committed" and self.before is not None:
             after = self.shot(settings.Session())
-            self.offset = after.offset
+            self.offset = after.offset, after.progress
             self._reaction(self.before, after)
             self.before = None
         settings.Session().rollback()  # a reaction has a session of its own, and on SQLite waits for who reads
@@ -177,19 +184,18 @@ class Check:
         cursor.execute("""SELECT "offset" FROM aiflow_consumer WHERE name = 'scheduler'""")
         row = cursor.fetchone()
         out.offset = row[0] if row else 0
+        cursor.execute('SELECT dag_id, "offset" FROM aiflow_progress')
+        out.progress = dict(cursor.fetchall())
         cursor.close()
         return out
 
     def _reaction(self, before: Shot, after: Shot) -> None:
         self.reactions += 1
-        batch = self.world.log.read(before.offset, 1000, None, after.offset) if after.offset > before.offset else []
+        self._progress(before, after)
+        batches = {dag_id: self._batch(before.of(dag_id), after.of(dag_id)) for dag_id in self.specs}
         self._listen(before)
         actual = self._actions()
-        # An event that some rules have heard and others have not: the offset is not moved beyond it.
-        amid = (
-            self.world.log.read(after.offset, 1) if any(cause > after.offset for cause in self.causes.values()) else []
-        )
-        made = self._dag_firings(batch, amid, actual, after)
+        made = self._dag_firings(batches, actual, after)
         self._ended_runs(before, after, made)
         now = self.world.clock.ms
         cleared = self._cleared_below(before, after)
@@ -199,10 +205,10 @@ class Check:
                 if task in cleared:
                     self.ledgers[task].told, self.ledgers[task].again = None, False
                 over = key in made and after.runs.get(key) != "running"  # no period is due in it any more
-                heard = self._heard(task, batch, amid)
+                heard = self._heard(task, batches[key[0]], after)
                 end = self.stops[key] if over else None  # its rules hear nothing behind it, and may not hear it
                 fired = self._firings(
-                    task, run, [e for e in heard if end is None or e.offset <= end], before, 0 if over or amid else now
+                    task, run, [e for e in heard if end is None or e.offset <= end], before, 0 if over else now
                 )
                 found = actual.pop(task, [])
                 fired = self._match(task, fired, found, end)
@@ -214,6 +220,18 @@ class Check:
                 self._task(task, before, after, fired, key in made or task in cleared)
         for task, found in actual.items():
             self.fault("fired-unasked", f"{task}: {found}, and the model has no such rule listening")
+
+    def _progress(self, before: Shot, after: Shot) -> None:
+        """The consumer's row has the least of all offsets, and no Dag goes back."""
+        least = min([after.of(""), *after.progress.values()])
+        if after.offset != least:
+            self.fault("progress-least", f"the consumer is at {after.offset}, and Dags at {after.progress}")
+        for dag_id in {"", *self.specs, *before.progress}:
+            if after.of(dag_id) < before.of(dag_id):
+                self.fault("progress-back", f"{dag_id!r} was at {before.of(dag_id)}, and is at {after.of(dag_id)}")
+
+    def _batch(self, after: int, until: int) -> list[Any]:
+        return self.world.log.read(after, 1000, None, until) if until > after else []
 
     def _listen(self, before: Shot) -> None:
         """Which runs are active now, and with which rules."""
@@ -234,7 +252,7 @@ class Check:
                     )
         self.anew.clear()
         for key in sorted(active - set(self.runs)):
-            since = max(before.offset, self.heads.get(key, 0))
+            since = max(before.of(key[0]), self.heads.get(key, 0))
             self.runs[key] = RunModel(since, self.contexts.get(key))
             for task_id, rules in self.rules[key[0]][0].items():
                 task = (*key, task_id)
@@ -242,25 +260,32 @@ class Check:
                 self.stored[task] = rules
         for key in self.runs:
             for task_id, rules in self.rules[key[0]][0].items():
-                self._edit((*key, task_id), rules, before.offset, now)
+                self._edit((*key, task_id), rules, before, now)
         for dag_id, (_, rules) in self.rules.items():
             if rules is not None:
-                self._edit((dag_id, "", ""), rules, before.offset, now)
+                self._edit((dag_id, "", ""), rules, before, now)
 
     def _has_rules(self, dag_id: str) -> bool:
         found = self.rules.get(dag_id)
         return found is not None and bool(found[0] or found[1])
 
-    def _edit(self, task: Task, rules: list[Any], offset: int, now: int) -> None:
-        """Other rules than before begin anew, all of them; what is pending, or was started, stays (R77)."""
+    def _edit(self, task: Task, rules: list[Any], before: Shot, now: int) -> None:
+        """Other rules than before begin anew, all of them; what is pending, or was started, stays (R77).
+
+        Where the Dag is amid an event, it is open whether the old ones have heard it, unless they fired at it.
+        """
         if self.stored.get(task) == rules:
             return
+        offset = before.of(task[0])
+        begins = [offset]
         if task in self.stored:
             self.ledgers[task].edited = True
-        anew = RulesModel(task[0], rules, offset, now)
-        for rule in anew.rules:
-            rule.fired = offset
-        self.models[task] = [anew]
+            if task[0] in before.progress:
+                begins = [offset + 1] if self.fired_at[task] > offset else [offset, offset + 1]
+        self.models[task] = [RulesModel(task[0], rules, since, now) for since in begins]
+        for since, anew in zip(begins, self.models[task], strict=True):
+            for rule in anew.rules:
+                rule.fired = since
         self.stored[task] = rules
 
     # -- firings
@@ -280,16 +305,20 @@ class Check:
             self.firings += 1
             out[dag_id, run_id, task_id].append((rule, action, tuple(json.loads(offsets))))
             self.causes[dag_id, run_id, task_id] = int(cause) if cause.isdigit() else 0
+            self.fired_at[dag_id, run_id, task_id] = max(
+                self.fired_at[dag_id, run_id, task_id], self.causes[dag_id, run_id, task_id]
+            )
             if after == "error":
                 self.fault("action-failed", f"{dag_id}.{task_id}: rule {rule} met an exception")
         return out
 
-    def _heard(self, task: Task, batch: list[Any], amid: list[Any]) -> list[Any]:
+    def _heard(self, task: Task, batch: list[Any], after: Shot) -> list[Any]:
         """What its rules have heard: of an event that others hear later, it says so itself where it fired."""
-        return [*batch, *amid] if amid and self.causes.get(task, 0) >= amid[0].offset else batch
+        offset, cause = after.of(task[0]), self.causes.get(task, 0)
+        return [*batch, *self._batch(offset, cause)] if cause > offset else batch
 
-    def _dag_firings(self, batch: list[Any], amid: list[Any], actual: Any, after: Shot) -> dict[Key, int]:
-        """Rules on Dags; returns the runs that the batch has stopped, and the offset of the last event that did."""
+    def _dag_firings(self, batches: dict[str, list[Any]], actual: Any, after: Shot) -> dict[Key, int]:
+        """Rules on Dags; returns the runs that the events have stopped, and the offset of the last one that did."""
         touched: dict[Key, int] = {}
         self.stops.clear()
         for dag_id, (_, rules) in self.rules.items():
@@ -301,7 +330,7 @@ class Check:
             expected = []
             for model in self.models[task]:
                 seq = []
-                for event in self._heard(task, batch, amid):
+                for event in self._heard(task, batches[dag_id], after):
                     if fired := model.feed(event, False):
                         seq.append((fired[0], event))
                 expected.append(seq)

@@ -106,13 +106,15 @@ def replaced(target: Any, name: str, value: Any) -> Iterator[None]:
 
 def no_offset() -> Any:
     """the offset is not moved"""
+    from sqlalchemy import text
+
     from aiflow_ext.provider.world.world import World
 
     save = World.save
 
-    def broken(self: Any, session: Any, place: Any) -> None:
-        offset = min(place.offset, max(self.offset, place.offset - 1))
-        save(self, session, place._replace(offset=offset))
+    def broken(self: Any, session: Any, log_id: Any) -> None:
+        save(self, session, log_id)
+        session.execute(text('UPDATE aiflow_consumer SET "offset" = "offset" - 1 WHERE "offset" > 0'))
 
     return replaced(World, "save", broken)
 
@@ -236,14 +238,14 @@ def commit_early() -> Any:
 
     decide = Decisions.decide
 
-    def broken(self: Any, batch: Any) -> None:
+    def broken(self: Any, batch: Any, read: Any) -> Any:
         if batch:
             from sqlalchemy import text
 
             at = batch[-1].offset
             self.session.execute(text(f"UPDATE aiflow_consumer SET \"offset\" = {at} WHERE name = 'scheduler'"))
             self.session.commit()
-        decide(self, batch)
+        return decide(self, batch, read)
 
     return replaced(Decisions, "decide", broken)
 
@@ -538,12 +540,19 @@ def part_is_whole() -> Any:
 
     feed = Decisions._feed
 
-    def broken(self: Any, event: Any) -> bool:
-        feed(self, event)
-        self.amid = False
-        return True
+    def broken(self: Any, event: Any, meant: Any, held: Any) -> None:
+        feed(self, event, meant, held)
+        held.clear()
 
     return replaced(Decisions, "_feed", broken)
+
+
+def behind_is_lost() -> Any:
+    """a Dag that is behind the others does not hear what it has not heard yet"""
+    from aiflow_ext.provider.world.progress import Progress
+
+    move = Progress.move
+    return replaced(Progress, "move", lambda self, dag_id, offset, *, amid: move(self, dag_id, self.ahead, amid=False))
 
 
 def revives() -> Any:
@@ -598,6 +607,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
         late_word,
         revives,
         part_is_whole,
+        behind_is_lost,
         *REMEMBERED,
         *PURE,
     )

@@ -35,11 +35,25 @@ class Place(NamedTuple):
         return self.log_id is None or self.log_id == log_id
 
 
+class Stand(NamedTuple):
+    """Where a consumer is, and how many reactions there were."""
+
+    place: Place
+    version: int
+
+
+def stand_of(session: Session, name: str) -> Stand | None:
+    """Return it; None: the consumer has no row."""
+    table = models.consumer
+    columns = select(table.c.offset, table.c.log_id, table.c.version)
+    row = session.execute(columns.where(table.c.name == name)).first()
+    return None if row is None else Stand(Place(row.offset, row.log_id), row.version)
+
+
 def place_of(session: Session, name: str) -> Place | None:
     """Return where a consumer is; None: it has no row."""
-    table = models.consumer
-    row = session.execute(select(table.c.offset, table.c.log_id).where(table.c.name == name)).first()
-    return None if row is None else Place(*row)
+    stand = stand_of(session, name)
+    return None if stand is None else stand.place
 
 
 def advance(session: Session, name: str, place: Place) -> bool:

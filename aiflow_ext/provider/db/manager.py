@@ -27,7 +27,7 @@ class AiflowDBManager(BaseDBManager):
     migration_dir = str(HERE)
     alembic_file = str(HERE / "alembic.ini")
     supports_table_dropping = True
-    revision_heads_map = {"0.1.0": "0009"}  # noqa: RUF012
+    revision_heads_map = {"0.1.0": "0010"}  # noqa: RUF012
 
     def create_db_from_orm(self) -> None:
         """Run the migrations: they are the one place that says what a fresh database looks like."""

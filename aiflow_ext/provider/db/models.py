@@ -26,6 +26,13 @@ consumer = Table(
     Column("gone_ms", BigInteger, nullable=True),  # since when no asset watcher has this row, as far as was looked
 )
 
+progress = Table(
+    "aiflow_progress",
+    metadata,
+    Column("dag_id", ID, primary_key=True),  # a Dag that is behind the others; "": all others
+    Column("offset", BigInteger, nullable=False),  # up to here their rules have heard
+)
+
 run = Table(
     "aiflow_run",
     metadata,

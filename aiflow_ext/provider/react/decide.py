@@ -1,6 +1,7 @@
 """What rules fire at a batch of events, and what is done about it, through the transaction's session.
 
-    settle what waited -> feed each event to the rules it touches -> what is due by time -> settle again
+    settle what waited -> feed each event to the rules it touches -> feed Dags that are behind -> what is due by time
+    -> settle again
 
 Of the rules of a task the first that fires decides.  docs/rules.md says what each means; starts.py says what follows
 for the task, and act/ does it.
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -43,9 +45,13 @@ from aiflow_ext.provider.world.world import World
 log = structlog.get_logger(__name__)
 
 Fired = tuple[int, str, list[int]]
+Read = Callable[[int, int], Sequence[Event]]
+Held = dict[str, tuple[int, bool]]
+"""Dags that have not heard an event: the offset before it, and whether some of their rules have."""
 T = TypeVar("T")
 
 ACTIONS = 200  # of each part of a transaction: what waited, events, what is due
+SHARE = 100  # of these, of one Dag: then it is behind, so that the others get on
 STOPS = 100  # runs that one firing of a rule on their Dag stops in a transaction: some 10 ms each
 SLICE_SEC = 1.0  # that such a part takes, and that react() goes on: then Airflow makes its pass, and gives a heartbeat
 KEPT_BYTES = 8 << 20  # of values of events of earlier batches; then one that is asked for again is read again
@@ -78,52 +84,42 @@ class Reaction:
 class Decisions:
     """What one transaction decides, and does.
 
-    `acted` says that a rule fired or a start was carried out, so there may be more to do in the next round; `amid` that
-    some rules have heard an event which others have not, or that it has not yet stopped all runs that it shall.
-
-    :param stopped: where this goes on amid an event, the runs that it has stopped, or could not stop; they may go on,
-        until their teardowns have ended.
+    `acted` says that a rule fired or a start was carried out, so there may be more to do in the next round.
     """
 
-    def __init__(
-        self,
-        means: Means,
-        session: Session,
-        reaction: Reaction,
-        world: World,
-        now_ms: int,
-        stopped: Collection[Key] = (),
-    ) -> None:
+    def __init__(self, means: Means, session: Session, reaction: Reaction, world: World, now_ms: int) -> None:
         self.means = means
         self.session = session
         self.reaction = reaction
         self.world = world
         self.now_ms = now_ms
         self.acted = False
-        self.amid = False
-        self.stopped = {*stopped}
         self._actions, self._began = 0, 0.0
+        self._done_by = Counter[str]()  # actions of each Dag in this part
+        self._took: dict[str, float] = defaultdict(float)  # seconds of each
+        self._unfinished = False  # a rule has not yet stopped all runs that it shall
         self._done: list[dict[str, Any]] = []  # rows of aiflow_action
         self._events_read: dict[int, Event] = {}
         self._kept_bytes = 0
         self._latest: dict[str, tuple[Any, bool]] = {}
         self._locked: set[Key] = set()
 
-    def decide(self, batch: Sequence[Event]) -> Sequence[Event]:
+    def decide(self, batch: Sequence[Event], read: Read) -> Sequence[Event]:
         """Bring every rule up to date with the batch and with the time, and act.
 
-        :return: those of the batch that all rules have heard; the others are for the next transaction.
+        :param batch: the next events of all Dags that are not behind.
+        :param read: returns some of the events beyond an offset, up to another one.
+        :return: those of the batch that have had their turn; the others are for the next transaction.
         """
-        fed = 0
-        self._events_read = {event.offset: event for event in batch}
+        progress = self.world.progress
         self._settle()
-        self._begin_part()  # what waited is not counted: each transaction gets on with its events
-        for event in batch:
-            if self._is_enough() or not self._feed(event):
-                break
-            fed += 1
-        if not self.amid:
-            self._tick()
+        heard, held = self._hear(batch, lambda dag_id: dag_id not in progress.behind)
+        progress.ahead = heard[-1].offset if heard else progress.ahead
+        for dag_id, (offset, amid) in held.items():
+            log.info("aiflow: much happens for a Dag at once: it is done in slices, others go on", dag_id=dag_id)
+            progress.move(dag_id, offset, amid=amid)
+        self._catch_up(read)
+        self._tick()
         self._settle()
         self._make_kept_runs()
         self._note_done()
@@ -132,21 +128,53 @@ class Decisions:
                 shown = {"starts": len(lost), "first": lost[0]["events"][-1:], "last": lost[-1]["events"][-1:]}
                 log.warning("aiflow: too many starts wait, the oldest are dropped", **shown, **task.who)
                 lost.clear()
-        return batch[:fed]
+        return heard
 
     # Rules
 
     def _begin_part(self) -> None:
         self._actions, self._began = 0, time.monotonic()
+        self._done_by.clear()
+        self._took.clear()
 
     def _is_enough(self) -> bool:
         return self._actions >= ACTIONS or time.monotonic() - self._began >= SLICE_SEC
 
-    def _feed(self, event: Event) -> bool:
-        """Return whether all rules have heard it, else they hear it again: those that had it already do not (R4)."""
+    def _had_its_share(self, dag_id: str) -> bool:
+        return self._done_by[dag_id] >= SHARE or self._took[dag_id] >= SLICE_SEC / 2
+
+    def _catch_up(self, read: Read) -> None:
+        """Feed the Dags that are behind, and whose turn it is."""
+        progress = self.world.progress
+        offset, dags = progress.next()
+        if not dags:
+            return
+        events = read(offset, progress.ahead)
+        heard, held = self._hear(events, dags.__contains__)
+        end = heard[-1].offset if events else progress.ahead  # a page may be short; after the last one there is none
+        for dag_id in sorted(dags):
+            at, amid = held.get(dag_id, (end, False))
+            progress.move(dag_id, at, amid=amid)
+
+    def _hear(self, events: Sequence[Event], meant: Callable[[str], bool]) -> tuple[Sequence[Event], Held]:
+        """Feed events to Dags, until enough is done; return those of them, and the Dags that have not heard them all.
+
+        :param meant: whether they are for a Dag.
+        """
+        held: Held = {}
+        self._events_read |= {event.offset: event for event in events}
+        self._begin_part()  # what waited is not counted: each transaction gets on with its events
+        for n, event in enumerate(events):
+            if self._is_enough():
+                return events[:n], held
+            self._feed(event, meant, held)
+        return events, held
+
+    def _feed(self, event: Event, meant: Callable[[str], bool], held: Held) -> None:
+        """A Dag of which too much is to be done is held: it hears it again, and rules that had it do not (R4)."""
         fires = []
         for run, task in self.world.listening(event):
-            if run is not None and not _reaches(event, run):
+            if task.dag_id in held or not meant(task.dag_id) or (run is not None and not _reaches(event, run)):
                 continue
             own = run is not None and event.namespace == status.NAMESPACE and event.sender == run.run_id
             key = task.dag_id, task.run_id
@@ -157,23 +185,39 @@ class Decisions:
                 elif core != task.core:
                     self.world.touch(key)
                     task.core = core
-        self._hold(*{run.key: run for run, *_ in fires[: ACTIONS - self._actions] if run is not None}.values())
-        for n, (run, task, core, fired) in enumerate(fires):
-            if n and self._is_enough():
-                self.amid = True
-                return False
+        self._hold(*self._in_turn(fires))
+        acted: set[str] = set()
+        for run, task, core, fired in fires:
+            dag_id = task.dag_id
+            if dag_id in held:
+                continue
+            if self._actions and (self._is_enough() or self._had_its_share(dag_id)):
+                held[dag_id] = event.offset - 1, dag_id in acted
+                continue
             if run is not None and not run.active:  # it is over, and nobody has told us
                 self.world.read_again(run.key)
                 continue
-            with Blame((task.dag_id, task.run_id)):
-                self.world.touch((task.dag_id, task.run_id))
-                before, task.core = task.core, core
+            with Blame((dag_id, task.run_id)):
+                self.world.touch((dag_id, task.run_id))
+                before, task.core, began = task.core, core, time.monotonic()
                 self._decide(run, task, fired, str(event.offset))
-                if self.amid:  # some runs of the Dag are not stopped yet
-                    task.core = before
-                    return False
-        self.stopped.clear()
-        return True
+                self._took[dag_id] += time.monotonic() - began
+                acted.add(dag_id)
+                if self._unfinished:
+                    self._unfinished, task.core = False, before
+                    held[dag_id] = event.offset - 1, True
+        for dag_id in acted - held.keys():
+            self.world.progress.stopped.pop(dag_id, None)
+
+    def _in_turn(self, fires: Iterable[tuple[Run | None, TaskState, bytes, Sequence[Fired]]]) -> Iterator[Run]:
+        """Those of the runs whose turn comes now, as far as can be told."""
+        number, left = Counter(self._done_by), ACTIONS - self._actions
+        for run, task, *_ in fires:
+            if left > 0 and number[task.dag_id] < SHARE:
+                number[task.dag_id] += 1
+                left -= 1
+                if run is not None:
+                    yield run
 
     def _tick(self) -> None:
         self._begin_part()
@@ -204,9 +248,10 @@ class Decisions:
             else:
                 before, after = self._act(run, task, rule, kind, offsets)
         self.acted = True
-        if self.amid:  # it fires again in the next transaction, and goes on with what is left
+        if self._unfinished:  # it fires again in the next transaction, and goes on with what is left
             return
         self._actions += 1
+        self._done_by[task.dag_id] += 1
         self.reaction.work.actions[kind] += 1
         row = task.who | {
             "rule": rule["name"],
@@ -418,20 +463,22 @@ class Decisions:
 
     def _stop_runs(self, dag: Any, rule: dict[str, Any], event: Event) -> str:
         """Stop the runs that an event reaches; where they are too many for one transaction, this is amid the event."""
-        state, before = rule.get("state") or "success", len(self.stopped)
+        state = rule.get("state") or "success"
+        stopped = self.world.progress.stopped.setdefault(dag.dag_id, set())
+        before = len(stopped)
         for run in [run for run in self.world.of_dag(dag.dag_id) if _reaches(event, run)]:
-            if run.key in self.stopped:
+            if run.key in stopped:
                 continue
-            now = len(self.stopped) - before
+            now = len(stopped) - before
             if now >= STOPS or (now and self._is_enough()):
-                self.amid = True
+                self._unfinished = True
                 break
             self._hold(run)
             if not run.active:
                 self.world.read_again(run.key)
                 continue
             running = [ti for ti in run.tries.values() if ti.state == "running"]
-            self.stopped.add(run.key)
+            stopped.add(run.key)
             try:
                 with savepoint(self.session):
                     of_run = self._dag(run)

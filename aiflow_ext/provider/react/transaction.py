@@ -26,7 +26,7 @@ from aiflow_ext.provider.assets.news import AssetNews
 from aiflow_ext.provider.assets.trigger import go_on_from
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.db.consumers import Place, begin_at, holder_of, place_of
+from aiflow_ext.provider.db.consumers import Place, Stand, begin_at, holder_of, stand_of
 from aiflow_ext.provider.db.dialect import hold
 from aiflow_ext.provider.db.session import own_session
 from aiflow_ext.provider.points import point
@@ -41,6 +41,7 @@ from aiflow_ext.provider.world.world import World
 log = structlog.get_logger(__name__)
 
 CONSUMER = "scheduler"
+NOWHERE = Stand(Place(0, None), 0)
 BATCH = 1000  # events a transaction reads
 ASIDE_SEC = 10.0  # that a run which cannot be read is left out
 ASIDE_MAX_SEC = 640.0  # the same, where it fails again and again
@@ -81,9 +82,6 @@ class Reactor:
         self._config = config
         self._broker_log = broker_log
         self._told_of: int | None = None  # the log of a broker, which is not ours
-        # At this offset some rules have heard the next event, and the others hear it next.
-        self.amid: int | None = None
-        self.stopped: set[Key] = set()  # by that event
         self._log = _core.EventLog(config.log)
         self._client = _core.Client(config.broker, config.curve())
         self._stops = Stops(self._client, config.stop_grace_sec, executors)
@@ -207,40 +205,42 @@ class _Transaction:
         """Do the round; return whether there is (or may be) more."""
         if audit:
             self.r.world.audit(self.session, self.now_ms, self.r.aside())
-        place = place_of(self.session, CONSUMER) or self._first_place()
-        wanted = self._something_to_do(place)
+        stand = stand_of(self.session, CONSUMER) or self._first_stand()
+        wanted = self._something_to_do(stand)
         if wanted and not self._lock():
-            self.reaction.due_ms = self.now_ms + self.r.shut_out(self.session, place.offset)
+            self.reaction.due_ms = self.now_ms + self.r.shut_out(self.session, stand.place.offset)
             return False
         self.r.let_in()
         if not wanted:
             return False
         point("apply.locked")
-        place = place_of(self.session, CONSUMER) or Place(0, None)
-        batch: Sequence[Event] = self._read_events(place)
-        self.world = self._world(place)
-        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=self._may_listen_later())
-        means = self.r._means
-        decisions = Decisions(means, self.session, self.reaction, self.world, self.now_ms, self.r.stopped)
-        batch = decisions.decide(batch)
-        more = self._feed_watchers(batch)
+        stand = stand_of(self.session, CONSUMER) or NOWHERE
+        progress = self.r.world.progress
+        progress.read(self.session, stand)
+        before = progress.ahead
+        batch = self._read_events(stand.place, before)
+        self.world = self._world(stand)
+        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=bool(self.r.aside()))
+        decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
+        batch = decisions.decide(batch, self._read)
+        more = self._feed_watchers(before, batch)
         point("apply.acted")
-        offset = batch[-1].offset if batch else place.offset
-        self.world.save(self.session, Place(offset, self.log_id))
+        self.world.save(self.session, self.log_id)
         point("apply.saved")
         self.session.commit()
         self.world.committed()
         point("apply.committed")
-        self.r.amid, self.r.stopped = (offset, decisions.stopped) if decisions.amid else (None, set())
         self._note_due()
-        return told or more or decisions.acted or self.world.left or (bool(batch) and offset < self.head)
+        left = bool(progress.behind) or (bool(batch) and progress.ahead < self.head)
+        return told or more or decisions.acted or self.world.left or left
 
-    def _first_place(self) -> Place:
+    def _first_stand(self) -> Stand:
         """A new consumer begins at the log's end: what was published before has nobody waiting for it."""
         first = Place(*self.r._log.head_and_id())
         begin_at(self.session, CONSUMER, first)
         self.session.commit()
-        return place_of(self.session, CONSUMER) or first  # another scheduler may have been faster, with another log
+        # Another scheduler may have been faster, with another log.
+        return stand_of(self.session, CONSUMER) or Stand(first, 0)
 
     def _look(self, place: Place) -> None:
         """See how far the log goes, and that it is the one whose events were acted on."""
@@ -249,59 +249,55 @@ class _Transaction:
             raise another_log(self.session, self.r._config.log, place, Place(self.head, self.log_id))
         self.r.compare(self.log_id)
 
-    def _something_to_do(self, place: Place) -> bool:
+    def _something_to_do(self, stand: Stand) -> bool:
         """Look without a lock and without a write: an idle scheduler must not wake itself."""
+        place = stand.place
         self._look(place)
         if self.head > place.offset:
             self.reaction.work.backlog = max(self.reaction.work.backlog, self.head - place.offset)
             return True
         if place.log_id is None:  # of an earlier version: it gets the id
             return True
-        world = self._world(place)
+        world = self._world(stand)
         self._due(world)
         due = self.reaction.due_ms is not None and self.reaction.due_ms <= self.now_ms
         waiting = any(can_settle(self.r._stops, run, task, self.now_ms) for run, task in world.waiting())
         waiting |= any(task.pending and not closed(self.session, dag_id) for dag_id, task in world.dags.items())
         if world.ended or world.fresh or due or waiting:
             return True
-        told = self.r._teller.waiting(self.session, world, all_of=self._may_listen_later())
+        told = self.r._teller.waiting(self.session, world, all_of=bool(self.r.aside()))
         return told or self.r._watchers.behind(self.session, place)
 
-    def _may_listen_later(self) -> bool:
-        """Whether there is anybody who may ask for anything: who is set aside, or was edited amid an event."""
-        return bool(self.r.aside()) or self.r.amid is not None
-
-    def _world(self, place: Place) -> World:
-        if (
-            self.r.amid != place.offset
-        ):  # else a rule that is edited must not hear the event which the old one has heard
-            self.r.amid, self.r.stopped = None, set()
-            self.r.registry.refresh(self.session)
-        self.r.world.refresh(self.session, self.now_ms, self.r.aside())
+    def _world(self, stand: Stand) -> World:
+        self.r.registry.refresh(self.session)
+        self.r.world.refresh(self.session, self.now_ms, stand, self.r.aside())
         return self.r.world
 
     def _lock(self) -> bool:
         """Hold the consumer's row: one scheduler reacts at a time, another one goes on with its own work."""
         return hold(self.session, models.consumer.c.name == CONSUMER, HANGS_SEC)
 
-    def _read_events(self, place: Place) -> list[Event]:
+    def _read_events(self, place: Place, after: int) -> Sequence[Event]:
         """Before rules and runs are read: those made before an event was published are then always seen."""
-        try:
-            batch = self.r._log.read(place.offset, BATCH)
-        except RetentionError as e:
-            raise RetentionError(
-                f"{e}; rules have not seen those. "
-                f"To go on without them: aiflow events reset-consumer --to {go_on_from(e)}"
-            ) from None
+        batch = self._read(after, None)
         self._look(place)  # after the read: what was read is of the log that was looked at
         self.reaction.work.events += len(batch)
         if batch and self.reaction.work.oldest_ms is None:
             self.reaction.work.oldest_ms = batch[0].create_time
         return batch
 
-    def _feed_watchers(self, batch: Sequence[Event]) -> bool:
+    def _read(self, after: int, until: int | None) -> Sequence[Event]:
+        try:
+            return self.r._log.read(after, BATCH, None, until)
+        except RetentionError as e:
+            raise RetentionError(
+                f"{e}; rules have not seen those. "
+                f"To go on without them: aiflow events reset-consumer --to {go_on_from(e)}"
+            ) from None
+
+    def _feed_watchers(self, before: int, batch: Sequence[Event]) -> bool:
         """Events become asset events, which may start Dag runs: a full pass looks."""
-        stored, more = self.r._watchers.feed(self.session, Place(self.world.offset, self.log_id), batch)
+        stored, more = self.r._watchers.feed(self.session, Place(before, self.log_id), batch)
         self.reaction.made_runs |= bool(stored)
         self.reaction.work.stored += stored
         return more

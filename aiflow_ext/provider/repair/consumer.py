@@ -13,7 +13,7 @@ from aiflow_ext import _core
 from aiflow_ext.provider.assets.offsets import watchers
 from aiflow_ext.provider.config import Config
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.db.consumers import Place, place_of
+from aiflow_ext.provider.db.consumers import Place, Stand, stand_of
 from aiflow_ext.provider.points import point
 from aiflow_ext.provider.react.starts import number_of
 from aiflow_ext.provider.react.transaction import CONSUMER
@@ -50,9 +50,10 @@ def _reset(to: int | None, other_log: bool, dry_run: bool, aside: set[Key]) -> l
     with _core.EventLog(Config.from_airflow().log) as log, create_session() as session:
         row = update(models.consumer).where(models.consumer.c.name == CONSUMER)
         session.execute(row.values(offset=models.consumer.c.offset))  # no scheduler reacts meanwhile
-        was = place_of(session, CONSUMER)
-        if was is None:
+        stand = stand_of(session, CONSUMER)
+        if stand is None:
             raise ValueError("no scheduler has run in event mode with this database: there is nothing to reset")
+        was = stand.place
         head, log_id = log.head_and_id()
         to = head if to is None else to
         if not 0 <= to <= head:
@@ -61,7 +62,7 @@ def _reset(to: int | None, other_log: bool, dry_run: bool, aside: set[Key]) -> l
         after = 0 if other_log else was.offset
         skipped = [("events", f"{after + 1} to {to}", log.count(after, None, to))] if to > after else []
         if other_log:
-            skipped += _begin_anew(session, was, Place(to, log_id), aside)
+            skipped += _begin_anew(session, stand, Place(to, log_id), aside)
         session.execute(row.values(offset=to, log_id=log_id))
         point("reset.moved")
         if dry_run:
@@ -69,13 +70,13 @@ def _reset(to: int | None, other_log: bool, dry_run: bool, aside: set[Key]) -> l
     return skipped
 
 
-def _begin_anew(session: Session, was: Place, to: Place, aside: set[Key]) -> list[Skipped]:
-    """Let rules and watchers go on beyond `to`; what they had heard, and starts still owed, was of the log `was`."""
+def _begin_anew(session: Session, stand: Stand, to: Place, aside: set[Key]) -> list[Skipped]:
+    """Let rules and watchers go on beyond `to`; what they had heard, and starts still owed, was of another log."""
     registry = Registry()
     registry.refresh(session)
     now_ms = time.time_ns() // 1_000_000
     world = World(registry, CONSUMER, lambda: None)
-    world.refresh(session, now_ms, aside)
+    world.refresh(session, now_ms, stand, aside)
     skipped: list[Skipped] = [("run", " ".join(filter(None, key)), 0) for key in sorted(aside)]
     for task in [*(task for _, task in world.tasks()), *world.dags.values()]:
         whose = " ".join(filter(None, (task.dag_id, task.run_id, task.task_id)))
@@ -86,14 +87,15 @@ def _begin_anew(session: Session, was: Place, to: Place, aside: set[Key]) -> lis
         task.core = task.rules.core.start(to.offset, now_ms)
         task.due_ms = task.rules.core.due(task.core)
         world.touch((task.dag_id, task.run_id))
-    world.save(session, to)
+    world.progress.begin(to.offset)
+    world.save(session, to.log_id)
     _forget_offsets(
         session, {(t.dag_id, t.run_id, t.task_id) for _, t in world.tasks()} | {(d, "", "") for d in world.dags}
     )
     newest = select(models.consumer.c.version).where(models.consumer.c.name == CONSUMER).scalar_subquery()
     session.execute(update(models.run).values(since=to.offset, version=newest))
     session.execute(delete(models.consumer).where(models.consumer.c.name.startswith(ROW)))
-    session.execute(update(models.consumer).where(_watches(session, was)).values(**to._asdict()))
+    session.execute(update(models.consumer).where(_watches(session, stand.place)).values(**to._asdict()))
     # The same offsets come again, and are other events.
     cause = models.action.c.cause
     old = ~cause.startswith("t") & ~cause.contains("@")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from airflow.models.dag import DagModel
 from airflow.models.dag_version import DagVersion
@@ -18,13 +18,13 @@ from aiflow_ext.provider.world.task import TaskState, new_task
 
 
 def read_dags(
-    session: Session, registry: Registry, offset: int, now_ms: int, aside: Collection[Key]
+    session: Session, registry: Registry, heard: Callable[[str], int], now_ms: int, aside: Collection[Key]
 ) -> dict[str, TaskState]:
     """Return it by dag_id.  One that somebody has deleted has none, and begins anew where it is made again.
 
     Its first version tells one from the other.  ``airflow db clean`` may delete that: then it is taken for the same.
 
-    :param offset: of the scheduler: new rules hear what comes beyond it.
+    :param heard: up to which offset the rules of a Dag have heard: new ones hear what comes beyond it.
     :param aside: Dags that are left out, as (dag_id, "").
     :raises RunError: the rules of a Dag cannot be read.
     """
@@ -39,14 +39,14 @@ def read_dags(
     for dag in dags:
         if dag.run is not None and dag.dag_id in stored and (key := (dag.dag_id, "")) not in aside:
             with Blame(key):
-                task, row = new_task(*key, "", dag.run, offset, now_ms), stored[dag.dag_id]
+                task, row = new_task(*key, "", dag.run, heard(dag.dag_id), now_ms), stored[dag.dag_id]
                 first = {"version": str(row.first)} if row.first else None
                 if row.dag_id is not None:
                     known = json.loads(row.started) if row.started else None
                     if first and known not in (None, first):  # it was deleted, and made again
                         task.stored = stored_row(row)
                     else:
-                        task, first = stored_task(row, task, None), first or known
+                        task, first = stored_task(row, task, None, now_ms), first or known
                 task.started = first
                 found[dag.dag_id] = task
     return found

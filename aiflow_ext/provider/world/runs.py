@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -113,12 +113,13 @@ def active_runs(
 
 
 def read_runs(
-    session: Session, registry: Registry, rows: Iterable[Any], offset: int, now_ms: int
+    session: Session, registry: Registry, rows: Iterable[Any], heard: Callable[[str], int], now_ms: int
 ) -> Iterator[tuple[Key, Run]]:
     """Read what is stored of active runs, and their tries.
 
     :param rows: of active_runs().
-    :param offset: of the scheduler: a run that is new hears what comes beyond it, or beyond where it was queued.
+    :param heard: up to which offset the rules of a Dag have heard: a run that is new hears what comes beyond it, or
+        beyond where it was queued.
     :raises RunError: a run cannot be read.
     """
     by_key = {(row.dag_id, row.run_id): row for row in rows}
@@ -135,11 +136,11 @@ def read_runs(
                 # Queued again, or another run of this name, before anybody saw the end of the one that is stored.
                 if known is not None and (row.id in begins or known.dag_run_id not in (0, row.id)):
                     known = None
-                runs[key] = _run(session, registry, row, known, max(offset, begins.get(row.id, 0)))
+                runs[key] = _run(session, registry, row, known, max(heard(row.dag_id), begins.get(row.id, 0)))
         _load_tries(session, {key: run for key, run in runs.items() if run.running})
         for key, run in runs.items():
             with Blame(key):
-                _add_tasks(run, states[key], offset, now_ms)
+                _add_tasks(run, states[key], heard(run.dag_id), now_ms)
         yield from runs.items()
 
 
@@ -273,12 +274,12 @@ def _load_tries(session: Session, runs: dict[Key, Run]) -> None:
         runs[row.dag_id, row.run_id].tries[made.name] = made
 
 
-def _add_tasks(run: Run, rows: dict[str, Any], offset: int, now_ms: int) -> None:
+def _add_tasks(run: Run, rows: dict[str, Any], heard: int, now_ms: int) -> None:
     """The state of its rules, and of tasks that have no rules any more, where something is left to do."""
-    since = run.since if run.stored_seen is None else offset
+    since = run.since if run.stored_seen is None else heard
     for task_id, rules in (dict.fromkeys(_left_over(run, rows), NO_RULES) | run.rules.tasks).items():
         new = new_task(*run.key, task_id, rules, since, now_ms)
-        run.tasks[task_id] = stored_task(rows.get(task_id), new, run)
+        run.tasks[task_id] = stored_task(rows.get(task_id), new, run, now_ms)
 
 
 def _left_over(run: Run, rows: dict[str, Any]) -> list[str]:
@@ -296,7 +297,7 @@ def stored_row(row: Any) -> dict[str, Any]:
     return {name: row._mapping[name] for name in names} | {"state": bytes(row.state)}
 
 
-def stored_task(row: Any, new: TaskState, run: Run | None) -> TaskState:
+def stored_task(row: Any, new: TaskState, run: Run | None, now_ms: int) -> TaskState:
     """Return the stored state, or the new one with what outlives a change of the rules and the end of the run.
 
     :param row: of aiflow_rule_state; None: there is none.
@@ -310,11 +311,13 @@ def stored_task(row: Any, new: TaskState, run: Run | None) -> TaskState:
         same = run.cleared and started and started.get("run") == run.id  # SQLite gives an id again
         new.started = started if same else None
         return new
-    if not new.fresh:
-        try:
+    try:
+        if not new.fresh:
             new.due_ms, new.core = new.rules.core.due(stored["state"]), stored["state"]
-        except CorruptError:  # of another version of ours: as other rules
-            stored["rules_hash"] = None
+        elif (old := new.rules.core.heard(stored["state"])) > new.rules.core.heard(new.core):  # amid an event
+            new.core = new.rules.core.start(old, now_ms)
+    except CorruptError:  # of another version of ours: as other rules
+        stored["rules_hash"] = None
     new.pending, new.started = json.loads(row.pending), started
     new.stopping = json.loads(row.stopping) if row.stopping else None
     return new

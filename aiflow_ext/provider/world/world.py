@@ -21,10 +21,11 @@ from sqlalchemy.orm import Session
 from aiflow_ext import _core
 from aiflow_ext._event import Event
 from aiflow_ext.provider.db import models
-from aiflow_ext.provider.db.consumers import Place
+from aiflow_ext.provider.db.consumers import Stand, stand_of
 from aiflow_ext.provider.metrics import count
 from aiflow_ext.provider.world.blame import Blame, Key
 from aiflow_ext.provider.world.dags import read_dags
+from aiflow_ext.provider.world.progress import Progress
 from aiflow_ext.provider.world.registry import Registry
 from aiflow_ext.provider.world.runs import (
     CHUNK,
@@ -64,8 +65,8 @@ class World:
         changed: Callable[[], Collection[Key] | None],
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.offset = 0
         self.registry = registry
+        self.progress = Progress()
         self._consumer = consumer
         self._changed = changed
         self._beat = beat
@@ -129,12 +130,21 @@ class World:
         return bool(self._match.find(event))
 
     def due(self, now_ms: int, most: int) -> list[tuple[Run, TaskState]]:
-        """Return the tasks whose periods are over, the first `most` of them, and touch them."""
+        """Return the tasks whose periods are over, the first `most` of them, and touch them.
+
+        Those of a Dag that is amid an event are left, until it is over.
+        """
         found: list[tuple[Run, TaskState]] = []
+        left: list[tuple[int, Key, str]] = []
         while self._due and self._due[0][0] <= now_ms and len(found) < most:
-            if (listener := self._is_due(*heapq.heappop(self._due))) is not None:
+            one = heapq.heappop(self._due)
+            if one[1][0] in self.progress.amid:
+                left.append(one)
+            elif (listener := self._is_due(*one)) is not None:
                 self.touch(listener[0].key)
                 found.append(listener)
+        for one in left:
+            heapq.heappush(self._due, one)
         return found
 
     def next_due(self) -> int | None:
@@ -204,13 +214,15 @@ class World:
 
     # -- the database
 
-    def refresh(self, session: Session, now_ms: int, aside: Collection[Key] = ()) -> None:
+    def refresh(self, session: Session, now_ms: int, stand: Stand, aside: Collection[Key] = ()) -> None:
         """Read again what others have changed.
 
+        :param stand: of the consumer, read before: the rows are of this reaction, or of a later one.
         :param aside: runs that are left out, and Dags as (dag_id, "").
         :raises RunError: a run cannot be read.
         """
-        self.offset, version = self._place(session)  # before the rows: they are of this reaction, or of a later one
+        version = stand.version
+        self.progress.read(session, stand)
         for key in self.runs.keys() & {*aside}:
             self._drop(key)
             self._left_out.add(key)
@@ -250,10 +262,11 @@ class World:
         last = rows[-1].id if len(rows) == AUDITED else None
         rows = [row for row in rows if (row.dag_id, row.run_id) not in aside]
         known = {key for key, run in self.runs.items() if run.id > self._audited and (last is None or run.id <= last)}
-        there = dict(read_runs(session, self.registry, rows, self.offset, now_ms))
+        there = dict(read_runs(session, self.registry, rows, self.progress.of, now_ms))
         self._audited = last or 0
         self._dags_stale = True
-        version = self._place(session)[1]
+        stand = stand_of(session, self._consumer)
+        version = stand.version if stand is not None else 0
         self._take_hints(version)  # of what was committed until now, so also of all that was read
         if version != self._version:  # another scheduler has reacted meanwhile, or all is read anew
             return
@@ -267,9 +280,10 @@ class World:
                 )
                 self._stale.add(key)
 
-    def save(self, session: Session, place: Place) -> None:
+    def save(self, session: Session, log_id: int | None) -> None:
         """Write what was touched, forget runs that are over, and move the consumer.
 
+        :param log_id: of the log that has the offsets.
         :raises RunError: what a run knows cannot be written.
         """
         # Fresh runs that are left have heard nothing, so they may wait; where all is read each time, rounds cost more.
@@ -284,12 +298,14 @@ class World:
                 with Blame(key):
                     save_tasks(session, [task])
         forget_runs(session, self.ended)
+        self.progress.save(session)
         row = update(models.consumer).where(models.consumer.c.name == self._consumer)
-        session.execute(row.values(**place._asdict(), version=self._version + 1))
+        session.execute(row.values(offset=self.progress.least, log_id=log_id, version=self._version + 1))
 
     def committed(self) -> None:
         """What was saved is in the database."""
         self._version += 1
+        self.progress.committed(self._version)
         self._stale |= self._new  # a row of Airflow's that has changed before we knew the run named nobody
         for key in self._touched & self.runs.keys():
             self._note(self.runs[key])
@@ -298,6 +314,7 @@ class World:
 
     def undone(self) -> None:
         """The transaction was undone, or nobody knows: what it touched is read again."""
+        self.progress.undone()
         self._stale |= self._touched | self.ended
         self._dags_stale = True
         self._touched.clear()
@@ -309,7 +326,7 @@ class World:
         self._left_out = active.keys() & {*aside}
         wanted = [row for key, row in active.items() if key not in self._left_out]
         found: dict[Key, Run] = {}
-        for key, run in read_runs(session, self.registry, wanted, self.offset, now_ms):
+        for key, run in read_runs(session, self.registry, wanted, self.progress.of, now_ms):
             found[key] = run
             if len(found) % CHUNK == 0:
                 self._beat()
@@ -319,12 +336,6 @@ class World:
             self.put(run)
         self.ended = stored - active.keys()
         self._stale.clear()
-
-    def _place(self, session: Session) -> tuple[int, int]:
-        """Return up to which event, and how often, was reacted."""
-        table = models.consumer.c
-        row = session.execute(select(table.offset, table.version).where(table.name == self._consumer)).first()
-        return (row.offset, row.version) if row is not None else (0, 0)
 
     def _take_hints(self, version: int) -> None:
         """Hear what others have changed.  Where that is not known, or this fails on the way, all is read anew.
@@ -353,7 +364,7 @@ class World:
         if not keys:
             return
         rows = [row for some in chunks(keys) for row in active_runs(session, self.registry, of_keys(DagRun, some))]
-        found = dict(read_runs(session, self.registry, rows, self.offset, now_ms))
+        found = dict(read_runs(session, self.registry, rows, self.progress.of, now_ms))
         gone = keys - {(row.dag_id, row.run_id) for row in rows}
         ended = {key for some in chunks(gone) for key in _stored(session, of_keys(models.run.c, some))}
         for key in keys:
@@ -364,7 +375,7 @@ class World:
         self._stale -= keys
 
     def _read_dags(self, session: Session, now_ms: int, aside: Collection[Key]) -> None:
-        found = read_dags(session, self.registry, self.offset, now_ms, aside)
+        found = read_dags(session, self.registry, self.progress.of, now_ms, aside)
         for dag_id in self.dags.keys() | found.keys():
             self._drop((dag_id, ""))
         for dag_id, task in found.items():

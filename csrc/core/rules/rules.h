@@ -81,6 +81,10 @@ AIF_MUST_CHECK aif_err aif_state_encode(const aif_rules_state *s, aif_buf *out,
  * other rules. */
 AIF_MUST_CHECK aif_err aif_state_decode(const aif_rules *r, aif_reader *in,
                                         aif_rules_state **out, aif_error *e);
+/* Up to which offset the rules have heard whose state is in `in`: any rules,
+ * such as those from before an edit.  ECORRUPT: it is no state. */
+AIF_MUST_CHECK aif_err aif_state_heard(aif_reader *in, uint64_t *out,
+                                       aif_error *e);
 
 /* Feed one event; own_run: it is a status of the run this state is of.  An
  * offset not beyond the last one fed does nothing.  Adds to out.  On failure

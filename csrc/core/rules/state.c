@@ -340,13 +340,11 @@ leaf_get(const aif_cond *c, aif_leaf *l, void *arg, aif_error *e)
     return err != AIF_OK ? err : leaf_check_latch(c, l, e);
 }
 
+/* The fingerprint of the rules, and the offset up to which they have heard. */
 static aif_err
-state_get_head(const aif_rules *r, aif_rules_state *s, aif_reader *in,
-               aif_error *e)
+reader_get_head(aif_reader *in, uint64_t head[2], aif_error *e)
 {
     uint8_t version;
-    uint64_t head[2];
-    aif_err err;
 
     if (aif_read_u8(in, &version, e) != AIF_OK) {
         return state_fail("is empty", e);
@@ -356,7 +354,16 @@ state_get_head(const aif_rules *r, aif_rules_state *s, aif_reader *in,
                         "a stored rule state of version %d, this is %d",
                         version, VERSION);
     }
-    err = reader_get_numbers(in, head, 2, e);
+    return reader_get_numbers(in, head, 2, e);
+}
+
+static aif_err
+state_get_head(const aif_rules *r, aif_rules_state *s, aif_reader *in,
+               aif_error *e)
+{
+    uint64_t head[2];
+    aif_err err = reader_get_head(in, head, e);
+
     if (err != AIF_OK) {
         return err;
     }
@@ -407,4 +414,16 @@ aif_state_decode(const aif_rules *r, aif_reader *in, aif_rules_state **out,
     }
     *out = s;
     return AIF_OK;
+}
+
+aif_err
+aif_state_heard(aif_reader *in, uint64_t *out, aif_error *e)
+{
+    uint64_t head[2];
+    aif_err err = reader_get_head(in, head, e);
+
+    if (err == AIF_OK) {
+        *out = head[1];
+    }
+    return err;
 }

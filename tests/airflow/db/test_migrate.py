@@ -17,7 +17,7 @@ from deployment import Deployment
 from aiflow_ext import Event, EventLog
 from aiflow_ext.provider.db import models
 
-BEFORE, NOW = "0004", "0009"
+BEFORE, NOW = "0004", "0010"
 TO_BEFORE = f"""if True:
     import sys
     from airflow.utils.session import create_session

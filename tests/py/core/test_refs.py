@@ -62,6 +62,7 @@ def rules(broker):
         state, _ = r.feed(state, event._replace(offset=i + 1))
         state, _ = r.tick(state, i)
     r.due(state)
+    r.heard(state)
     with contextlib.suppress(ValueError):
         _core.Rules([*SPEC, ("start", [("all", 3)])])
 

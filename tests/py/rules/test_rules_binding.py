@@ -153,6 +153,18 @@ def test_periods():
     assert _core.Rules([("start", [on()])]).due(_core.Rules([("start", [on()])]).start(0, 0)) is None
 
 
+def test_a_state_says_how_far_its_rules_have_heard():
+    """Any Rules can be asked, such as those that an edit has made of them."""
+    rules, edited = _core.Rules([("start", [on()])]), _core.Rules([("stop", [on("other")])])
+    assert edited.heard(rules.start(7, 0)) == 7
+    state, _ = rules.feed(rules.start(7, 0), at(9))
+    assert edited.heard(state) == 9
+    with pytest.raises(CorruptError, match="is cut"):
+        edited.heard(state[:16])
+    with pytest.raises(TypeError, match="must be bytes"):
+        edited.heard("x")
+
+
 def test_state_of_other_rules_is_refused():
     state = _core.Rules([("start", [on("a")])]).start(0, 0)
     other = _core.Rules([("start", [on("a")]), ("stop", [on("b")])])
