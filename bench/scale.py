@@ -9,6 +9,7 @@ one       an event for one of them: ms from just before publish() to the commit 
 noise     20,000 events that nobody waits for: ms until the scheduler has read them, and the CPU
 all       an event that starts the task of all of them: CPU a start, and the oldest heartbeat of the scheduler
 births    1,000 events, each makes a run: CPU a run, and the oldest heartbeat
+behind    an event for a run of another Dag, published right behind these 1,000: ms to the commit of its task's row
 stock     what Airflow itself uses to make such a run: CPU a run
 
 One run is made by REST; the others are copies of its rows.  No task runs: its pool has no slot.
@@ -78,6 +79,7 @@ class Scale:
         self.runs = 0  # and the model
         self.fresh: list[int] = []  # of these, some that no event has reached
         self.oldest = 0.0
+        self.behind = 0.0
 
     def begin(self) -> None:
         self.airflow.start()
@@ -187,10 +189,15 @@ class Scale:
         return (self.cpu() - cpu) / left, self.oldest
 
     def births(self) -> tuple[float, float]:
+        """Also note when the event behind them is acted on, of the last run that waits."""
         made = "SELECT count(*) FROM dag_run WHERE dag_id = 'born'"
-        cpu = self.cpu()
+        started = "SELECT 1 FROM task_instance WHERE dag_id = 'waits' AND run_id = ? AND state = 'scheduled'"
+        last = Event("scale.go", context=f"c{self.runs - 1}")
+        cpu, before = self.cpu(), time.monotonic()
         with self.heartbeats():
-            self.client.publish_many(Event("scale.birth", str(n)) for n in range(BIRTHS))
+            self.client.publish_many([*(Event("scale.birth", str(n)) for n in range(BIRTHS)), last])
+            self.until(started, f"run{self.runs - 1}")
+            self.behind = (time.monotonic() - before) * 1000
             self.airflow.wait_until(lambda: self.airflow.sql(made)[0][0] >= BIRTHS, what="all are born", poll=0.2)
         return (self.cpu() - cpu) / BIRTHS, self.oldest
 
@@ -210,11 +217,12 @@ def measure(scale: Scale, numbers: list[int], idle: float) -> dict[str, dict[str
     last = found[str(numbers[-1])]
     for name, (first, second), unit in (
         ("noise", scale.noise(), ("ms", "CPU ms")),
-        ("all, a start", scale.all(), ("CPU ms", "oldest heartbeat s")),
         ("births, a run", scale.births(), ("CPU ms", "oldest heartbeat s")),
+        ("all, a start", scale.all(), ("CPU ms", "oldest heartbeat s")),
     ):
         last[f"{name} [{unit[0]}]"], last[f"{name} [{unit[1]}]"] = [first], [second]
         print(f"  {name}: {first:.1f} {unit[0]}, {second:.1f} {unit[1]}", flush=True)
+    last["behind [ms]"] = [scale.behind]
     last["stock, a run [CPU ms]"] = [scale.stock()]
     return found
 
@@ -239,7 +247,9 @@ def main(numbers: list[int], idle: float, output: Path | None) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", type=int, default=[1, 100, 1000], help="how many wait, ascending")
+    parser.add_argument(
+        "--runs", nargs="+", type=int, default=[1, 100, 1000], help="how many wait, ascending; the last more than 20"
+    )
     parser.add_argument(
         "--idle", type=float, default=20.0, metavar="SECONDS", help="how long the CPU at rest is measured"
     )

@@ -23,6 +23,10 @@ class Work:
     stored: int = 0
     told: int = 0
 
+    def saw(self, create_time_ms: int) -> None:
+        """Note when an event came that it acts on."""
+        self.oldest_ms = min(create_time_ms, self.oldest_ms or create_time_ms)
+
     def tell(self, began: float, woken: float | None) -> None:
         """Give it to Airflow.
 

@@ -438,8 +438,8 @@ Rules_due(PyObject *op, PyObject *arg)
 
 PyDoc_STRVAR(heard__doc__,
              "heard($self, state, /)\n--\n\n"
-             "Up to which offset the rules have heard whose state this is: "
-             "any rules.");
+             "The offset up to which the rules have heard that wrote this "
+             "state; they need not be these.");
 
 static PyObject *
 Rules_heard(PyObject *op, PyObject *arg)

@@ -101,6 +101,7 @@ class Check:
         self.stops: dict[Key, int] = {}  # of the runs that rules on their Dags have stopped: the first event that did
         self.clock_back = False  # it went back once
         self.before: Shot | None = None
+        self.head = 0  # of the log, when the reaction began
         self.offset: tuple[int, dict[str, int]] | None = None  # as the last reaction left it
         self.firings = 0
         self.reactions = 0
@@ -135,7 +136,7 @@ class Check:
         if not name.startswith("apply."):
             return
         if name == "apply.locked":
-            self.before = self.shot(settings.Session())
+            self.before, self.head = self.shot(settings.Session()), self.world.log.head()
             self._alone()
             now = self.before.offset, self.before.progress
             if self.offset not in (None, now):
@@ -222,7 +223,12 @@ class Check:
             self.fault("fired-unasked", f"{task}: {found}, and the model has no such rule listening")
 
     def _progress(self, before: Shot, after: Shot) -> None:
-        """The consumer's row has the least of all offsets, and no Dag goes back."""
+        """The consumer's row has the least of all offsets, no Dag goes back, and the others do not wait for one.
+
+        Where not all was heard, those Dags are behind for which something was done.
+        """
+        if after.of("") < self.head and not after.progress:
+            self.fault("unfair", f"the log ends at {self.head}, Dags are at {after.offset}, and none is behind")
         least = min([after.of(""), *after.progress.values()])
         if after.offset != least:
             self.fault("progress-least", f"the consumer is at {after.offset}, and Dags at {after.progress}")

@@ -552,7 +552,11 @@ def behind_is_lost() -> Any:
     from aiflow_ext.provider.world.progress import Progress
 
     move = Progress.move
-    return replaced(Progress, "move", lambda self, dag_id, offset, *, amid: move(self, dag_id, self.ahead, amid=False))
+
+    def broken(self: Any, dag_id: str, offset: int, *, unfinished: bool) -> None:
+        move(self, dag_id, self.ahead, unfinished=False)
+
+    return replaced(Progress, "move", broken)
 
 
 def revives() -> Any:

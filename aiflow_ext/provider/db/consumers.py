@@ -50,12 +50,6 @@ def stand_of(session: Session, name: str) -> Stand | None:
     return None if row is None else Stand(Place(row.offset, row.log_id), row.version)
 
 
-def place_of(session: Session, name: str) -> Place | None:
-    """Return where a consumer is; None: it has no row."""
-    stand = stand_of(session, name)
-    return None if stand is None else stand.place
-
-
 def advance(session: Session, name: str, place: Place) -> bool:
     """Move a row on; False: it is there or beyond, or in another log.  Others wait for this transaction's end."""
     table = models.consumer

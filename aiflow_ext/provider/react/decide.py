@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -47,11 +46,10 @@ log = structlog.get_logger(__name__)
 Fired = tuple[int, str, list[int]]
 Read = Callable[[int, int], Sequence[Event]]
 Held = dict[str, tuple[int, bool]]
-"""Dags that have not heard an event: the offset before it, and whether some of their rules have."""
+"""Dags that have not heard an event: the offset before it, and whether it has not stopped all runs that it shall."""
 T = TypeVar("T")
 
 ACTIONS = 200  # of each part of a transaction: what waited, events, what is due
-SHARE = 100  # of these, of one Dag: then it is behind, so that the others get on
 STOPS = 100  # runs that one firing of a rule on their Dag stops in a transaction: some 10 ms each
 SLICE_SEC = 1.0  # that such a part takes, and that react() goes on: then Airflow makes its pass, and gives a heartbeat
 KEPT_BYTES = 8 << 20  # of values of events of earlier batches; then one that is asked for again is read again
@@ -94,9 +92,9 @@ class Decisions:
         self.world = world
         self.now_ms = now_ms
         self.acted = False
-        self._actions, self._began = 0, 0.0
-        self._done_by = Counter[str]()  # actions of each Dag in this part
-        self._took: dict[str, float] = defaultdict(float)  # seconds of each
+        self._actions, self._began = 0, 0.0  # in this part
+        self._most, self._sec = ACTIONS, SLICE_SEC  # that there may be in it
+        self._acted: set[str] = set()  # Dags, while events are fed
         self._unfinished = False  # a rule has not yet stopped all runs that it shall
         self._done: list[dict[str, Any]] = []  # rows of aiflow_action
         self._events_read: dict[int, Event] = {}
@@ -115,9 +113,10 @@ class Decisions:
         self._settle()
         heard, held = self._hear(batch, lambda dag_id: dag_id not in progress.behind)
         progress.ahead = heard[-1].offset if heard else progress.ahead
-        for dag_id, (offset, amid) in held.items():
-            log.info("aiflow: much happens for a Dag at once: it is done in slices, others go on", dag_id=dag_id)
-            progress.move(dag_id, offset, amid=amid)
+        for dag_id, (offset, unfinished) in held.items():
+            progress.move(dag_id, offset, unfinished=unfinished)
+        if held:
+            log.info("aiflow: Dags are behind the others", dags=len(held), such_as=[*held][:10], offset=progress.ahead)
         self._catch_up(read)
         self._tick()
         self._settle()
@@ -132,46 +131,55 @@ class Decisions:
 
     # Rules
 
-    def _begin_part(self) -> None:
+    def _begin_part(self, of: int = 1) -> None:
+        """:param of: how many such parts share what may be done in one."""
         self._actions, self._began = 0, time.monotonic()
-        self._done_by.clear()
-        self._took.clear()
+        self._most, self._sec = max(1, ACTIONS // of), SLICE_SEC / of
 
     def _is_enough(self) -> bool:
-        return self._actions >= ACTIONS or time.monotonic() - self._began >= SLICE_SEC
-
-    def _had_its_share(self, dag_id: str) -> bool:
-        return self._done_by[dag_id] >= SHARE or self._took[dag_id] >= SLICE_SEC / 2
+        return self._actions >= self._most or time.monotonic() - self._began >= self._sec
 
     def _catch_up(self, read: Read) -> None:
         """Feed the Dags that are behind, and whose turn it is."""
         progress = self.world.progress
-        offset, dags = progress.next()
-        if not dags:
+        if (turn := progress.turn()) is None:
             return
+        offset, dags = turn
         events = read(offset, progress.ahead)
-        heard, held = self._hear(events, dags.__contains__)
-        end = heard[-1].offset if events else progress.ahead  # a page may be short; after the last one there is none
+        heard, held = self._hear(events, dags.__contains__, len(dags))
+        end = heard[-1].offset if heard else progress.ahead  # a page may be short; after the last one there is none
         for dag_id in sorted(dags):
-            at, amid = held.get(dag_id, (end, False))
-            progress.move(dag_id, at, amid=amid)
+            at, unfinished = held.get(dag_id, (end, False))
+            progress.move(dag_id, at, unfinished=unfinished)
 
-    def _hear(self, events: Sequence[Event], meant: Callable[[str], bool]) -> tuple[Sequence[Event], Held]:
-        """Feed events to Dags, until enough is done; return those of them, and the Dags that have not heard them all.
+    def _hear(
+        self, events: Sequence[Event], meant: Callable[[str], bool], dags: int | None = None
+    ) -> tuple[Sequence[Event], Held]:
+        """Feed events to Dags, until enough is done.  Then those which have acted are held where they are, and the
+        others hear on, until once more enough is done.
 
-        :param meant: whether they are for a Dag.
+        :param meant: whether the events are for a Dag.
+        :param dags: for how many they are, if that is known.
+        :return: the events that were fed, and the Dags that have not heard all of these.
         """
         held: Held = {}
         self._events_read |= {event.offset: event for event in events}
-        self._begin_part()  # what waited is not counted: each transaction gets on with its events
+        self._acted.clear()
+        self._begin_part(1 if dags == 1 else 2)  # what waited is not counted: each transaction gets on with its events
+        others = False
         for n, event in enumerate(events):
-            if self._is_enough():
-                return events[:n], held
+            if n and self._is_enough():
+                held |= dict.fromkeys(self._acted - held.keys(), (events[n - 1].offset, False))
+                if others or len(held) == dags:
+                    return events[:n], held
+                others = True
+                self._begin_part(2)
             self._feed(event, meant, held)
         return events, held
 
     def _feed(self, event: Event, meant: Callable[[str], bool], held: Held) -> None:
-        """A Dag of which too much is to be done is held: it hears it again, and rules that had it do not (R4)."""
+        """Let Dags hear an event.  One for which not all can be done now is held: it hears this event again later, and
+        those of its rules that have heard it do nothing then (R7)."""
         fires = []
         for run, task in self.world.listening(event):
             if task.dag_id in held or not meant(task.dag_id) or (run is not None and not _reaches(event, run)):
@@ -185,39 +193,29 @@ class Decisions:
                 elif core != task.core:
                     self.world.touch(key)
                     task.core = core
-        self._hold(*self._in_turn(fires))
-        acted: set[str] = set()
+        self._hold(*{run.key: run for run, *_ in fires[: self._most - self._actions] if run is not None}.values())
+        done: set[str] = set()
         for run, task, core, fired in fires:
             dag_id = task.dag_id
             if dag_id in held:
                 continue
-            if self._actions and (self._is_enough() or self._had_its_share(dag_id)):
-                held[dag_id] = event.offset - 1, dag_id in acted
+            if self._acted and self._is_enough():
+                held[dag_id] = event.offset - 1, False
                 continue
             if run is not None and not run.active:  # it is over, and nobody has told us
                 self.world.read_again(run.key)
                 continue
             with Blame((dag_id, task.run_id)):
                 self.world.touch((dag_id, task.run_id))
-                before, task.core, began = task.core, core, time.monotonic()
+                before, task.core = task.core, core
                 self._decide(run, task, fired, str(event.offset))
-                self._took[dag_id] += time.monotonic() - began
-                acted.add(dag_id)
+                self._acted.add(dag_id)
+                done.add(dag_id)
                 if self._unfinished:
                     self._unfinished, task.core = False, before
                     held[dag_id] = event.offset - 1, True
-        for dag_id in acted - held.keys():
+        for dag_id in done - held.keys():
             self.world.progress.stopped.pop(dag_id, None)
-
-    def _in_turn(self, fires: Iterable[tuple[Run | None, TaskState, bytes, Sequence[Fired]]]) -> Iterator[Run]:
-        """Those of the runs whose turn comes now, as far as can be told."""
-        number, left = Counter(self._done_by), ACTIONS - self._actions
-        for run, task, *_ in fires:
-            if left > 0 and number[task.dag_id] < SHARE:
-                number[task.dag_id] += 1
-                left -= 1
-                if run is not None:
-                    yield run
 
     def _tick(self) -> None:
         self._begin_part()
@@ -251,7 +249,6 @@ class Decisions:
         if self._unfinished:  # it fires again in the next transaction, and goes on with what is left
             return
         self._actions += 1
-        self._done_by[task.dag_id] += 1
         self.reaction.work.actions[kind] += 1
         row = task.who | {
             "rule": rule["name"],

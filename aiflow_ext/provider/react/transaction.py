@@ -41,7 +41,6 @@ from aiflow_ext.provider.world.world import World
 log = structlog.get_logger(__name__)
 
 CONSUMER = "scheduler"
-NOWHERE = Stand(Place(0, None), 0)
 BATCH = 1000  # events a transaction reads
 ASIDE_SEC = 10.0  # that a run which cannot be read is left out
 ASIDE_MAX_SEC = 640.0  # the same, where it fails again and again
@@ -90,7 +89,7 @@ class Reactor:
         self._aside: dict[Key, tuple[float, float]] = {}  # until when, and for how long
         news = AssetNews() if config.asset_events else None
         self._teller = Teller(self._client, news, broker_up, None if config.tell_all else self._watchers)
-        self._shut_out: tuple[int, float] | None = None  # at which offset, and when to say it
+        self._shut_out: tuple[int, float] | None = None  # after which reaction, and when to say it
         self._held_ms = HELD_MS
 
     def head(self) -> int | None:
@@ -105,18 +104,20 @@ class Reactor:
         self._client.close()
         self._log.close()
 
-    def shut_out(self, session: Session, offset: int) -> int:
-        """Another scheduler holds the consumer's row.  That is normal, unless the consumer does not move.
+    def shut_out(self, session: Session, version: int) -> int:
+        """Another scheduler holds the consumer's row.  That is normal, unless it does not get on.
+
+        :param version: the number of reactions.
 
         :return: in how many ms to try again.
         """
         now, wait_ms = time.monotonic(), self._held_ms
         self._held_ms = min(2 * wait_ms, HELD_MAX_MS)
-        if self._shut_out is not None and self._shut_out[0] == offset:
+        if self._shut_out is not None and self._shut_out[0] == version:
             if now < self._shut_out[1]:
                 return wait_ms
             log.warning("aiflow: events wait for who holds the consumer's row", **holder_of(session, CONSUMER))
-        self._shut_out = offset, now + SHUT_OUT_SEC
+        self._shut_out = version, now + SHUT_OUT_SEC
         return wait_ms
 
     def let_in(self) -> None:
@@ -208,22 +209,20 @@ class _Transaction:
         stand = stand_of(self.session, CONSUMER) or self._first_stand()
         wanted = self._something_to_do(stand)
         if wanted and not self._lock():
-            self.reaction.due_ms = self.now_ms + self.r.shut_out(self.session, stand.place.offset)
+            self.reaction.due_ms = self.now_ms + self.r.shut_out(self.session, stand.version)
             return False
         self.r.let_in()
         if not wanted:
             return False
         point("apply.locked")
-        stand = stand_of(self.session, CONSUMER) or NOWHERE
-        progress = self.r.world.progress
-        progress.read(self.session, stand)
-        before = progress.ahead
-        batch = self._read_events(stand.place, before)
+        stand = stand_of(self.session, CONSUMER) or Stand(Place(0, None), 0)
+        place = self._ahead(stand)
+        batch = self._read_events(place)
         self.world = self._world(stand)
-        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=bool(self.r.aside()))
+        told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=self._all_of())
         decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
         batch = decisions.decide(batch, self._read)
-        more = self._feed_watchers(before, batch)
+        more = self._feed_watchers(place, batch)
         point("apply.acted")
         self.world.save(self.session, self.log_id)
         point("apply.saved")
@@ -231,6 +230,7 @@ class _Transaction:
         self.world.committed()
         point("apply.committed")
         self._note_due()
+        progress = self.world.progress
         left = bool(progress.behind) or (bool(batch) and progress.ahead < self.head)
         return told or more or decisions.acted or self.world.left or left
 
@@ -251,10 +251,10 @@ class _Transaction:
 
     def _something_to_do(self, stand: Stand) -> bool:
         """Look without a lock and without a write: an idle scheduler must not wake itself."""
-        place = stand.place
+        place = self._ahead(stand)
         self._look(place)
-        if self.head > place.offset:
-            self.reaction.work.backlog = max(self.reaction.work.backlog, self.head - place.offset)
+        if (backlog := self.head - stand.place.offset) > 0:
+            self.reaction.work.backlog = max(self.reaction.work.backlog, backlog)
             return True
         if place.log_id is None:  # of an earlier version: it gets the id
             return True
@@ -265,8 +265,17 @@ class _Transaction:
         waiting |= any(task.pending and not closed(self.session, dag_id) for dag_id, task in world.dags.items())
         if world.ended or world.fresh or due or waiting:
             return True
-        told = self.r._teller.waiting(self.session, world, all_of=bool(self.r.aside()))
+        told = self.r._teller.waiting(self.session, world, all_of=self._all_of())
         return told or self.r._watchers.behind(self.session, place)
+
+    def _all_of(self) -> bool:
+        """Who is set aside may ask for any state."""
+        return bool(self.r.aside())
+
+    def _ahead(self, stand: Stand) -> Place:
+        """Return up to where the Dags have heard that are not behind."""
+        self.r.world.progress.read(self.session, stand)
+        return Place(self.r.world.progress.ahead, stand.place.log_id)
 
     def _world(self, stand: Stand) -> World:
         self.r.registry.refresh(self.session)
@@ -277,27 +286,28 @@ class _Transaction:
         """Hold the consumer's row: one scheduler reacts at a time, another one goes on with its own work."""
         return hold(self.session, models.consumer.c.name == CONSUMER, HANGS_SEC)
 
-    def _read_events(self, place: Place, after: int) -> Sequence[Event]:
+    def _read_events(self, place: Place) -> Sequence[Event]:
         """Before rules and runs are read: those made before an event was published are then always seen."""
-        batch = self._read(after, None)
+        batch = self._read(place.offset, None)
         self._look(place)  # after the read: what was read is of the log that was looked at
         self.reaction.work.events += len(batch)
-        if batch and self.reaction.work.oldest_ms is None:
-            self.reaction.work.oldest_ms = batch[0].create_time
         return batch
 
     def _read(self, after: int, until: int | None) -> Sequence[Event]:
         try:
-            return self.r._log.read(after, BATCH, None, until)
+            events = self.r._log.read(after, BATCH, None, until)
         except RetentionError as e:
             raise RetentionError(
                 f"{e}; rules have not seen those. "
                 f"To go on without them: aiflow events reset-consumer --to {go_on_from(e)}"
             ) from None
+        if events:
+            self.reaction.work.saw(events[0].create_time)
+        return events
 
-    def _feed_watchers(self, before: int, batch: Sequence[Event]) -> bool:
+    def _feed_watchers(self, place: Place, batch: Sequence[Event]) -> bool:
         """Events become asset events, which may start Dag runs: a full pass looks."""
-        stored, more = self.r._watchers.feed(self.session, Place(before, self.log_id), batch)
+        stored, more = self.r._watchers.feed(self.session, place._replace(log_id=self.log_id), batch)
         self.reaction.made_runs |= bool(stored)
         self.reaction.work.stored += stored
         return more

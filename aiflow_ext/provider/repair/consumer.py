@@ -19,6 +19,7 @@ from aiflow_ext.provider.react.starts import number_of
 from aiflow_ext.provider.react.transaction import CONSUMER
 from aiflow_ext.provider.world.begins import ROW
 from aiflow_ext.provider.world.blame import Key, RunError
+from aiflow_ext.provider.world.progress import Progress
 from aiflow_ext.provider.world.registry import Registry
 from aiflow_ext.provider.world.world import World
 
@@ -58,9 +59,12 @@ def _reset(to: int | None, other_log: bool, dry_run: bool, aside: set[Key]) -> l
         to = head if to is None else to
         if not 0 <= to <= head:
             raise ValueError(f"--to {to}: the log has no such offset, it ends at {head}")
-        other_log |= head < was.offset or to < was.offset or not was.is_in(log_id)
-        after = 0 if other_log else was.offset
-        skipped = [("events", f"{after + 1} to {to}", log.count(after, None, to))] if to > after else []
+        progress = Progress()
+        progress.read(session, stand)
+        other_log |= head < progress.ahead or to < was.offset or not was.is_in(log_id)
+        skipped = _events(log, to, 0 if other_log else progress.ahead, "")
+        if progress.behind and not other_log:
+            skipped = _events(log, min(to, progress.ahead), was.offset, ", of Dags that are behind") + skipped
         if other_log:
             skipped += _begin_anew(session, stand, Place(to, log_id), aside)
         session.execute(row.values(offset=to, log_id=log_id))
@@ -68,6 +72,10 @@ def _reset(to: int | None, other_log: bool, dry_run: bool, aside: set[Key]) -> l
         if dry_run:
             session.rollback()
     return skipped
+
+
+def _events(log: _core.EventLog, to: int, after: int, of: str) -> list[Skipped]:
+    return [("events", f"{after + 1} to {to}{of}", log.count(after, None, to))] if to > after else []
 
 
 def _begin_anew(session: Session, stand: Stand, to: Place, aside: set[Key]) -> list[Skipped]:

@@ -11,27 +11,29 @@ from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance as TI
 from airflow.models.taskreschedule import TaskReschedule
 from airflow.utils.state import DagRunState, TaskInstanceState
-from sqlalchemy import bindparam, exists, func, select
+from sqlalchemy import Select, bindparam, exists, func, select
 from sqlalchemy.orm import Session, joinedload
 
 SOON = timedelta(milliseconds=50)
 RETRIES = 200  # that are looked at; those beyond wait for the next full pass
 
-# One statement, which is built once: it is asked after each pass.
-_create, _run, _reschedule = DagModel.next_dagrun_create_after, DagRun.run_after, TaskReschedule.reschedule_date
-_MOMENTS = select(
-    select(func.min(_create))
-    .where(_create > func.now(), DagModel.is_paused.is_(False), DagModel.is_stale.is_(False))
-    .scalar_subquery(),
-    select(func.min(_run))
-    .where(_run > func.now(), DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING]))
-    .scalar_subquery(),
-    select(func.min(_reschedule))
-    .join(TI, TI.id == TaskReschedule.ti_id)
-    .where(_reschedule > bindparam("now", type_=_reschedule.type), TI.state == TaskInstanceState.UP_FOR_RESCHEDULE)
-    .scalar_subquery(),
-    exists().where(TI.state == TaskInstanceState.UP_FOR_RETRY),
-)
+
+def _moments() -> Select[*tuple[Any, ...]]:
+    """The next moments, by kind, and whether any task waits for a retry."""
+    create, run, reschedule = DagModel.next_dagrun_create_after, DagRun.run_after, TaskReschedule.reschedule_date
+    creates = select(func.min(create)).where(
+        create > func.now(), DagModel.is_paused.is_(False), DagModel.is_stale.is_(False)
+    )
+    runs = select(func.min(run)).where(run > func.now(), DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING]))
+    again = select(func.min(reschedule)).join(TI, TI.id == TaskReschedule.ti_id)
+    again = again.where(
+        reschedule > bindparam("now", type_=reschedule.type), TI.state == TaskInstanceState.UP_FOR_RESCHEDULE
+    )
+    retries = exists().where(TI.state == TaskInstanceState.UP_FOR_RETRY)
+    return select(creates.scalar_subquery(), runs.scalar_subquery(), again.scalar_subquery(), retries)
+
+
+_MOMENTS = _moments()  # built once: it is asked after each pass
 _WAITING = (
     select(TI)
     .join(DagRun, (DagRun.dag_id == TI.dag_id) & (DagRun.run_id == TI.run_id))

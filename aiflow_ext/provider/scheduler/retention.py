@@ -12,7 +12,7 @@ from airflow.utils.session import create_session
 from aiflow_ext._core import EventLog
 from aiflow_ext.broker.retention import Chore, Keeper, forget_cursors, parse_all
 from aiflow_ext.provider.config import Config
-from aiflow_ext.provider.db.consumers import place_of
+from aiflow_ext.provider.db.consumers import stand_of
 from aiflow_ext.provider.react import history
 from aiflow_ext.provider.react.transaction import CONSUMER
 from aiflow_ext.provider.scheduler.children import no_fork
@@ -67,6 +67,8 @@ class History(Chore):
 def _offset(event_log: EventLog) -> int:
     """Return up to where the scheduler has read the log: 0 of one that it does not go on with."""
     with no_fork, create_session() as session:
-        place = place_of(session, CONSUMER)
+        stand = stand_of(session, CONSUMER)
     head, log_id = event_log.head_and_id()
-    return place.offset if place is not None and place.log_id == log_id and place.offset <= head else 0
+    if stand is None or stand.place.log_id != log_id or stand.place.offset > head:
+        return 0
+    return stand.place.offset

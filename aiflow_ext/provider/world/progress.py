@@ -19,15 +19,14 @@ OTHERS = ""  # in the table: the Dags that are not behind
 class Progress:
     """Offsets, as of one reaction.
 
-    `ahead` is that of all Dags which are not `behind`; of those whose turn is next the first one.  `amid` are the Dags
-    of which some rules have heard the next event, and others have not; `stopped` the runs of theirs that this event has
-    stopped, or could not stop: they may go on, until their teardowns have ended.
+    `ahead`: up to where all Dags have heard that are not `behind`.  `behind`: how far each other Dag has heard.
+    `stopped`: of a Dag with a rule that has not yet stopped all runs that it shall, those that it has stopped, or could
+    not stop; they may go on, until their teardowns have ended.
     """
 
     def __init__(self) -> None:
         self.ahead = 0
         self.behind: dict[str, int] = {}
-        self.amid: set[str] = set()
         self.stopped: dict[str, set[Key]] = {}
         self._stored: dict[str, int] = {}
         self._version = -1  # of the reaction that this is as of; -1: it is to be read
@@ -46,39 +45,43 @@ class Progress:
         offset, version = stand.place.offset, stand.version
         if (version, offset) == (self._version, self.least):
             return
-        table = models.progress
+        before, table = self.behind, models.progress
         self._stored = {row.dag_id: row.offset for row in session.execute(select(table))}
         # A row that is less is of before the consumer was moved by hand, or by a version that does not know the table.
         rows = {dag_id: max(at, offset) for dag_id, at in self._stored.items()}
         self.ahead = rows.pop(OTHERS, offset)
-        self.behind = {dag_id: at for dag_id, at in sorted(rows.items()) if at < self.ahead}
-        self.amid = {*self.behind}  # who knows
-        self.stopped.clear()
+        self.behind = {dag_id: at for dag_id, at in rows.items() if at < self.ahead}
+        same = {dag_id for dag_id, at in self.behind.items() if at == before.get(dag_id)}
+        self.stopped = {dag_id: runs for dag_id, runs in self.stopped.items() if dag_id in same}
         self._version = version
 
     def begin(self, offset: int) -> None:
         """All are there."""
         self.ahead = offset
         self.behind.clear()
-        self.amid.clear()
         self.stopped.clear()
 
-    def move(self, dag_id: str, offset: int, *, amid: bool = False) -> None:
-        """The rules of a Dag have heard so much; all other Dags that are behind come before it."""
-        self.behind.pop(dag_id, None)
-        self.amid.discard(dag_id)
+    def move(self, dag_id: str, offset: int, *, unfinished: bool) -> None:
+        """The rules of a Dag that is behind have heard so much.
+
+        :param unfinished: a rule has more runs to stop because of the next event.
+        """
         if offset < self.ahead:
             self.behind[dag_id] = offset
-        if amid:
-            self.amid.add(dag_id)
         else:
+            self.behind.pop(dag_id, None)
+        if not unfinished:
             self.stopped.pop(dag_id, None)
 
-    def next(self) -> tuple[int, set[str]]:
-        """Return whose turn it is of those that are behind, and the offset that these have in common."""
+    def turn(self) -> tuple[int, set[str]] | None:
+        """Return the offset that some Dags have in common which are behind, and these; None: no Dag is.
+
+        Whose turn it is, the number of the reaction says, so it is the same for several schedulers.
+        """
         if not self.behind:
-            return self.ahead, set()
-        offset = next(iter(self.behind.values()))
+            return None
+        offsets = sorted({*self.behind.values()})
+        offset = offsets[self._version % len(offsets)]
         return offset, {dag_id for dag_id, at in self.behind.items() if at == offset}
 
     def save(self, session: Session) -> None:

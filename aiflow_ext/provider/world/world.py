@@ -132,13 +132,13 @@ class World:
     def due(self, now_ms: int, most: int) -> list[tuple[Run, TaskState]]:
         """Return the tasks whose periods are over, the first `most` of them, and touch them.
 
-        Those of a Dag that is amid an event are left, until it is over.
+        Those of a Dag of which a rule stops runs are left until it has stopped all.
         """
         found: list[tuple[Run, TaskState]] = []
         left: list[tuple[int, Key, str]] = []
         while self._due and self._due[0][0] <= now_ms and len(found) < most:
             one = heapq.heappop(self._due)
-            if one[1][0] in self.progress.amid:
+            if one[1][0] in self.progress.stopped:
                 left.append(one)
             elif (listener := self._is_due(*one)) is not None:
                 self.touch(listener[0].key)

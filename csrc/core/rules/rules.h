@@ -81,8 +81,9 @@ AIF_MUST_CHECK aif_err aif_state_encode(const aif_rules_state *s, aif_buf *out,
  * other rules. */
 AIF_MUST_CHECK aif_err aif_state_decode(const aif_rules *r, aif_reader *in,
                                         aif_rules_state **out, aif_error *e);
-/* Up to which offset the rules have heard whose state is in `in`: any rules,
- * such as those from before an edit.  ECORRUPT: it is no state. */
+/* The offset up to which the rules have heard that wrote the state in `in`.
+ * They need not be these: the file may have been edited.  Only the head of the
+ * state is read.  ECORRUPT: it has none. */
 AIF_MUST_CHECK aif_err aif_state_heard(aif_reader *in, uint64_t *out,
                                        aif_error *e);
 

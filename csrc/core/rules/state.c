@@ -419,11 +419,9 @@ aif_state_decode(const aif_rules *r, aif_reader *in, aif_rules_state **out,
 aif_err
 aif_state_heard(aif_reader *in, uint64_t *out, aif_error *e)
 {
-    uint64_t head[2];
+    uint64_t head[2] = {0};
     aif_err err = reader_get_head(in, head, e);
 
-    if (err == AIF_OK) {
-        *out = head[1];
-    }
+    *out = err == AIF_OK ? head[1] : 0;
     return err;
 }
