@@ -283,3 +283,10 @@ def test_a_run_whose_end_nobody_told_has_no_periods() -> None:
     rules = [{"on": "start", "when": "every(seconds=60)"}, {"on": "stop", "when": "event('e1')"}]
     steps = [("run", 0, None), ("and", "event", "e1", "x", None, 2), ("and", "second"), ("lose",)]
     holds([{"id": "d0", "tasks": [{"id": "t0", "kind": "work", "rules": rules}]}], steps, "postgresql")
+
+
+def test_a_run_does_not_hear_the_event_that_made_it() -> None:
+    """It was read anew before its row was written, where many runs were new at once, amid that event."""
+    work = {"id": "t0", "kind": "work", "rules": [{"on": "start", "when": "event('e1')"}]}
+    dags = [{"id": "d0", "tasks": [work], "rules": [{"on": "start", "when": "event('e1').repeated()"}]}]
+    holds(dags, [("and", "event", "e1", "x", None, 4), ("event", "e1", "y", None, 1)], "postgresql")

@@ -457,6 +457,7 @@ class Decisions:
         for task_id, ruleset in rules.tasks.items():
             run.tasks[task_id] = new_task(made.dag_id, made.run_id, task_id, ruleset, event.offset, self.now_ms)
         self.world.put(run)
+        self.world.touch(run.key)  # it is stored now: who reads it anew must not let it hear this event
 
     def _stop_runs(self, dag: Any, rule: dict[str, Any], event: Event) -> str:
         """Stop the runs that an event reaches; where they are too many for one transaction, this is amid the event."""
