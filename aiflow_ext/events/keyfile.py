@@ -64,7 +64,7 @@ def load_key(path: Path, names: Sequence[str]) -> dict[str, str]:
     except OSError as e:
         raise type(e)(
             f"the key file {path} cannot be read: {e.strerror}; name another one, as by $AIFLOW_KEY_FILE, "
-            "or make one with `aiflow keys new`"
+            "or bring the one that `aiflow keys new` has made for it where the broker runs"
         ) from None
     found = parse_toml(path, content)
     texts = {name: text for name in names if isinstance(text := found.get(name), str)}

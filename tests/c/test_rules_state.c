@@ -249,7 +249,7 @@ a_state_says_how_far_its_rules_have_heard(void **state)
     b = encoded(fx);
     in = (aif_reader){b.p, b.n};
     assert_int_equal(aif_state_heard(&in, &heard, &e), AIF_OK);
-    assert_int_equal(heard, 5); /* rich() has fed five */
+    assert_int_equal(heard, 5);       /* rich() has fed five */
     for (size_t n = 0; n < 17; n++) { /* the version and two numbers */
         in = (aif_reader){b.p, n};
         assert_int_equal(aif_state_heard(&in, &heard, &e), AIF_ECORRUPT);

@@ -35,13 +35,18 @@ class Process(NamedTuple):
 def terminate(process: Process) -> bool:
     """Send it SIGTERM, if it runs on this host and is a child (of a child ...) of ours; return whether it does.
 
-    Another host may have the same pid, and so may another program, once the task has ended.
+    Another host may have the same pid, and so may another task, once this one has ended: a worker that was started
+    again in its container has the hostname of the one before, and pids from 1 on.  Airflow's task runner gives its
+    process (with `run_as_user` a child of it) a title with the id of the try.
     """
     if process.hostname != get_hostname():
         return False
     try:
         found = psutil.Process(process.pid)
         if psutil.Process() not in found.parents():
+            return False
+        if not any(process.try_id in " ".join(one.cmdline()) for one in [found, *found.children(recursive=True)]):
+            log.info("aiflow: no SIGTERM, another task has its pid", pid=process.pid, ti_id=process.try_id)
             return False
         log.info("aiflow: SIGTERM, the task did not stop by itself", pid=process.pid, ti_id=process.try_id)
         found.terminate()

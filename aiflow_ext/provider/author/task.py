@@ -60,6 +60,9 @@ def stop_requested() -> bool:
             asked = _stop_subscription(try_id).poll(0)
         if asked:
             _note_stop(try_id, asked[0])
+        if try_id in _stopped and _stop is not None:
+            _stop[1].close()  # a task's process ends without saying good-bye
+            _stop = None
     return try_id in _stopped
 
 

@@ -321,8 +321,9 @@ class Decisions:
                 act = decision.send(answer)
             except StopIteration as end:
                 if stopping is not None and task.stopping is None:
+                    how = ("asked", "SIGTERM", "row")[stopping["stage"]]
                     took = {"after_ms": self.now_ms - stopping["since"], "restart": stopping["restart"]}
-                    log.info("aiflow: a task has stopped", **task.who, **took)
+                    log.info("aiflow: a task has stopped", how=how, **task.who, **took)
                     self.reaction.dirty.add((run.dag_id, run.run_id))
                 return end.value  # type: ignore[no-any-return]
             if act.do not in ("ask", "term"):  # it is about the row

@@ -19,6 +19,7 @@ KEPT_STARTS = 10_000  # of a task, one after the other; the newest
 KEPT_EVENTS = 100_000  # of all starts that a task, or a Dag, keeps: their offsets are 1 MB in its row
 
 ASK, TERM, ROW = 0, 1, 2  # the stages of a stop: the task is asked, gets SIGTERM, and then its row is changed
+NEVER = 1 << 62  # ms
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,8 @@ def _go_on(task: TaskState, stopping: dict[str, Any], ti: Try, moment: Moment) -
             return ti
         row = Act("restart") if stopping["restart"] else Act("set", state=stopping["state"], expected="running")
         done, ti = yield row
+        if not done and ti.state == "restarting":  # it is changed already: Airflow ends the try, when it sees that
+            return ti
         if not done:  # it does not run yet: ask again
             stopping |= {"stage": ASK, "since": moment.ms}
             return ti
@@ -269,6 +272,8 @@ def due_ms(stopping: dict[str, Any], grace_ms: int, asked: Collection[str]) -> i
 
 
 def _next_ms(stopping: dict[str, Any], grace_ms: int) -> int:
+    if stopping["stage"] == ROW:
+        return NEVER
     heard = int(stopping["since"]) + grace_ms
     return heard if stopping["stage"] == ASK else max(heard, int(stopping.get("term", 0))) + grace_ms
 

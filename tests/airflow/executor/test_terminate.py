@@ -13,14 +13,22 @@ from airflow.utils.net import get_hostname
 
 from aiflow_ext.provider.act.workers import Process, terminate
 
+TRY = "0192f2c3-1b2a-7c3d-8e4f-5a6b7c8d9e0f"
 # Its child, whose pid it prints, is below us.
-PARENT = "import subprocess, sys; p = subprocess.Popen(['sleep', '36000']); print(p.pid, flush=True); print(p.wait())"
+PARENT = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); print(p.wait())"
+# As Airflow's task runner, it says in its title which try it is.
+CHILD = f"""if True:
+    import os, time
+    from setproctitle import setproctitle
+    setproctitle("airflow worker -- {TRY}")
+    print(os.getpid(), flush=True)
+    time.sleep(36000)"""
 
 
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     yield process
     if process.poll() is None:
@@ -32,10 +40,11 @@ def test_only_a_process_of_this_host_below_ours_is_signalled(parent: subprocess.
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     here = get_hostname()
-    assert not terminate(Process(pid, "another host", "its try"))  # which has the same pid
-    assert not terminate(Process(pid, "", "its try"))  # whose host is not known
-    assert not terminate(Process(os.getppid(), here, "its try"))  # this host's, but none of ours
-    assert terminate(Process(pid, here, "its try"))
+    assert not terminate(Process(pid, "another host", TRY))  # which has the same pid
+    assert not terminate(Process(pid, "", TRY))  # whose host is not known
+    assert not terminate(Process(os.getppid(), here, TRY))  # this host's, but none of ours
+    assert not terminate(Process(pid, here, TRY.replace("0", "1")))  # another task, which has the pid of one that ended
+    assert terminate(Process(pid, here, TRY))
     assert parent.stdout.readline() == f"{-signal.SIGTERM.value}\n"  # only now
     parent.wait()
-    assert not terminate(Process(pid, here, "its try"))  # it has ended
+    assert not terminate(Process(pid, here, TRY))  # it has ended
