@@ -155,5 +155,5 @@ class Connection:
         key = f"; if {self._key_file} is the key file of another broker, its log says `connection refused`"
         return (
             f"{f' ({seen})' if seen else ''}: start `airflow scheduler --event-mode` or `aiflow broker`, "
-            f"or set AIFLOW_BROKER to the address of one{key if self._key_file else ''}"
+            f"or set AIFLOW_BROKER to the address of one, or AIRFLOW_HOME to its Airflow{key if self._key_file else ''}"
         )

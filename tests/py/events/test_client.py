@@ -249,7 +249,8 @@ def test_no_broker_is_a_timeout_that_says_what_must_run(tmp_path):
     with EventClient(uri) as client:
         text = (
             f"no answer from {uri} in 0.05 s (there is no socket {tmp_path}/nobody): start `airflow scheduler "
-            "--event-mode` or `aiflow broker`, or set AIFLOW_BROKER to the address of one"
+            "--event-mode` or `aiflow broker`, or set AIFLOW_BROKER to the address of one, "
+            "or AIRFLOW_HOME to its Airflow"
         )
         for call in (
             lambda: client.publish(Event("a"), timeout=0.05),
