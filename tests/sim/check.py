@@ -207,9 +207,10 @@ class Check:
                     self.ledgers[task].told, self.ledgers[task].again = None, False
                 over = key in made and after.runs.get(key) != "running"  # no period is due in it any more
                 heard = self._heard(task, batches[key[0]], after)
-                end = self.stops[key] if over else None  # its rules hear nothing behind it, and may not hear it
+                # Which of the stops has ended it?  Its rules hear nothing behind that one, and may not hear it.
+                end, last = (self.stops[key], made[key]) if over else (None, None)
                 fired = self._firings(
-                    task, run, [e for e in heard if end is None or e.offset <= end], before, 0 if over else now
+                    task, run, [e for e in heard if last is None or e.offset <= last], before, 0 if over else now
                 )
                 found = actual.pop(task, [])
                 fired = self._match(task, fired, found, end)
@@ -371,7 +372,7 @@ class Check:
                     self.stored[*key, task_id] = its
             if not closed:
                 for key, _, context in kept[:KEPT_AT_ONCE]:
-                    self.heads[key], self.contexts[key] = self.world.log.head(), context
+                    self.heads[key], self.contexts[key] = after.of(dag_id), context
                     if key not in after.runs:
                         self.fault("run-lost-kept", f"no run {key[1]} of {dag_id} although it is back (R85)")
                 del kept[:KEPT_AT_ONCE]
@@ -439,13 +440,16 @@ class Check:
         return {(*key, task_id) for due, key, task_id in known._due if due <= now and known._is_due(due, key, task_id)}
 
     def _match(self, task: Task, expected: list[list[Any]], found: list[Any], end: int | None = None) -> list[Any]:
-        """Keep the models that said what was done; of the event at `end` either may be."""
-        shown = [[(f.rule, f.action, f.offsets) for f, _ in seq] for seq in expected]
-        first = [[(f.rule, f.action, f.offsets) for f, e in seq if e and e.offset != end] for seq in expected]
-        fits = [n for n in range(len(expected)) if list(found) in (shown[n], first[n] if end else shown[n])]
-        if fits:
-            self.models[task] = [self.models[task][n] for n in fits]
-            return expected[fits[0]]
+        """Keep the models that said what was done; from the event at `end` on, less of that may be done."""
+
+        def fits(seq: list[Any]) -> bool:
+            shown = [(f.rule, f.action, f.offsets) for f, _ in seq]
+            least = len(seq) if end is None else sum(event is not None and event.offset < end for _, event in seq)
+            return found == shown[: len(found)] and len(found) >= least
+
+        if right := [n for n, seq in enumerate(expected) if fits(seq)]:
+            self.models[task] = [self.models[task][n] for n in right]
+            return expected[right[0]][: len(found)]
         wanted = [(f.rule, f.action, f.offsets) for f, _ in expected[0]]
         name = "fired-twice" if len(set(found)) < len(found) else "fired-wrong"
         if len(found) < len(wanted):
@@ -483,6 +487,9 @@ class Check:
             return
         if out.must is not None and not fired and now == was and self._left_some(before, after):
             self.ledgers[task] = kept  # its turn is in the next transaction
+            return
+        if fired and was.state == "parked" and self._left_some(before, after) and set(out.must or ()) < set(now.told):
+            tasks.sync(ledger, was, now)  # its turn had not come when it fired again
             return
         if out.must is not None and not self._waits(task):
             out.must = ()  # it has lost the rules that it was to be started by, and begins as a plain one (R78)

@@ -238,14 +238,14 @@ def commit_early() -> Any:
 
     decide = Decisions.decide
 
-    def broken(self: Any, batch: Any, read: Any) -> Any:
+    def broken(self: Any, batch: Any, head: int, read: Any) -> Any:
         if batch:
             from sqlalchemy import text
 
             at = batch[-1].offset
             self.session.execute(text(f"UPDATE aiflow_consumer SET \"offset\" = {at} WHERE name = 'scheduler'"))
             self.session.commit()
-        return decide(self, batch, read)
+        return decide(self, batch, head, read)
 
     return replaced(Decisions, "decide", broken)
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -95,6 +96,7 @@ class Decisions:
         self._actions, self._began = 0, 0.0  # in this part
         self._most, self._sec = ACTIONS, SLICE_SEC  # that there may be in it
         self._acted: set[str] = set()  # Dags, while events are fed
+        self._heard = Counter[str]()  # how many rules of each Dag have heard one
         self._unfinished = False  # a rule has not yet stopped all runs that it shall
         self._done: list[dict[str, Any]] = []  # rows of aiflow_action
         self._events_read: dict[int, Event] = {}
@@ -102,16 +104,17 @@ class Decisions:
         self._latest: dict[str, tuple[Any, bool]] = {}
         self._locked: set[Key] = set()
 
-    def decide(self, batch: Sequence[Event], read: Read) -> Sequence[Event]:
-        """Bring every rule up to date with the batch and with the time, and act.
+    def decide(self, batch: Sequence[Event], head: int, read: Read) -> Sequence[Event]:
+        """Bring every rule up to date with the log and with the time, and act.
 
         :param batch: the next events of all Dags that are not behind.
+        :param head: of the log, when these were read: what comes later may be for runs that are not known yet.
         :param read: returns some of the events beyond an offset, up to another one.
-        :return: those of the batch that have had their turn; the others are for the next transaction.
+        :return: the events that these Dags have heard, or are behind; the others are for the next transaction.
         """
         progress = self.world.progress
         self._settle()
-        heard, held = self._hear(batch, lambda dag_id: dag_id not in progress.behind)
+        heard, held = self._hear(_pages(batch, head, read), lambda dag_id: dag_id not in progress.behind)
         progress.ahead = heard[-1].offset if heard else progress.ahead
         for dag_id, (offset, unfinished) in held.items():
             progress.move(dag_id, offset, unfinished=unfinished)
@@ -145,37 +148,43 @@ class Decisions:
         if (turn := progress.turn()) is None:
             return
         offset, dags = turn
-        events = read(offset, progress.ahead)
-        heard, held = self._hear(events, dags.__contains__, len(dags))
+        heard, held = self._hear(read(offset, progress.ahead), dags.__contains__, len(dags))
         end = heard[-1].offset if heard else progress.ahead  # a page may be short; after the last one there is none
         for dag_id in sorted(dags):
             at, unfinished = held.get(dag_id, (end, False))
             progress.move(dag_id, at, unfinished=unfinished)
 
     def _hear(
-        self, events: Sequence[Event], meant: Callable[[str], bool], dags: int | None = None
+        self, events: Iterable[Event], meant: Callable[[str], bool], dags: int | None = None
     ) -> tuple[Sequence[Event], Held]:
-        """Feed events to Dags, until enough is done.  Then those which have acted are held where they are, and the
-        others hear on, until once more enough is done.
+        """Feed events to Dags, until enough is done.  Then the busy ones are held where they are, and the others hear
+        on, until once more enough is done.
 
         :param meant: whether the events are for a Dag.
         :param dags: for how many they are, if that is known.
         :return: the events that were fed, and the Dags that have not heard all of these.
         """
         held: Held = {}
-        self._events_read |= {event.offset: event for event in events}
+        fed: list[Event] = []
         self._acted.clear()
+        self._heard.clear()
         self._begin_part(1 if dags == 1 else 2)  # what waited is not counted: each transaction gets on with its events
         others = False
-        for n, event in enumerate(events):
-            if n and self._is_enough():
-                held |= dict.fromkeys(self._acted - held.keys(), (events[n - 1].offset, False))
+        for event in events:
+            if fed and self._is_enough():
+                held |= dict.fromkeys(self._busy() - held.keys(), (fed[-1].offset, False))
                 if others or len(held) == dags:
-                    return events[:n], held
+                    break
                 others = True
                 self._begin_part(2)
             self._feed(event, meant, held)
-        return events, held
+            fed.append(event)
+        return fed, held
+
+    def _busy(self) -> set[str]:
+        """The Dags that have acted, and those whose rules hear most: that takes time, too."""
+        most = max(self._heard.values(), default=0)
+        return self._acted | {dag_id for dag_id, number in self._heard.items() if 2 * number > most}
 
     def _feed(self, event: Event, meant: Callable[[str], bool], held: Held) -> None:
         """Let Dags hear an event.  One for which not all can be done now is held: it hears this event again later, and
@@ -186,6 +195,8 @@ class Decisions:
                 continue
             own = run is not None and event.namespace == status.NAMESPACE and event.sender == run.run_id
             key = task.dag_id, task.run_id
+            self._events_read[event.offset] = event
+            self._heard[task.dag_id] += 1
             with Blame(key):
                 core, fired = task.rules.core.feed(task.core, event, own)
                 if fired:  # whoever's turn does not come in this transaction has not heard it
@@ -437,7 +448,7 @@ class Decisions:
             if not task.pending or runs.closed(self.session, task.dag_id):
                 continue
             now, rest = task.pending[:KEPT_AT_ONCE], task.pending[KEPT_AT_ONCE:]
-            with Blame((task.dag_id, "")):
+            with Blame((task.dag_id, "")), known(self.session):  # they hear what their Dag has not heard yet
                 dag = self.means.dag_bag.get_latest_version_of_dag(task.dag_id, session=self.session)
                 for kept in now:
                     with self._contained(task):
@@ -535,6 +546,13 @@ class Decisions:
                         return event
         log.warning("aiflow: an event that started it is no longer in the log", offset=offset, **task.who)
         return None
+
+
+def _pages(batch: Sequence[Event], head: int, read: Read) -> Iterator[Event]:
+    """These events, and those that follow them."""
+    while batch:
+        yield from batch
+        batch = read(batch[-1].offset, head) if batch[-1].offset < head else ()
 
 
 def can_settle(stops: Stops, run: Run, task: TaskState, now_ms: int) -> bool:

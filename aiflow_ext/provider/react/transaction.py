@@ -151,7 +151,7 @@ class Reactor:
                 if not isinstance(e, RunError) or e.key in self.aside():
                     raise
                 self._set_aside(e)
-                continue
+                again = True
             if not again:
                 return reaction
             if time.monotonic() - began >= SLICE_SEC:
@@ -221,7 +221,8 @@ class _Transaction:
         self.world = self._world(stand)
         told = self.r._teller.tell(self.session, self.world, self.reaction.work, all_of=self._all_of())
         decisions = Decisions(self.r._means, self.session, self.reaction, self.world, self.now_ms)
-        batch = decisions.decide(batch, self._read)
+        batch = decisions.decide(batch, self.head, self._read)
+        self.reaction.work.events += len(batch)
         more = self._feed_watchers(place, batch)
         point("apply.acted")
         self.world.save(self.session, self.log_id)
@@ -290,7 +291,6 @@ class _Transaction:
         """Before rules and runs are read: those made before an event was published are then always seen."""
         batch = self._read(place.offset, None)
         self._look(place)  # after the read: what was read is of the log that was looked at
-        self.reaction.work.events += len(batch)
         return batch
 
     def _read(self, after: int, until: int | None) -> Sequence[Event]:
