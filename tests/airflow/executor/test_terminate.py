@@ -18,11 +18,11 @@ TRY = "0192f2c3-1b2a-7c3d-8e4f-5a6b7c8d9e0f"
 PARENT = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); print(p.wait())"
 # As Airflow's task runner, it says in its title which try it is.
 CHILD = f"""if True:
-    import os, time
+    import os, signal
     from setproctitle import setproctitle
     setproctitle("airflow worker -- {TRY}")
     print(os.getpid(), flush=True)
-    time.sleep(36000)"""
+    signal.pause()"""
 
 
 @pytest.fixture
