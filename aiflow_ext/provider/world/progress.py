@@ -98,5 +98,6 @@ class Progress:
         self._version = version
 
     def undone(self) -> None:
-        """It is to be read again."""
+        """It is to be read again, and nothing was stopped."""
         self._version = -1
+        self.stopped.clear()
