@@ -426,9 +426,12 @@ class Player:
     def do_meanwhile(self, *step: Any) -> None:
         """Somebody does this after the scheduler has read which runs run, and before it examines the first one.
 
-        A server has locked them then, so whoever changes one comes before or after.
+        A server has locked them then, so whoever changes one comes before or after.  A Dag file is edited between two
+        transactions of a reaction.
         """
-        if self.world.home.store != "sqlite":
+        if step[0] == "edit":
+            self.world.meanwhile = "apply.committed", lambda: self.play(step)
+        elif self.world.home.store != "sqlite":
             self.play(step)
         else:
             self.world.meanwhile = "pass.read", lambda: self.play(step)
@@ -742,6 +745,10 @@ def _aimed(r: Random, specs: list[dict[str, Any]]) -> tuple[tuple[Step, ...], ..
                 change = r.choice((("rename_rule", i, 0), ("drop_rule", i, 1), ("add_rule", i, starts[0])))
                 fires = _event_of(r, starts)
                 out.append((fires, ("begin", 0), ("begin", 0), fires, ("edit", n, change), *[("all", "success")] * 2))
+                # or in the middle of an event, which some runs have heard
+                out.append(
+                    (*[("run", n, None)] * 6, ("and", "meanwhile", "edit", n, change), fires, ("all", "success"))
+                )
     return tuple(out)
 
 

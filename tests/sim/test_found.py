@@ -290,3 +290,10 @@ def test_a_run_does_not_hear_the_event_that_made_it() -> None:
     work = {"id": "t0", "kind": "work", "rules": [{"on": "start", "when": "event('e1')"}]}
     dags = [{"id": "d0", "tasks": [work], "rules": [{"on": "start", "when": "event('e1').repeated()"}]}]
     holds(dags, [("and", "event", "e1", "x", None, 4), ("event", "e1", "y", None, 1)], "postgresql")
+
+
+def test_a_rule_that_is_edited_amid_an_event_does_not_hear_it_again() -> None:
+    rule = {"on": "start", "when": "event('e1')", "while_running": "each"}
+    dags = [{"id": "d0", "max_active_runs": 16, "tasks": [{"id": "t0", "kind": "work", "rules": [rule]}]}]
+    edit = ("and", "meanwhile", "edit", 0, ("rename_rule", 0, 0))  # after the first transaction, which is for some runs
+    holds(dags, [*[("run", 0, None)] * 10, edit, ("event", "e1", "x", None, 1), ("all", "success")])
