@@ -401,7 +401,7 @@ class Decisions:
         for run, task in self.world.waiting():
             if can_settle(self.means.stops, run, task, self.now_ms):
                 if self._actions and self._is_enough():
-                    self.acted = True
+                    self.acted, self.world.first = True, run.key
                     return
                 with Blame((run.dag_id, run.run_id)):
                     self._hold(run)

@@ -9,6 +9,7 @@ What makes it right is in docs/design.md, "The world in memory".
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
@@ -77,6 +78,7 @@ class World:
         self._stale: set[Key] = set()  # changed since they were read
         self._left_out: set[Key] = set()  # set aside when they were to be read
         self._touched: set[Key] = set()  # changed here since they were read
+        self.first: Key = ("", "")  # of those that wait, whose turn is next
         self.left = False  # fresh runs that the last save() has not written
         self._new: set[Key] = set()  # that the last save() has written for the first time
         self._clear()
@@ -110,8 +112,11 @@ class World:
                 yield run, task
 
     def waiting(self) -> list[tuple[Run, TaskState]]:
-        """Return the tasks with something left to do that no event does."""
-        runs = [run for key in sorted(self._waiting | self._touched) if (run := self.runs.get(key)) is not None]
+        """Return the tasks with something left to do that no event does, those of the run `first` and its next ones
+        before the others: each has its turn."""
+        keys = sorted(self._waiting | self._touched)
+        n = bisect_left(keys, self.first)
+        runs = [run for key in keys[n:] + keys[:n] if (run := self.runs.get(key)) is not None]
         return [(run, task) for run in runs for task in run.tasks.values() if _waits(run, task)]
 
     def touched(self) -> list[TaskState]:

@@ -88,6 +88,7 @@ class Much:
     def __init__(self) -> None:
         core = cast("Any", SimpleNamespace(tick=lambda core, now_ms: (core, []), due=lambda core: None))
         rules, of_dag = Ruleset((), core, (), "", waits=True), DagRules("d", {}, None)
+        self.first: Any = None
         self.left = [
             (
                 Run(n, "d", str(n), "running", of_dag, 0, None, {}),
