@@ -168,7 +168,7 @@ class Decisions:
         fed: list[Event] = []
         self._acted.clear()
         self._heard.clear()
-        self._begin_part(1 if dags == 1 else 2)  # what waited is not counted: each transaction gets on with its events
+        self._begin_part(2)  # what waited is not counted: each transaction gets on with its events
         others = False
         for event in events:
             if fed and self._is_enough():
