@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from aiflow_ext import Event
-from aiflow_ext.provider.db.consumers import Place
+from aiflow_ext.provider.db.consumers import Place, Stand
 from aiflow_ext.provider.db.manager import AiflowDBManager, is_migrated
 from aiflow_ext.provider.metrics import Work
 from aiflow_ext.provider.react import status
 from aiflow_ext.provider.react.tell import NOTED_SEC, Teller
 from aiflow_ext.provider.scheduler.quiet import all_quiet
+from aiflow_ext.provider.world.progress import Progress
 from aiflow_ext.provider.world.registry import DagRules, Registry
 from aiflow_ext.provider.world.runs import CHUNK, Run
 from aiflow_ext.provider.world.task import Pattern, Try
@@ -28,13 +29,15 @@ MANY = 2 * FRESH + 1
 def test_hints_that_are_lost_on_the_way_have_all_read_anew(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     registry, session = Registry(), cast("Any", None)
     world = World(registry, "scheduler", lambda: {("d", "r")})
-    monkeypatch.setattr(world, "_place", lambda session: (0, 7))
+    stand = Stand(Place(0, None), 7)
+    monkeypatch.setattr("aiflow_ext.provider.world.world.stand_of", lambda *_: stand)
+    monkeypatch.setattr(world.progress, "read", lambda *_: None)
     monkeypatch.setattr("aiflow_ext.provider.world.world.active_runs", lambda *args, **kwargs: [])
     for name in ("_read_all", "_read", "_read_dags"):
         monkeypatch.setattr(world, name, lambda session, now_ms, aside: None)
-    look = {"refresh": lambda: world.refresh(session, 0), "audit": lambda: world.audit(session, 0, ())}[how]
+    look = {"refresh": lambda: world.refresh(session, 0, stand), "audit": lambda: world.audit(session, 0, ())}[how]
     for whole in (True, False):
-        world.refresh(session, 0)
+        world.refresh(session, 0, stand)
         assert world.whole == whole
 
     def no_memory() -> Any:
@@ -45,7 +48,7 @@ def test_hints_that_are_lost_on_the_way_have_all_read_anew(monkeypatch: pytest.M
         with pytest.raises(MemoryError):
             look()
     monkeypatch.setattr(world, "_changed", set)  # each is told once
-    world.refresh(session, 0)
+    world.refresh(session, 0, stand)
     assert world.whole
 
 
@@ -82,12 +85,29 @@ def test_runs_that_are_new_are_written_in_slices(many: World) -> None:
     session = cast("Any", SimpleNamespace(execute=lambda _: None))
     written = []
     for left in (True, True, False):
-        many.save(session, Place(0, None))
+        many.save(session, None)
         written.append(len(many._touched))
         many.committed()
         assert many.left == left
     assert written == [FRESH, FRESH, 1]
     assert not many.fresh
+
+
+def test_each_dag_that_is_behind_has_its_turn() -> None:
+    progress, turns = Progress(), []
+    progress.begin(1000)
+    for dag_id, offset in (("z", 10), ("a", 10), ("b", 50), ("c", 900)):
+        progress.move(dag_id, offset, unfinished=False)
+    for reaction in range(9):
+        progress.committed(reaction)  # whichever scheduler has made it
+        turn = progress.turn()
+        assert turn is not None
+        offset, dag_ids = turn
+        turns.append(sorted(dag_ids))
+        for dag_id in dag_ids:
+            progress.move(dag_id, offset + 1, unfinished=False)
+    assert [turns.count(dag_ids) for dag_ids in (["a", "z"], ["b"], ["c"])] == [3, 3, 3]
+    assert (progress.of("a"), progress.of("quiet"), progress.least) == (13, 1000, 13)
 
 
 def test_states_are_told_in_slices(many: World) -> None:
