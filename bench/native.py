@@ -79,7 +79,7 @@ class Native(Side):
         time.sleep(SETTLES)
         before = self.statements()
         self.measured_idle("CPU of an idle scheduler", seconds)
-        self.add("idle scheduler asked, a minute", (self.statements() - before) * 60 / seconds)
+        self.add("times asked in a minute at rest", (self.statements() - before) * 60 / seconds)
 
 
 def main(dags: int, idle: float, output: Path | None) -> str:

@@ -148,27 +148,29 @@ class Decisions:
         if (turn := progress.turn()) is None:
             return
         offset, dags = turn
-        heard, held = self._hear(read(offset, progress.ahead), dags.__contains__, len(dags))
+        of = 1 if len(dags) == 1 and not self._acted else 2
+        heard, held = self._hear(read(offset, progress.ahead), dags.__contains__, len(dags), of)
         end = heard[-1].offset if heard else progress.ahead  # a page may be short; after the last one there is none
         for dag_id in sorted(dags):
             at, unfinished = held.get(dag_id, (end, False))
             progress.move(dag_id, at, unfinished=unfinished)
 
     def _hear(
-        self, events: Iterable[Event], meant: Callable[[str], bool], dags: int | None = None
+        self, events: Iterable[Event], meant: Callable[[str], bool], dags: int | None = None, of: int = 2
     ) -> tuple[Sequence[Event], Held]:
         """Feed events to Dags, until enough is done.  Then the busy ones are held where they are, and the others hear
         on, until once more enough is done.
 
         :param meant: whether the events are for a Dag.
         :param dags: for how many they are, if that is known.
+        :param of: see _begin_part().
         :return: the events that were fed, and the Dags that have not heard all of these.
         """
         held: Held = {}
         fed: list[Event] = []
         self._acted.clear()
         self._heard.clear()
-        self._begin_part(2)  # what waited is not counted: each transaction gets on with its events
+        self._begin_part(of)  # what waited is not counted: each transaction gets on with its events
         others = False
         for event in events:
             if fed and self._is_enough():
@@ -189,9 +191,14 @@ class Decisions:
     def _feed(self, event: Event, meant: Callable[[str], bool], held: Held) -> None:
         """Let Dags hear an event.  One for which not all can be done now is held: it hears this event again later, and
         those of its rules that have heard it do nothing then (R7)."""
-        fires = []
+        fires: list[tuple[Run | None, TaskState, bytes, list[Fired]]] = []
+        late: set[str] = set()
         for run, task in self.world.listening(event):
             if task.dag_id in held or not meant(task.dag_id) or (run is not None and not _reaches(event, run)):
+                continue
+            if len(fires) > self._most - self._actions:  # its turn does not come in this transaction
+                late.add(task.dag_id)
+            if task.dag_id in late:
                 continue
             own = run is not None and event.namespace == status.NAMESPACE and event.sender == run.run_id
             key = task.dag_id, task.run_id
@@ -225,6 +232,8 @@ class Decisions:
                 if self._unfinished:
                     self._unfinished, task.core = False, before
                     held[dag_id] = event.offset - 1, True
+        for dag_id in late - held.keys():
+            held[dag_id] = event.offset - 1, False
         for dag_id in done - held.keys():
             self.world.progress.stopped.pop(dag_id, None)
 
