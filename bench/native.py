@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 import report
-from stock_vs_event import HEAD, HERE, PARALLELISM, Deployment, Side, rows
+from scale import SETTLES
+from stock_vs_event import HEAD, HERE, Side, rows
 
 MANY = """
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -30,30 +31,21 @@ for n in range({dags}):
     globals()[dag.dag_id] = dag
 """
 FANS, ROUNDS = 2, 2
-SETTLES = 45.0  # seconds until event mode is at rest: the time between its passes doubles up to 30 s
 
 
 class Native(Side):
     """One of the two, with Dags that have no rule."""
 
     def __init__(self, name: str, home: Path, database: str, dags: int) -> None:
-        self.name, self.dags, self.out, self.found = name, dags, home / "out", {}
-        folder = home / "dags"
+        self.dags = dags
+        folder = home.with_name(f"{name}-dags")
         shutil.copytree(HERE / "dags" / "native", folder)
         (folder / "many.py").write_text(MANY.format(dags=dags))
         config = {
-            "core.parallelism": str(PARALLELISM),
             "core.plugins_folder": str(HERE / "plugins"),
             "dag_processor.dag_file_processor_timeout": "600",
         }
-        self.airflow = Deployment(
-            home / "af",
-            folder,
-            database=database,
-            event_mode=name == "event",
-            config=config,
-            env={"AIFLOW_BENCH_OUT": str(self.out)},
-        )
+        super().__init__(name, home, database, config, folder)
 
     def prepare(self, dags: list[str]) -> None:
         self.airflow.start()

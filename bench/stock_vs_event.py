@@ -45,10 +45,12 @@ TARGETS = {  # the most milliseconds the event mode may take, and the most of st
 class Side:
     """One of the two deployments, with what was measured in it: metric -> values, in milliseconds."""
 
-    def __init__(self, name: str, home: Path, database: str, config: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, home: Path, database: str, config: dict[str, str] | None = None, dags: Path | None = None
+    ) -> None:
         self.name = name
         self.out = home / "out"
-        dags = HERE / "dags" if name == "event" else HERE / "dags" / "native"
+        dags = dags or (HERE / "dags" if name == "event" else HERE / "dags" / "native")
         self.airflow = Deployment(
             home,
             dags,
